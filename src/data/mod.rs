@@ -1,0 +1,2 @@
+//! Where images come from: tar shards, their index, the memory-mapped reader, the order, decoding, preprocessing,
+//! augmentation and the loader. Knows no network.

@@ -1,0 +1,199 @@
+//! The one error type. Every variant says what was expected, what was found, where, and what to do;
+//! the exit codes are those of the command-line contract.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The result of anything that can fail in this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, sorted by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The command line asks for something that does not exist or is not built. Exit 2.
+    #[error("{0}")]
+    Usage(String),
+
+    /// A configuration, a recipe, a file or a data set is not what it must be. Exit 3.
+    #[error("{0}")]
+    Invalid(Box<Mismatch>),
+
+    /// The operating system refused to read, write or map something. Exit 3.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The verb: "open", "map", "create" ...
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// One sample of a shard cannot be used. Exit 3 where it ends the run.
+    #[error("{0}")]
+    Sample(Box<BadSample>),
+
+    /// The device asked for is missing or unhealthy. Exit 4.
+    #[error("device {device}: {reason}")]
+    Device {
+        /// As it was asked for, e.g. `cuda:0`.
+        device: String,
+        /// What is missing and where it was looked for.
+        reason: String,
+    },
+
+    /// Memory ran out. Exit 5.
+    #[error("out of memory: {what} needs {bytes} bytes; a smaller --micro-batch or --batch needs less")]
+    OutOfMemory {
+        /// What was being allocated.
+        what: String,
+        /// How much of it.
+        bytes: u64,
+    },
+
+    /// The loss or a gradient is NaN or infinite; no weight was changed by this step. Exit 6.
+    #[error("step {step}: {what} is not finite; the weights of step {} are in the last checkpoint; a lower --lr usually helps", step - 1)]
+    NonFinite {
+        /// The step that would have been taken, counted from 1.
+        step: u64,
+        /// "loss" or the name of the parameter whose gradient it is.
+        what: String,
+    },
+
+    /// The loss stayed at ln(classes) for as long as `--stop-if-stuck` allows. Exit 6.
+    #[error(
+        "step {step}: the loss has stayed near ln(classes) = {chance:.3} for {epochs} epochs; the network does not learn (try --init he or --batch-norm)"
+    )]
+    Stuck {
+        /// Finished steps.
+        step: u64,
+        /// ln(classes).
+        chance: f64,
+        /// How long it has lasted.
+        epochs: u64,
+    },
+
+    /// Bad samples were found where none are allowed. Exit 7.
+    #[error("{bad} of {samples} samples are bad, the first of them: {first}")]
+    BadData {
+        /// How many.
+        bad: u64,
+        /// Out of how many.
+        samples: u64,
+        /// The first of them.
+        first: Box<BadSample>,
+    },
+
+    /// A checkpoint could not be written; the earlier ones are untouched. Exit 9.
+    #[error("checkpoint {} was not written: {source}; the earlier checkpoints are untouched", path.display())]
+    Checkpoint {
+        /// Where it should have been.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+
+    /// A signal stopped the run after a good checkpoint; it can be resumed. Exit 75.
+    #[error("stopped by {signal} after step {step}; resume with --resume {}", run.display())]
+    Stopped {
+        /// `SIGTERM`, `SIGINT` or `SIGUSR1`.
+        signal: &'static str,
+        /// Finished steps, all of them in the checkpoint.
+        step: u64,
+        /// The run folder.
+        run: PathBuf,
+    },
+}
+
+/// Expected against found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// What was looked at: a file, a flag, a layer.
+    pub what: String,
+    /// What it must be.
+    pub expected: String,
+    /// What it is.
+    pub found: String,
+    /// What to do about it; may be empty.
+    pub hint: String,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: expected {}, found {}",
+            self.what, self.expected, self.found
+        )?;
+        if !self.hint.is_empty() {
+            write!(f, "; {}", self.hint)?;
+        }
+        Ok(())
+    }
+}
+
+/// One sample that cannot be used, and where it lies.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct BadSample {
+    /// File name of the shard, or the path of the image where it comes from a folder.
+    pub shard: String,
+    /// Byte offset of the image in that file.
+    pub offset: u64,
+    /// Key of the sample.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl fmt::Display for BadSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} at byte {}, key {}: {}",
+            self.shard, self.offset, self.key, self.reason
+        )
+    }
+}
+
+impl Error {
+    /// "`what`: expected `expected`, found `found`", with nothing to advise.
+    pub fn invalid(what: impl fmt::Display, expected: impl fmt::Display, found: impl fmt::Display) -> Self {
+        Self::invalid_hint(what, expected, found, "")
+    }
+
+    /// "`what`: expected `expected`, found `found`; `hint`".
+    pub fn invalid_hint(
+        what: impl fmt::Display,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+        hint: impl fmt::Display,
+    ) -> Self {
+        Self::Invalid(Box::new(Mismatch {
+            what: what.to_string(),
+            expected: expected.to_string(),
+            found: found.to_string(),
+            hint: hint.to_string(),
+        }))
+    }
+
+    /// For `map_err`: the action and the path that an I/O error belongs to.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// The process exit code that scripts rely on.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Invalid(_) | Self::Io { .. } | Self::Sample(_) => 3,
+            Self::Device { .. } => 4,
+            Self::OutOfMemory { .. } => 5,
+            Self::NonFinite { .. } | Self::Stuck { .. } => 6,
+            Self::BadData { .. } => 7,
+            Self::Checkpoint { .. } => 9,
+            Self::Stopped { .. } => 75,
+        }
+    }
+}

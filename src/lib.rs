@@ -1,0 +1,10 @@
+//! Trains and evaluates the VGG networks of Simonyan and Zisserman on ImageNet-size data.
+//!
+//! ARCHITECTURE.md is the map: the floors, what lives on each, and what is deliberately absent.
+
+pub mod data;
+pub mod error;
+pub mod rng;
+pub mod shape;
+
+pub use error::{Error, Result};
