@@ -2,8 +2,11 @@
 //!
 //! ARCHITECTURE.md is the map: the floors, what lives on each, and what is deliberately absent.
 
+pub mod backend;
 pub mod data;
 pub mod error;
+pub mod network;
+pub mod plan;
 pub mod rng;
 pub mod shape;
 

@@ -99,7 +99,8 @@ impl Stream {
 
     /// Uniform in [0, 1), 53 bits.
     pub fn uniform(&mut self) -> f64 {
-        (self.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+        let low = self.next_u32();
+        uniform_from(low, self.next_u32())
     }
 
     /// Uniform in `0..n`. `n` must not be 0. The bias is below n / 2^64.
@@ -108,12 +109,22 @@ impl Stream {
         ((u128::from(self.next_u64()) * u128::from(n)) >> 64) as u64
     }
 
-    /// Standard normal, by Box and Muller, with the crate `libm` so that every host draws the same.
+    /// Standard normal; takes four words.
     pub fn normal(&mut self) -> f64 {
-        let u = 1.0 - self.uniform(); // (0, 1]
-        let v = self.uniform();
-        libm::sqrt(-2.0 * libm::log(u)) * libm::cos(std::f64::consts::TAU * v)
+        normal_from([self.next_u32(), self.next_u32(), self.next_u32(), self.next_u32()])
     }
+}
+
+/// Uniform in [0, 1) from 64 random bits, of which the upper 53 count.
+pub fn uniform_from(low: u32, high: u32) -> f64 {
+    ((u64::from(low) | u64::from(high) << 32) >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// Standard normal from one block, by Box and Muller, with the crate `libm` so that every host draws the same.
+pub fn normal_from(block: [u32; 4]) -> f64 {
+    let u = 1.0 - uniform_from(block[0], block[1]); // (0, 1]
+    let v = uniform_from(block[2], block[3]);
+    libm::sqrt(-2.0 * libm::log(u)) * libm::cos(std::f64::consts::TAU * v)
 }
 
 #[cfg(test)]

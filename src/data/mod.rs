@@ -1,2 +1,3 @@
 //! Where images come from: tar shards, their index, the memory-mapped reader, the order, decoding, preprocessing,
 //! augmentation and the loader. Knows no network.
+pub mod preprocess;

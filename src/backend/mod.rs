@@ -1,0 +1,131 @@
+//! Floor 3: back ends execute the steps of a plan in memory that the caller owns.
+//!
+//! `reference` is the judge: naive loops, generic over f32 and f64. `cpu` is what runs where there is no GPU.
+//! Layouts and padding are private to a back end; above this floor shapes are logical.
+
+use std::ops::Range;
+
+use crate::error::Result;
+use crate::plan::{Batch, Lowering, Pass, Plan, StepParams, UpdateRule};
+
+/// The memory that a step runs in.
+pub struct Memory<'a, Buffer> {
+    /// Values, gradients of values, saved state and scratch at the plan's offsets.
+    pub arena: &'a mut Buffer,
+    /// All parameters at their flat offsets.
+    pub weights: &'a Buffer,
+    /// The leaf: gradients of the parameters of one micro-batch, at the parameters' flat offsets. A backward pass
+    /// OVERWRITES the ranges of its own parameters and touches nothing else. Of batch norm's statistics it holds the
+    /// micro-batch's mean and unbiased variance. Not touched by forward passes other than batch norm's.
+    pub gradient: &'a mut Buffer,
+    /// The images: read by the first step and by the loss.
+    pub batch: Batch<'a>,
+}
+
+/// Which tensor of a step to look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tensor {
+    /// What the forward pass wrote.
+    Value,
+    /// The gradient of the value, before the step's own backward pass ran.
+    Gradient,
+}
+
+/// Something that executes plans.
+pub trait Backend: Lowering + Send + Sync {
+    /// Memory of the device: an arena, or the flat vector of all parameters.
+    type Buffer: Send + Sync;
+
+    /// What results depend on besides the program and the recipe: device kind and instruction-set path.
+    fn class(&self) -> String;
+
+    /// Bytes that the back end and its threads use beside arena and parameters.
+    fn workspace_bytes(&self, plan: &Plan) -> u64;
+
+    /// An arena of at least `bytes`. Errors with `OutOfMemory`.
+    fn allocate_arena(&self, bytes: usize) -> Result<Self::Buffer>;
+
+    /// A flat vector of `elements` parameters (weights, momentum or a gradient), all zero. Errors with `OutOfMemory`.
+    fn allocate_parameters(&self, elements: usize) -> Result<Self::Buffer>;
+
+    /// Copies `values` into a flat vector, from element `offset` on, from logical layout.
+    fn write_parameters(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]) -> Result<()>;
+
+    /// Copies out of a flat vector, from element `offset` on, into logical layout.
+    fn read_parameters(&self, buffer: &Self::Buffer, offset: usize, values: &mut [f32]) -> Result<()>;
+
+    /// Executes one pass of one step. Allocates nothing.
+    fn run(
+        &self,
+        plan: &Plan,
+        step: usize,
+        pass: Pass,
+        memory: Memory<'_, Self::Buffer>,
+        params: &StepParams,
+    ) -> Result<()>;
+
+    /// Copies out a tensor of one step in logical layout (N, C, H, W).
+    fn read_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &Self::Buffer,
+        values: &mut [f32],
+    ) -> Result<()>;
+
+    /// Copies in a tensor of one step from logical layout (N, C, H, W): how tests start a step from a given state.
+    fn write_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &mut Self::Buffer,
+        values: &[f32],
+    ) -> Result<()>;
+
+    /// After the loss's forward pass: every sample's cross-entropy and the rank of its true class, 0 for the highest
+    /// score. Ties count the lower class index first; a NaN score ranks the true class last.
+    fn outcomes(
+        &self,
+        plan: &Plan,
+        arena: &Self::Buffer,
+        losses: &mut [f32],
+        ranks: &mut [u32],
+    ) -> Result<()>;
+
+    /// `slots[0] <- slots[0] + (slots[1] + (... + slots[k]))` over `elements`, in one pass: one branch of the
+    /// reduction tree.
+    fn tree_add(&self, slots: &mut [Self::Buffer], elements: Range<usize>) -> Result<()>;
+
+    /// Whether every element of the range is finite.
+    fn is_finite(&self, buffer: &Self::Buffer, elements: Range<usize>) -> Result<bool>;
+
+    /// Applies the update rule (see [`UpdateRule`]) to array `parameter` of the plan.
+    fn update(
+        &self,
+        plan: &Plan,
+        parameter: usize,
+        rule: &UpdateRule,
+        params: &StepParams,
+        weights: &mut Self::Buffer,
+        momentum: &mut Self::Buffer,
+        gradient: &Self::Buffer,
+    ) -> Result<()>;
+
+    /// The 64-bit fold ([`fold_element`]) of a range of a flat vector, by logical element index within the range.
+    fn fold_parameters(&self, buffer: &Self::Buffer, elements: Range<usize>) -> Result<u64>;
+
+    /// The fold of a tensor of one step, by logical element index.
+    fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Self::Buffer) -> Result<u64>;
+}
+
+/// What element `index` with value `value` adds (wrapping) to a fold: a 64-bit mix of index and bits (the finaliser of
+/// SplitMix64). A sum, so that neither order nor layout matters; any flipped bit changes it.
+#[inline]
+pub fn fold_element(index: usize, value: f32) -> u64 {
+    let mut x = (index as u64) << 32 | u64::from(value.to_bits());
+    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ x >> 31
+}

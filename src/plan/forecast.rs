@@ -1,0 +1,80 @@
+//! How much memory a run will take, before it takes any.
+
+use serde::Serialize;
+
+use super::{Plan, Tree};
+
+/// Bytes by purpose. What is forecast here is what gets allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The parameters.
+    pub weights: u64,
+    /// One gradient buffer per slot of the reduction tree.
+    pub gradients: u64,
+    /// Momentum.
+    pub optimizer: u64,
+    /// The arena: values, their gradients, saved state and scratch; the larger of training and validation.
+    pub activations: u64,
+    /// What the back end and its threads need beside the arena.
+    pub workspace: u64,
+    /// The ring of slots between the workers and the network, and the workers' own buffers.
+    pub loader: u64,
+    /// The program itself: code's data, stacks, tables.
+    pub process: u64,
+    /// The sum of the above.
+    pub total: u64,
+}
+
+/// What a process of this program holds before it has a network: allocator, stacks, tables. Measured (README, "Memory").
+const PROCESS_BYTES: u64 = 6 << 20;
+
+impl Memory {
+    /// A training run over `plan` with validation over `evaluation`; `workspace` is the back end's, `loader` the input
+    /// pipeline's.
+    pub fn training(plan: &Plan, evaluation: &Plan, tree: Tree, workspace: u64, loader: u64) -> Self {
+        let flat = 4 * plan.flat_len as u64;
+        let activations = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
+        Self::sum(
+            flat,
+            flat * tree.slots() as u64,
+            flat,
+            activations,
+            workspace,
+            loader,
+        )
+    }
+
+    /// Inference over `plan`.
+    pub fn inference(plan: &Plan, workspace: u64, loader: u64) -> Self {
+        Self::sum(
+            4 * plan.flat_len as u64,
+            0,
+            0,
+            plan.arena_bytes as u64,
+            workspace,
+            loader,
+        )
+    }
+
+    fn sum(
+        weights: u64,
+        gradients: u64,
+        optimizer: u64,
+        activations: u64,
+        workspace: u64,
+        loader: u64,
+    ) -> Self {
+        let process = PROCESS_BYTES;
+        let total = weights + gradients + optimizer + activations + workspace + loader + process;
+        Self {
+            weights,
+            gradients,
+            optimizer,
+            activations,
+            workspace,
+            loader,
+            process,
+            total,
+        }
+    }
+}

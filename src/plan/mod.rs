@@ -1,0 +1,157 @@
+//! How a network is computed, still without a device.
+//!
+//! A [`Plan`] is a network lowered for one micro-batch size and one mode: [`Step`]s (some of them several layers
+//! fused), each with its places in one arena, worked out from how long every tensor lives. Back ends consume plans and
+//! never see a network. [`Tree`] fixes the order in which the micro-batches' gradients are added.
+
+mod arena;
+mod forecast;
+mod lower;
+mod params;
+mod step;
+mod tree;
+
+pub use forecast::Memory;
+pub use params::{Batch, StepParams, UpdateRule};
+pub use step::{
+    DataGradient, Epilogue, Footprint, Lowering, Pass, Region, Regions, Step, StepOp, ValueGradient,
+};
+pub use tree::Tree;
+
+use std::ops::Range;
+
+use crate::data::preprocess::Preprocess;
+use crate::error::{Error, Result};
+use crate::network::{Network, Parameter};
+use crate::shape::Chw;
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Forward and backward; dropout drops, batch norm uses the micro-batch's statistics.
+    Training,
+    /// Forward only; dropout is the identity and is not planned, batch norm uses the running statistics.
+    Evaluation,
+}
+
+/// The parameters whose gradient becomes complete with one step's backward pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bucket {
+    /// Index of that step in [`Plan::steps`].
+    pub step: usize,
+    /// Its arrays in [`Plan::parameters`].
+    pub parameters: Range<usize>,
+    /// Its elements in the flat vector of all parameters, gaps included.
+    pub elements: Range<usize>,
+}
+
+/// A network lowered to steps over one arena.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// What the plan is for.
+    pub mode: Mode,
+    /// Images of one micro-batch.
+    pub batch: usize,
+    /// Shape of one input image.
+    pub input: Chw,
+    /// Number of classes.
+    pub classes: usize,
+    /// From pixels to the network's input.
+    pub preprocess: Preprocess,
+    /// The steps, in the order of the forward pass. The first finishes the input, the last is the loss.
+    pub steps: Vec<Step>,
+    /// Every parameter array of the network, in its order.
+    pub parameters: Vec<Parameter>,
+    /// Length of the flat vector of all parameters.
+    pub flat_len: usize,
+    /// The buckets in the order in which they become final: last layer first.
+    pub buckets: Vec<Bucket>,
+    /// Size of the arena that one micro-batch runs in.
+    pub arena_bytes: usize,
+}
+
+impl Plan {
+    /// Lowers `network` for micro-batches of `batch` images. `lowering` says which fusions the back end takes and how
+    /// much memory each step needs.
+    pub fn new(
+        network: &Network,
+        preprocess: &Preprocess,
+        batch: usize,
+        mode: Mode,
+        lowering: &dyn Lowering,
+    ) -> Result<Self> {
+        if batch == 0 {
+            return Err(Error::invalid("--micro-batch", "at least 1 image", 0));
+        }
+        let mut steps = lower::lower(network, batch, mode, lowering);
+        let arena_bytes = arena::place(&mut steps, mode, lowering);
+        let buckets = match mode {
+            Mode::Training => buckets(&steps, &network.parameters),
+            Mode::Evaluation => Vec::new(),
+        };
+        Ok(Self {
+            mode,
+            batch,
+            input: network.input,
+            classes: network.classes,
+            preprocess: preprocess.clone(),
+            steps,
+            parameters: network.parameters.clone(),
+            flat_len: network.flat_len(),
+            buckets,
+            arena_bytes,
+        })
+    }
+
+    /// The (step, pass) pairs of one micro-batch, depth first: all forward, then all backward in reverse.
+    pub fn schedule(&self) -> impl Iterator<Item = (usize, Pass)> + use<> {
+        let steps = self.steps.len();
+        let backward = match self.mode {
+            Mode::Training => 1..steps, // finishing the input has no gradient
+            Mode::Evaluation => 0..0,
+        };
+        (0..steps)
+            .map(|i| (i, Pass::Forward))
+            .chain(backward.rev().map(|i| (i, Pass::Backward)))
+    }
+
+    /// Where step `step` finds its input.
+    pub fn input_of(&self, step: usize) -> Region {
+        self.steps[step - 1].memory.value
+    }
+
+    /// Where step `step` writes the gradient of its input, if it does.
+    pub fn input_gradient_of(&self, step: usize) -> Option<Region> {
+        match self.steps[step].data_gradient {
+            DataGradient::None => None,
+            DataGradient::Plain | DataGradient::Masked => Some(self.steps[step - 1].memory.gradient),
+        }
+    }
+
+    /// The arrays of step `step`.
+    pub fn parameters_of(&self, step: usize) -> &[Parameter] {
+        &self.parameters[self.steps[step].parameters.clone()]
+    }
+}
+
+fn buckets(steps: &[Step], parameters: &[Parameter]) -> Vec<Bucket> {
+    let with_parameters = steps
+        .iter()
+        .enumerate()
+        .rev()
+        .filter(|(_, step)| !step.parameters.is_empty());
+    with_parameters
+        .map(|(index, step)| {
+            let arrays = &parameters[step.parameters.clone()];
+            let elements = arrays[0].offset..arrays[arrays.len() - 1].range().end;
+            Bucket {
+                step: index,
+                parameters: step.parameters.clone(),
+                elements,
+            }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;
