@@ -22,6 +22,16 @@ pub struct Memory<'a, Buffer> {
     pub batch: Batch<'a>,
 }
 
+/// What the update rule reads and writes, each a flat vector of all parameters.
+pub struct State<'a, Buffer> {
+    /// Master weights and running statistics.
+    pub weights: &'a mut Buffer,
+    /// Momentum; stays 0 for running statistics.
+    pub momentum: &'a mut Buffer,
+    /// The sum over the step's leaves.
+    pub gradient: &'a Buffer,
+}
+
 /// Which tensor of a step to look at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tensor {
@@ -108,9 +118,7 @@ pub trait Backend: Lowering + Send + Sync {
         parameter: usize,
         rule: &UpdateRule,
         params: &StepParams,
-        weights: &mut Self::Buffer,
-        momentum: &mut Self::Buffer,
-        gradient: &Self::Buffer,
+        state: State<'_, Self::Buffer>,
     ) -> Result<()>;
 
     /// The 64-bit fold ([`fold_element`]) of a range of a flat vector, by logical element index within the range.

@@ -22,7 +22,7 @@ struct Tenant {
 pub(super) fn place(steps: &mut [Step], mode: Mode, lowering: &dyn Lowering) -> usize {
     let footprints: Vec<Footprint> = steps.iter().map(|step| lowering.footprint(step)).collect();
     let mut tenants = tenants(steps, &footprints, mode);
-    tenants.sort_by(|a, b| b.bytes.cmp(&a.bytes)); // stable: ties stay in schedule order
+    tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.bytes)); // stable: ties stay in schedule order
 
     let mut placed: Vec<(usize, Tenant)> = Vec::with_capacity(tenants.len());
     let mut arena = 0;
