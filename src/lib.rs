@@ -5,9 +5,12 @@
 pub mod backend;
 pub mod data;
 pub mod error;
+pub mod exec;
 pub mod network;
 pub mod plan;
 pub mod rng;
 pub mod shape;
+
+pub mod weights;
 
 pub use error::{Error, Result};
