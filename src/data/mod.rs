@@ -1,2 +1,8 @@
 //! Where images come from: tar shards, their index, the memory-mapped reader, the order, decoding, preprocessing,
 //! augmentation and the loader. Knows no network.
+
+pub mod file;
+pub mod index;
+pub mod manifest;
+pub mod shards;
+pub mod tar;
