@@ -1,3 +1,13 @@
 //! Where images come from: tar shards, their index, the memory-mapped reader, the order, decoding, preprocessing,
 //! augmentation and the loader. Knows no network.
+
+pub mod decode;
+pub mod file;
+pub mod index;
+pub mod manifest;
 pub mod preprocess;
+pub mod shards;
+pub mod tar;
+
+#[cfg(test)]
+pub(crate) mod testing;

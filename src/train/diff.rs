@@ -53,13 +53,25 @@ pub fn diff(left: (&str, &[Line]), right: (&str, &[Line])) -> Result<Comparison>
         let Some(theirs) = others.get(&step) else { continue };
         steps += 1;
         if let Some(first) = first_difference(step, mine, theirs)? {
-            return Ok(Comparison { equal: false, steps, first: Some(first) });
+            return Ok(Comparison {
+                equal: false,
+                steps,
+                first: Some(first),
+            });
         }
     }
     if steps == 0 {
-        return Err(Error::invalid(format_args!("{} and {}", left.0, right.0), "a step in common", "none"));
+        return Err(Error::invalid(
+            format_args!("{} and {}", left.0, right.0),
+            "a step in common",
+            "none",
+        ));
     }
-    Ok(Comparison { equal: true, steps, first: None })
+    Ok(Comparison {
+        equal: true,
+        steps,
+        first: None,
+    })
 }
 
 fn folds(lines: &[Line]) -> impl Iterator<Item = (u64, &[Fold])> {
@@ -92,7 +104,10 @@ fn first_difference(step: u64, left: &[Fold], right: &[Fold]) -> Result<Option<D
         }
     }
     let same_shape = left.len() == right.len()
-        && left.iter().zip(right).all(|(a, b)| (a.micro_batch, &a.layer, a.pass) == (b.micro_batch, &b.layer, b.pass));
+        && left
+            .iter()
+            .zip(right)
+            .all(|(a, b)| (a.micro_batch, &a.layer, a.pass) == (b.micro_batch, &b.layer, b.pass));
     if same_shape {
         return Ok(None);
     }
@@ -116,23 +131,48 @@ mod tests {
             pass: FoldOf::Forward,
             fold: (*fold).into(),
         };
-        Line { time: 0.0, event: Event::Folds { step, folds: folds.iter().map(fold).collect() } }
+        Line {
+            time: 0.0,
+            event: Event::Folds {
+                step,
+                folds: folds.iter().map(fold).collect(),
+            },
+        }
     }
 
     #[test]
     fn the_first_difference_is_named() {
-        let left = [line(1, &[("a", "0"), ("b", "1")]), line(2, &[("a", "2"), ("b", "3")])];
-        let right = [line(1, &[("a", "0"), ("b", "1")]), line(2, &[("a", "2"), ("b", "4")])];
+        let left = [
+            line(1, &[("a", "0"), ("b", "1")]),
+            line(2, &[("a", "2"), ("b", "3")]),
+        ];
+        let right = [
+            line(1, &[("a", "0"), ("b", "1")]),
+            line(2, &[("a", "2"), ("b", "4")]),
+        ];
         let found = diff(("l", &left), ("r", &right)).unwrap();
         let first = found.first.unwrap();
-        assert_eq!((first.step, first.layer.as_str(), first.left.as_str(), first.right.as_str()), (2, "b", "3", "4"));
+        assert_eq!(
+            (
+                first.step,
+                first.layer.as_str(),
+                first.left.as_str(),
+                first.right.as_str()
+            ),
+            (2, "b", "3", "4")
+        );
         assert!(diff(("l", &left), ("l", &left)).unwrap().equal);
     }
 
     #[test]
     fn what_cannot_be_compared_is_an_error() {
         let left = [line(1, &[("a", "0")])];
-        for right in [vec![], vec![line(2, &[("a", "0")])], vec![line(1, &[("b", "0")])], vec![line(1, &[])]] {
+        for right in [
+            vec![],
+            vec![line(2, &[("a", "0")])],
+            vec![line(1, &[("b", "0")])],
+            vec![line(1, &[])],
+        ] {
             assert_eq!(diff(("l", &left), ("r", &right)).unwrap_err().exit_code(), 3);
         }
     }

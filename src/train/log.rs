@@ -29,8 +29,15 @@ pub struct RunLog {
 impl RunLog {
     /// Starts the log of a new run.
     pub fn create(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path).map_err(Error::io("create", path))?;
-        Ok(Self { path: path.into(), file })
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)
+            .map_err(Error::io("create", path))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
     }
 
     /// Opens the log of a run that resumes after `step` finished steps: forgets what the log says of later steps,
@@ -41,19 +48,35 @@ impl RunLog {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(Error::io("open", path)(error)),
         };
-        let file = OpenOptions::new().append(true).create(true).open(path).map_err(Error::io("open", path))?;
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(Error::io("open", path))?;
         file.set_len(keep).map_err(Error::io("truncate", path))?;
-        Ok(Self { path: path.into(), file })
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
     }
 
     /// Writes one line.
     pub fn append(&mut self, event: &Event) -> Result<()> {
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64();
         let time = (time * 1000.0).round() / 1000.0;
-        let mut line = serde_json::to_string(&Line { time, event: event.clone() }).expect("plain data serialises");
+        let mut line = serde_json::to_string(&Line {
+            time,
+            event: event.clone(),
+        })
+        .expect("plain data serialises");
         line.push('\n');
         // One write per line: lines of a killed process are whole or, at worst, the last is torn.
-        self.file.write_all(line.as_bytes()).map_err(Error::io("write", &self.path))
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(Error::io("write", &self.path))
     }
 }
 
@@ -95,7 +118,10 @@ mod tests {
     use super::*;
 
     fn warning(step: u64) -> Event {
-        Event::Warning { step, message: "m".into() }
+        Event::Warning {
+            step,
+            message: "m".into(),
+        }
     }
 
     #[test]
@@ -113,7 +139,11 @@ mod tests {
 
         let mut log = RunLog::resume(&path, 3).unwrap();
         log.append(&warning(4)).unwrap();
-        let steps: Vec<_> = read_log(&path).unwrap().iter().map(|line| line.event.step().unwrap()).collect();
+        let steps: Vec<_> = read_log(&path)
+            .unwrap()
+            .iter()
+            .map(|line| line.event.step().unwrap())
+            .collect();
         assert_eq!(steps, [1, 2, 3, 4]);
     }
 
@@ -121,7 +151,11 @@ mod tests {
     fn damage_inside_a_log_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
-        std::fs::write(&path, "{\"time\":0,\"event\":\"warning\",\"step\":1,\"message\":\"\"}\nrubbish\n").unwrap();
+        std::fs::write(
+            &path,
+            "{\"time\":0,\"event\":\"warning\",\"step\":1,\"message\":\"\"}\nrubbish\n",
+        )
+        .unwrap();
         assert!(read_log(&path).unwrap_err().to_string().contains("line 2"));
     }
 }

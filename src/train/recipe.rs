@@ -33,7 +33,11 @@ impl Scale {
 
 impl fmt::Display for Scale {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max { write!(f, "{}", self.min) } else { write!(f, "{}..{}", self.min, self.max) }
+        if self.min == self.max {
+            write!(f, "{}", self.min)
+        } else {
+            write!(f, "{}..{}", self.min, self.max)
+        }
     }
 }
 
@@ -61,7 +65,9 @@ impl Serialize for Scale {
 
 impl<'de> Deserialize<'de> for Scale {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -82,7 +88,11 @@ impl FromStr for OnBad {
         match text {
             "skip" => Ok(Self::Skip),
             "fail" => Ok(Self::Fail),
-            _ => Err(Error::invalid("--on-bad", "skip or fail", format_args!("'{text}'"))),
+            _ => Err(Error::invalid(
+                "--on-bad",
+                "skip or fail",
+                format_args!("'{text}'"),
+            )),
         }
     }
 }
@@ -204,11 +214,17 @@ impl Recipe {
             ("--bias-lr", self.bias_lr, 0.0..=1e3),
         ];
         if let Some((flag, value, range)) = ranges.iter().find(|(_, value, range)| !range.contains(value)) {
-            return Err(Error::invalid(flag, format_args!("{} to {}", range.start(), range.end()), value));
+            return Err(Error::invalid(
+                flag,
+                format_args!("{} to {}", range.start(), range.end()),
+                value,
+            ));
         }
         if !self.batch.is_multiple_of(self.micro_batch) {
-            let divisors: Vec<String> =
-                (1..=self.batch).filter(|m| self.batch.is_multiple_of(*m)).map(|m| m.to_string()).collect();
+            let divisors: Vec<String> = (1..=self.batch)
+                .filter(|m| self.batch.is_multiple_of(*m))
+                .map(|m| m.to_string())
+                .collect();
             return Err(Error::invalid(
                 "--micro-batch",
                 format_args!("a divisor of --batch {}: {}", self.batch, divisors.join(", ")),
@@ -261,7 +277,10 @@ impl Recipe {
 
     /// The plateau rule's constants.
     pub fn plateau_rule(&self) -> PlateauRule {
-        PlateauRule { patience: self.plateau_patience, drops: self.plateau_drops }
+        PlateauRule {
+            patience: self.plateau_patience,
+            drops: self.plateau_drops,
+        }
     }
 
     /// Hash of every decision that the bits of the weights depend on. Paths, threads, intervals that only write, and
@@ -269,7 +288,18 @@ impl Recipe {
     pub fn sha256(&self) -> String {
         let mut decisions = json!(self);
         let table = decisions.as_object_mut().expect("a recipe is a table");
-        for key in ["data", "init-from", "weights", "checkpoint-every", "stop-if-stuck", "folds", "device", "threads", "io", "seed"] {
+        for key in [
+            "data",
+            "init-from",
+            "weights",
+            "checkpoint-every",
+            "stop-if-stuck",
+            "folds",
+            "device",
+            "threads",
+            "io",
+            "seed",
+        ] {
             table.shift_remove(key);
         }
         if self.schedule != Schedule::Cosine {
@@ -277,7 +307,9 @@ impl Recipe {
             table.shift_remove("iterations");
         }
         if self.schedule != Schedule::Plateau {
-            ["plateau-patience", "plateau-drops", "validate-every"].map(|key| table.shift_remove(key));
+            for key in ["plateau-patience", "plateau-drops", "validate-every"] {
+                table.shift_remove(key);
+            }
         }
         let digest = Sha256::digest(decisions.to_string().as_bytes());
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -299,7 +331,13 @@ impl Recipe {
 pub const PAPER_EPOCHS: u64 = 74;
 
 /// What the bits of a run depend on (DESIGN section 3), field by field.
-pub fn equivalence_class(recipe: &Recipe, data_sha256: &str, decoder: &str, start_sha256: &str, backend: &str) -> Value {
+pub fn equivalence_class(
+    recipe: &Recipe,
+    data_sha256: &str,
+    decoder: &str,
+    start_sha256: &str,
+    backend: &str,
+) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "recipe_sha256": recipe.sha256(),

@@ -62,7 +62,9 @@ impl Serialize for Schedule {
 
 impl<'de> Deserialize<'de> for Schedule {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -148,10 +150,18 @@ fn power(base: f64, exponent: u64) -> f64 {
 mod tests {
     use super::*;
 
-    const RULE: PlateauRule = PlateauRule { patience: 2, drops: 3 };
+    const RULE: PlateauRule = PlateauRule {
+        patience: 2,
+        drops: 3,
+    };
 
     fn moment(step: u64) -> Moment {
-        Moment { step, total_steps: 100, batch: 10, samples: 95 }
+        Moment {
+            step,
+            total_steps: 100,
+            batch: 10,
+            samples: 95,
+        }
     }
 
     #[test]
@@ -159,7 +169,15 @@ mod tests {
         for text in ["plateau", "cosine", "step:30,0.1"] {
             assert_eq!(text.parse::<Schedule>().unwrap().to_string(), text);
         }
-        for text in ["", "step", "step:0,0.1", "step:3", "step:3,-1", "step:3,inf", "linear"] {
+        for text in [
+            "",
+            "step",
+            "step:0,0.1",
+            "step:3",
+            "step:3,-1",
+            "step:3,inf",
+            "linear",
+        ] {
             assert_eq!(text.parse::<Schedule>().unwrap_err().exit_code(), 3, "{text}");
         }
     }
@@ -167,8 +185,13 @@ mod tests {
     #[test]
     fn a_plateau_drops_after_its_patience_and_at_most_three_times() {
         let mut state = PlateauState::default();
-        let drops: Vec<bool> = [5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7].iter().map(|&c| state.validated(c, RULE)).collect();
-        let expected = [false, false, false, true, false, true, false, false, true, false, false];
+        let drops: Vec<bool> = [5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7]
+            .iter()
+            .map(|&c| state.validated(c, RULE))
+            .collect();
+        let expected = [
+            false, false, false, true, false, true, false, false, true, false, false,
+        ];
         assert_eq!(drops, expected);
         assert_eq!(state.drops, 3);
         let rate = Schedule::Plateau.rate(0.01, moment(0), state);
