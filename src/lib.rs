@@ -10,6 +10,7 @@ pub mod network;
 pub mod plan;
 pub mod rng;
 pub mod shape;
+pub mod text;
 pub mod train;
 
 pub mod weights;

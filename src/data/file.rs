@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use memmap2::Mmap;
 
@@ -19,6 +20,18 @@ pub enum IoMode {
     Mmap,
     /// Every sample is one `pread`. For network file systems, where a page fault can neither fail nor be batched.
     Pread,
+}
+
+impl FromStr for IoMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "mmap" => Ok(Self::Mmap),
+            "pread" => Ok(Self::Pread),
+            _ => Err(Error::invalid("--io", "mmap or pread", format_args!("'{text}'"))),
+        }
+    }
 }
 
 /// An open file with a length that was checked when it was opened.

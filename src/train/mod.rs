@@ -6,4 +6,4 @@ pub mod log;
 mod recipe;
 pub mod schedule;
 
-pub use recipe::{OnBad, PAPER_EPOCHS, Recipe, Scale, compare_classes, equivalence_class};
+pub use recipe::{OnBad, PAPER_EPOCHS, Recipe, compare_classes, equivalence_class};

@@ -1,6 +1,5 @@
 //! The recipe: every decision that makes a run. Its keys are the long flags' names.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -9,67 +8,12 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
+use crate::data::augment::ScaleRange;
 use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Spec};
 use crate::plan::UpdateRule;
-
-/// The shorter side S of the training images: fixed, or drawn for each image, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scale {
-    /// Smallest S.
-    pub min: usize,
-    /// Largest S.
-    pub max: usize,
-}
-
-impl Scale {
-    /// The scale Q of evaluation: S, or the middle of the range.
-    pub fn test(self) -> usize {
-        self.min.midpoint(self.max)
-    }
-}
-
-impl fmt::Display for Scale {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.min == self.max {
-            write!(f, "{}", self.min)
-        } else {
-            write!(f, "{}..{}", self.min, self.max)
-        }
-    }
-}
-
-impl FromStr for Scale {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let (min, max) = text.split_once("..").unwrap_or((text, text));
-        match (min.trim().parse(), max.trim().parse()) {
-            (Ok(min), Ok(max)) if 0 < min && min <= max => Ok(Self { min, max }),
-            _ => Err(Error::invalid(
-                "--scale",
-                "a shorter side in pixels, or a range like 256..512",
-                format_args!("'{text}'"),
-            )),
-        }
-    }
-}
-
-impl Serialize for Scale {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Scale {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
 
 /// What to do when a training image cannot be decoded at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,13 +48,15 @@ pub struct Recipe {
     /// The shard folder.
     pub data: PathBuf,
     /// Column of table 1.
+    #[serde(with = "crate::text")]
     pub config: Config,
     /// Batch normalisation after every convolution.
     pub batch_norm: bool,
     /// Side of the training crop.
     pub crop: usize,
     /// S.
-    pub scale: Scale,
+    #[serde(with = "crate::text")]
+    pub scale: ScaleRange,
     /// Factor of the convolutions' channels.
     pub width: f64,
     /// Outputs of fc6 and fc7.
@@ -118,6 +64,7 @@ pub struct Recipe {
     /// Dropout probability.
     pub dropout: f64,
     /// How random weights start.
+    #[serde(with = "crate::text")]
     pub init: Init,
     /// Weights from which the layers of the paper's staging are taken by name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +85,7 @@ pub struct Recipe {
     /// Initial learning rate.
     pub lr: f64,
     /// How it changes.
+    #[serde(with = "crate::text")]
     pub schedule: Schedule,
     /// Validations without improvement before the plateau rule drops the rate.
     pub plateau_patience: u64,
@@ -229,14 +177,6 @@ impl Recipe {
                 "--micro-batch",
                 format_args!("a divisor of --batch {}: {}", self.batch, divisors.join(", ")),
                 self.micro_batch,
-            ));
-        }
-        if self.scale.min < self.crop {
-            return Err(Error::invalid_hint(
-                "--scale",
-                format_args!("at least the --crop of {}", self.crop),
-                self.scale,
-                "a crop cannot be larger than the image",
             ));
         }
         if self.init_from.is_some() && self.weights.is_some() {
