@@ -5,6 +5,7 @@
 pub mod backend;
 pub mod data;
 pub mod error;
+pub mod eval;
 pub mod exec;
 pub mod network;
 pub mod plan;

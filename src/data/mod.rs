@@ -5,6 +5,7 @@ pub mod augment;
 pub mod decode;
 pub mod file;
 pub mod index;
+pub mod loader;
 pub mod manifest;
 pub mod order;
 pub mod preprocess;

@@ -29,14 +29,9 @@ impl Outcomes {
         }
     }
 
-    /// Sum of the first `samples` losses, in order, in f64.
-    pub fn loss_sum(&self, samples: usize) -> f64 {
-        self.losses[..samples].iter().map(|&loss| f64::from(loss)).sum()
-    }
-
-    /// How many of the first `samples` have their true class among the `k` best.
-    pub fn correct(&self, samples: usize, k: u32) -> u64 {
-        self.ranks[..samples].iter().filter(|&&rank| rank < k).count() as u64
+    /// Sum of the losses, in order, in f64.
+    pub fn loss_sum(&self) -> f64 {
+        self.losses.iter().map(|&loss| f64::from(loss)).sum()
     }
 }
 

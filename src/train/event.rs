@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::data::loader::Action;
 use crate::error::BadSample;
 use crate::exec::FoldOf;
 
@@ -85,8 +86,8 @@ pub enum Event {
         /// Where it lies and what is wrong.
         #[serde(flatten)]
         sample: BadSample,
-        /// `kept`: decoded in part; `replaced`: another was drawn; `left_out`: not counted in a validation.
-        action: String,
+        /// What was done about it.
+        action: Action,
     },
     /// Something worth a look.
     Warning {

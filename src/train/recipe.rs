@@ -1,45 +1,20 @@
 //! The recipe: every decision that makes a run. Its keys are the long flags' names.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
-use crate::data::augment::ScaleRange;
+use crate::data::augment::{ColourComponents, ScaleRange, Views};
+use crate::data::loader::OnBad;
+use crate::data::manifest::{Manifest, PcaRgb};
 use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Spec};
 use crate::plan::UpdateRule;
-
-/// What to do when a training image cannot be decoded at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum OnBad {
-    /// Draw another image in its place, and say so.
-    Skip,
-    /// End the run.
-    Fail,
-}
-
-impl FromStr for OnBad {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "skip" => Ok(Self::Skip),
-            "fail" => Ok(Self::Fail),
-            _ => Err(Error::invalid(
-                "--on-bad",
-                "skip or fail",
-                format_args!("'{text}'"),
-            )),
-        }
-    }
-}
 
 /// Every decision of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -201,6 +176,31 @@ impl Recipe {
                 images.div_ceil(self.batch as u128) as u64
             }
         }
+    }
+
+    /// How the training images are looked at.
+    pub fn training_views(&self, manifest: &Manifest) -> Result<Views> {
+        if self.no_augment {
+            return Views::centred(self.crop, self.scale.min());
+        }
+        let PcaRgb {
+            eigenvalues,
+            eigenvectors,
+        } = manifest.pca_rgb;
+        Views::augmented(
+            self.seed,
+            self.crop,
+            self.scale,
+            ColourComponents {
+                eigenvalues,
+                eigenvectors,
+            },
+        )
+    }
+
+    /// How the validation images are looked at: the middle crop at Q.
+    pub fn test_views(&self) -> Result<Views> {
+        Views::centred(self.crop, self.scale.middle())
     }
 
     /// The update rule's constants.
