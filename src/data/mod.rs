@@ -5,6 +5,7 @@ pub mod decode;
 pub mod file;
 pub mod index;
 pub mod manifest;
+pub mod pack;
 pub mod shards;
 pub mod tar;
 
