@@ -8,6 +8,7 @@ pub mod index;
 pub mod loader;
 pub mod manifest;
 pub mod order;
+pub mod pack;
 pub mod preprocess;
 pub mod render;
 pub mod resize;
