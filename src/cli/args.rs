@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::augment::ScaleRange;
+use crate::data::loader::OnBad;
 use crate::data::shards::IoMode;
 use crate::network::Config;
 use crate::network::init::Init;
-use crate::train::OnBad;
 use crate::train::schedule::Schedule;
 
 /// Trains and evaluates the VGG networks (Simonyan & Zisserman 2014) on ImageNet-size data: the same weights, to the
@@ -60,7 +60,7 @@ pub(super) struct PackArgs {
     #[arg(long, value_name = "DIR", required_unless_present = "ilsvrc_train")]
     pub(super) images: Option<PathBuf>,
     /// ILSVRC2012_img_train.tar, read in place
-    #[arg(long, value_name = "TAR", conflicts_with = "images")]
+    #[arg(long, value_name = "TAR", conflicts_with = "images", requires = "ilsvrc_val")]
     pub(super) ilsvrc_train: Option<PathBuf>,
     /// ILSVRC2012_img_val.tar
     #[arg(long, value_name = "TAR", requires = "ilsvrc_train", requires = "val_labels")]

@@ -34,11 +34,16 @@ fn recipe_of(arguments: &[OsString]) -> Option<OsString> {
     found
 }
 
-/// `key = value` as `--key=value`.
+/// The flags of a recipe file.
 fn flags(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read the recipe", path))?;
-    let table: toml::Table = toml::from_str(&text)
-        .map_err(|e| Error::invalid(format_args!("recipe {}", path.display()), "TOML", e.to_string().trim_end()))?;
+    let name = format!("recipe {}", path.display());
+    let table = toml::from_str(&text).map_err(|e| Error::invalid(&name, "TOML", e.to_string().trim_end()))?;
+    flags_of(&name, &table)
+}
+
+/// `key = value` as `--key=value`.
+pub(super) fn flags_of(name: &str, table: &toml::Table) -> Result<Vec<String>> {
     table
         .iter()
         .map(|(key, value)| {
@@ -46,7 +51,7 @@ fn flags(path: &Path) -> Result<Vec<String>> {
                 toml::Value::String(text) => text.clone(),
                 toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
                 toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
-                    let what = format!("recipe {}, key {key}", path.display());
+                    let what = format!("{name}, key {key}");
                     return Err(Error::invalid(what, "a number, a text, true or false", value.type_str()));
                 }
             };

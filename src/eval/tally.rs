@@ -1,7 +1,7 @@
 //! Counting: every image exactly once, errors as integers, losses summed in stream order in f64.
 
-use crate::data::loader::{BadEvent, Loader, NO_LABEL};
-use crate::error::Result;
+use crate::data::loader::{Action, BadEvent, Loader, NO_LABEL};
+use crate::error::{BadSample, Result};
 use crate::exec::Outcomes;
 use crate::plan::Batch;
 
@@ -34,6 +34,11 @@ impl Tally {
     /// Mean cross-entropy.
     pub fn mean_loss(&self) -> f64 {
         self.loss_sum / self.n as f64
+    }
+
+    /// Images that could not be read and are not counted.
+    pub fn left_out(&self) -> impl Iterator<Item = &BadSample> {
+        self.bad.iter().filter(|event| event.action == Action::LeftOut).map(|event| &event.sample)
     }
 
     fn error(&self, correct: u64) -> f64 {

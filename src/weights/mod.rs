@@ -5,9 +5,11 @@ mod checkpoint;
 pub mod durable;
 mod hash;
 mod load;
+mod model;
 mod run;
 
 pub use checkpoint::{CheckpointMeta, CheckpointView, MOMENTUM_PREFIX, write_checkpoint};
 pub use hash::{StateHasher, weights_sha256};
 pub use load::{Loaded, load};
+pub use model::Model;
 pub use run::{RunFolder, newest_checkpoint, open_weights};
