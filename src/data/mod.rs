@@ -3,10 +3,16 @@
 
 pub mod augment;
 pub mod decode;
+pub mod file;
+pub mod index;
+pub mod loader;
+pub mod manifest;
 pub mod order;
 pub mod preprocess;
 pub mod render;
 pub mod resize;
+pub mod shards;
+pub mod tar;
 
 #[cfg(test)]
 pub(crate) mod testing;
