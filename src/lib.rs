@@ -3,6 +3,8 @@
 //! ARCHITECTURE.md is the map: the floors, what lives on each, and what is deliberately absent.
 
 pub mod backend;
+pub mod bench;
+pub mod cli;
 pub mod data;
 pub mod error;
 pub mod eval;

@@ -39,14 +39,22 @@ fn sources() -> Vec<(String, PathBuf)> {
     rust_files(&src, &mut files);
     let module = |path: &Path| {
         let first = path.strip_prefix(&src).unwrap().components().next().unwrap();
-        first.as_os_str().to_string_lossy().trim_end_matches(".rs").to_string()
+        first
+            .as_os_str()
+            .to_string_lossy()
+            .trim_end_matches(".rs")
+            .to_string()
     };
     files.into_iter().map(|path| (module(&path), path)).collect()
 }
 
 /// Every top-level module that a source text names as `crate::module`, also in braces: `crate::{a, b::c}`.
 fn imported(text: &str) -> Vec<String> {
-    let word = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let word = |s: &str| {
+        s.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let mut modules = Vec::new();
     for (at, _) in text.match_indices("crate::") {
         let rest = &text[at + "crate::".len()..];
@@ -77,13 +85,20 @@ fn imported(text: &str) -> Vec<String> {
 #[test]
 fn modules_import_from_below_only() {
     let mut violations = Vec::new();
-    for (module, path) in sources().into_iter().filter(|(module, _)| module != "lib" && module != "main") {
-        let own = floor(&module).unwrap_or_else(|| panic!("{} is on no floor: add it to the table", path.display()));
+    for (module, path) in sources()
+        .into_iter()
+        .filter(|(module, _)| module != "lib" && module != "main")
+    {
+        let own = floor(&module)
+            .unwrap_or_else(|| panic!("{} is on no floor: add it to the table", path.display()));
         for import in imported(&fs::read_to_string(&path).unwrap()) {
             // Re-exports of the crate root (`crate::Error`) and macros count as floor 0.
             let Some(target) = floor(&import) else { continue };
             if import != module && target >= own {
-                violations.push(format!("{}: {module} (floor {own}) imports {import} (floor {target})", path.display()));
+                violations.push(format!(
+                    "{}: {module} (floor {own}) imports {import} (floor {target})",
+                    path.display()
+                ));
             }
         }
     }
@@ -101,8 +116,13 @@ fn the_import_reader_reads_braces() {
 fn absences_are_kept() {
     for (module, path) in sources() {
         let text = fs::read_to_string(&path).unwrap();
-        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
-        let forbid = |word: &str, why: &str| assert!(!code.contains(word), "{}: {word}: {why}", path.display());
+        let code: String = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .collect::<Vec<_>>()
+            .join("\n");
+        let forbid =
+            |word: &str, why: &str| assert!(!code.contains(word), "{}: {word}: {why}", path.display());
         if module != "cli" {
             for print in ["println!", "print!(", "eprint", "stdout()", "stderr()"] {
                 forbid(print, "only cli prints");
@@ -117,7 +137,11 @@ fn absences_are_kept() {
         for host in [".powf(", ".exp()", ".ln()", ".sin()", ".cos()", ".powi("] {
             if ["network", "plan", "backend", "exec", "rng", "train"].contains(&module.as_str()) {
                 let production = code.split("#[cfg(test)]").next().unwrap_or_default();
-                assert!(!production.contains(host), "{}: {host}: nothing from the host's libm", path.display());
+                assert!(
+                    !production.contains(host),
+                    "{}: {host}: nothing from the host's libm",
+                    path.display()
+                );
             }
         }
     }

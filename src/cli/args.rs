@@ -14,7 +14,12 @@ use crate::train::schedule::Schedule;
 /// Trains and evaluates the VGG networks (Simonyan & Zisserman 2014) on ImageNet-size data: the same weights, to the
 /// bit, for any thread count and across kill and resume.
 #[derive(Debug, Parser)]
-#[command(name = "verydeep", version, max_term_width = 110, disable_help_subcommand = true)]
+#[command(
+    name = "verydeep",
+    version,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -166,7 +171,12 @@ pub(super) struct TrainArgs {
     #[arg(long, help_heading = "Network")]
     pub(super) init: Option<Init>,
     /// Copy the first four convolutions and the fully connected layers of a trained net A (the paper's staging)
-    #[arg(long, value_name = "RUN|FILE", conflicts_with = "weights", help_heading = "Network")]
+    #[arg(
+        long,
+        value_name = "RUN|FILE",
+        conflicts_with = "weights",
+        help_heading = "Network"
+    )]
     pub(super) init_from: Option<PathBuf>,
     /// Start from the weights of the same network (fine-tuning)
     #[arg(long, value_name = "RUN|FILE", help_heading = "Network")]
@@ -194,10 +204,20 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "N", help_heading = "Optimisation")]
     pub(super) micro_batch: Option<usize>,
     /// Length in epochs [default: 74, as in the paper]
-    #[arg(long, value_name = "N", overrides_with = "iterations", help_heading = "Optimisation")]
+    #[arg(
+        long,
+        value_name = "N",
+        overrides_with = "iterations",
+        help_heading = "Optimisation"
+    )]
     pub(super) epochs: Option<u64>,
     /// Length in steps
-    #[arg(long, value_name = "N", overrides_with = "epochs", help_heading = "Optimisation")]
+    #[arg(
+        long,
+        value_name = "N",
+        overrides_with = "epochs",
+        help_heading = "Optimisation"
+    )]
     pub(super) iterations: Option<u64>,
     /// Initial learning rate [default: 0.01]
     #[arg(long, value_name = "RATE", help_heading = "Optimisation")]
@@ -370,9 +390,9 @@ pub(super) struct PredictArgs {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
-    /// Training steps on synthetic images, or with --data on real ones
+    /// Training steps on synthetic images
     Train(BenchStepArgs),
-    /// Forward passes
+    /// Forward passes on synthetic images
     Infer(BenchStepArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
@@ -394,9 +414,6 @@ pub(super) struct BenchStepArgs {
     /// Steps that are measured, after one that is not
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(super) steps: usize,
-    /// Real images instead of synthetic ones
-    #[arg(long, value_name = "SHARDS")]
-    pub(super) data: Option<PathBuf>,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
     /// Print one JSON object

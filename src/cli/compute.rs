@@ -57,5 +57,7 @@ pub(super) fn check_replicas(replicas: usize) -> Result<()> {
     if replicas == 1 {
         return Ok(());
     }
-    Err(Error::Usage(format!("--replicas: expected 1, found {replicas}; this version does not split the batch")))
+    Err(Error::Usage(format!(
+        "--replicas: expected 1, found {replicas}; this version does not split the batch"
+    )))
 }

@@ -18,7 +18,9 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     args.compute.check()?;
     let Protocol::Center = args.protocol;
     let [weights] = args.weights.as_slice() else {
-        return Err(Error::Usage("--weights: this version evaluates one network at a time".into()));
+        return Err(Error::Usage(
+            "--weights: this version evaluates one network at a time".into(),
+        ));
     };
     if args.batch == 0 {
         return Err(Error::invalid("--batch", "at least 1 image", 0));
@@ -34,7 +36,11 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     };
     let scale = scale_of(&args.scales, &model)?;
     let threads = args.compute.threads()?;
-    let center = Center { scale, batch: args.batch, threads };
+    let center = Center {
+        scale,
+        batch: args.batch,
+        threads,
+    };
     let started = Instant::now();
     let tally = match &Device::open(args.compute.device(), threads)? {
         Device::Cpu(cpu) => evaluate(cpu, &model, &preprocess, Arc::clone(&data), center)?,
@@ -47,16 +53,24 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
 /// Opens weights and names what was passed over.
 pub(super) fn open_model(path: &std::path::Path) -> Result<Model> {
     let model = Model::open(path)?;
-    model.passed_over.iter().for_each(|error| note(format_args!("passed over: {error}")));
+    model
+        .passed_over
+        .iter()
+        .for_each(|error| note(format_args!("passed over: {error}")));
     Ok(model)
 }
 
 /// Q: as said, or what the weights say, or the paper's 256.
 pub(super) fn scale_of(said: &[usize], model: &Model) -> Result<usize> {
     match said {
-        [] => Ok(model.meta.as_ref().map_or(model.spec.crop.max(256), |meta| meta.scale)),
+        [] => Ok(model
+            .meta
+            .as_ref()
+            .map_or(model.spec.crop.max(256), |meta| meta.scale)),
         [scale] => Ok(*scale),
-        _ => Err(Error::Usage("--scales: this version evaluates at one scale at a time".into())),
+        _ => Err(Error::Usage(
+            "--scales: this version evaluates at one scale at a time".into(),
+        )),
     }
 }
 

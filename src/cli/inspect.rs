@@ -11,7 +11,11 @@ use crate::error::Result;
 use crate::weights::{Model, RunFolder};
 
 pub(super) fn inspect(args: &PathArgs) -> Result<u8> {
-    let found = if is_weights(&args.path) { weights(&args.path)? } else { json!(verify::inspect(&args.path)?) };
+    let found = if is_weights(&args.path) {
+        weights(&args.path)?
+    } else {
+        json!(verify::inspect(&args.path)?)
+    };
     if args.json {
         print_json(&found);
     } else {
@@ -27,12 +31,16 @@ fn is_weights(path: &Path) -> bool {
         let run = RunFolder::new(path);
         return run.checkpoints().is_dir() || run.recipe().is_file();
     }
-    path.extension().is_some_and(|extension| extension == "safetensors")
+    path.extension()
+        .is_some_and(|extension| extension == "safetensors")
 }
 
 fn weights(path: &Path) -> Result<Value> {
     let model = Model::open(path)?;
-    model.passed_over.iter().for_each(|error| note(format_args!("passed over: {error}")));
+    model
+        .passed_over
+        .iter()
+        .for_each(|error| note(format_args!("passed over: {error}")));
     let meta = model.meta.as_ref();
     Ok(json!({
         "config": model.spec.config.name(),
@@ -65,7 +73,9 @@ fn show(value: &Value, depth: usize) {
                 show(value, depth + 1);
             }
             Value::String(text) => say(format_args!("{indent}{name}: {text}")),
-            Value::Bool(_) | Value::Number(_) | Value::Array(_) => say(format_args!("{indent}{name}: {value}")),
+            Value::Bool(_) | Value::Number(_) | Value::Array(_) => {
+                say(format_args!("{indent}{name}: {value}"))
+            }
         }
     }
 }

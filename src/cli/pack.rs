@@ -11,14 +11,24 @@ use crate::data::verify;
 use crate::error::{Error, Result};
 
 pub(super) fn pack(args: &PackArgs) -> Result<u8> {
-    let source = match (&args.images, &args.ilsvrc_train, &args.ilsvrc_val, &args.val_labels) {
-        (Some(images), None, ..) => Source::Folder { images: images.clone() },
-        (None, Some(train), Some(val), Some(labels)) => {
-            Source::Ilsvrc { train: train.clone(), val: val.clone(), val_labels: labels.clone() }
-        }
+    let source = match (
+        &args.images,
+        &args.ilsvrc_train,
+        &args.ilsvrc_val,
+        &args.val_labels,
+    ) {
+        (Some(images), None, ..) => Source::Folder {
+            images: images.clone(),
+        },
+        (None, Some(train), Some(val), Some(labels)) => Source::Ilsvrc {
+            train: train.clone(),
+            val: val.clone(),
+            val_labels: labels.clone(),
+        },
         _ => {
             return Err(Error::Usage(
-                "pack: expected --images DIR, or --ilsvrc-train, --ilsvrc-val and --val-labels together".into(),
+                "pack: expected --images DIR, or --ilsvrc-train, --ilsvrc-val and --val-labels together"
+                    .into(),
             ));
         }
     };
@@ -26,7 +36,12 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
         (Some(max_short), Some(quality)) => Stored::Reencoded { max_short, quality },
         _ => Stored::Original,
     };
-    let options = PackOptions { shard_size: args.shard_size, seed: args.seed, images, on_bad: args.on_bad };
+    let options = PackOptions {
+        shard_size: args.shard_size,
+        seed: args.seed,
+        images,
+        on_bad: args.on_bad,
+    };
     let ticker = Ticker::new();
     let report = crate::data::pack::pack(&source, &args.out, &options, &|at| {
         ticker.tick(|| format!("packed {} of {} {} images", at.done, at.total, at.split.as_str()));
@@ -36,10 +51,15 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
         return Ok(0);
     }
     for (what, samples) in [("left out", &report.bad), ("kept, but odd", &report.odd)] {
-        samples.iter().for_each(|sample| say(format_args!("{what}: {sample}")));
+        samples
+            .iter()
+            .for_each(|sample| say(format_args!("{what}: {sample}")));
     }
     if !report.renamed.is_empty() {
-        say(format_args!("{} images got another key than their name; manifest.json lists them", report.renamed.len()));
+        say(format_args!(
+            "{} images got another key than their name; manifest.json lists them",
+            report.renamed.len()
+        ));
     }
     say(format_args!(
         "{}: {} training and {} validation images of {} classes in {} shards, {:.1} MB; mean RGB {:.2?}",
@@ -56,13 +76,16 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
 
 pub(super) fn verify(args: &PathArgs) -> Result<u8> {
     let ticker = Ticker::new();
-    let report = verify::verify(&args.path, &|done, total| {
-        ticker.tick(|| format!("verified {done} of {total} samples"));
+    let report = verify::verify(&args.path, &|at| {
+        ticker.tick(|| format!("verified {} of {} shards", at.done, at.total));
     })?;
     if args.json {
         print_json(&report);
     } else {
-        report.bad.iter().for_each(|sample| say(format_args!("bad: {sample}")));
+        report
+            .bad
+            .iter()
+            .for_each(|sample| say(format_args!("bad: {sample}")));
         say(format_args!(
             "{}: {} samples in {} shards, {} bad",
             args.path.display(),

@@ -38,7 +38,11 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     check_replicas(args.replicas)?;
     let micro_batch = micro_batch(args.micro_batch, args.batch);
     if micro_batch == 0 || args.batch == 0 || !args.batch.is_multiple_of(micro_batch) {
-        return Err(Error::invalid("--micro-batch", format_args!("a divisor of --batch {}", args.batch), micro_batch));
+        return Err(Error::invalid(
+            "--micro-batch",
+            format_args!("a divisor of --batch {}", args.batch),
+            micro_batch,
+        ));
     }
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
@@ -68,7 +72,10 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     }
     print_table(args.config, &network);
     say("");
-    say(format_args!("memory of training, batch {} in micro-batches of {micro_batch}:", args.batch));
+    say(format_args!(
+        "memory of training, batch {} in micro-batches of {micro_batch}:",
+        args.batch
+    ));
     for (what, bytes) in [
         ("weights", memory.weights),
         ("gradients", memory.gradients),
@@ -80,7 +87,10 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         ("total", memory.total),
         ("a checkpoint", checkpoint_bytes),
     ] {
-        say(format_args!("  {what:<12} {:>10.1} MiB", bytes as f64 / f64::from(1 << 20)));
+        say(format_args!(
+            "  {what:<12} {:>10.1} MiB",
+            bytes as f64 / f64::from(1 << 20)
+        ));
     }
     Ok(0)
 }
@@ -103,25 +113,44 @@ pub(super) fn forecast<B: Backend>(
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, backend);
     let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
-    let workspace = backend.workspace_bytes(&training).max(backend.workspace_bytes(&evaluation));
+    let workspace = backend
+        .workspace_bytes(&training)
+        .max(backend.workspace_bytes(&evaluation));
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
     let loader = rings + 2 * threads as u64 * LOADER_THREAD_BYTES;
-    Ok(Memory::training(&training, &evaluation, Tree::new(micro_batches), workspace, loader))
+    Ok(Memory::training(
+        &training,
+        &evaluation,
+        Tree::new(micro_batches),
+        workspace,
+        loader,
+    ))
 }
 
 fn layer_parameters(network: &Network, arrays: std::ops::Range<usize>) -> u64 {
-    network.parameters[arrays].iter().filter(|p| p.role.is_learned()).map(|p| p.len() as u64).sum()
+    network.parameters[arrays]
+        .iter()
+        .filter(|p| p.role.is_learned())
+        .map(|p| p.len() as u64)
+        .sum()
 }
 
 fn print_table(config: Config, network: &Network) {
-    say(format_args!("{:<10} {:<11} {:>15} {:>13} {:>13}", "layer", "kind", "output", "parameters", "MACs"));
+    say(format_args!(
+        "{:<10} {:<11} {:>15} {:>13} {:>13}",
+        "layer", "kind", "output", "parameters", "MACs"
+    ));
     for layer in &network.layers {
         let parameters = layer_parameters(network, layer.parameters.clone());
         let (shape, macs) = (layer.output.to_string(), layer.macs());
         let blank = |n: u64| if n == 0 { String::new() } else { n.to_string() };
         let (parameters, macs) = (blank(parameters), blank(macs));
-        say(format_args!("{:<10} {:<11} {shape:>15} {parameters:>13} {macs:>13}", layer.name, layer.kind()));
+        say(format_args!(
+            "{:<10} {:<11} {shape:>15} {parameters:>13} {macs:>13}",
+            layer.name,
+            layer.kind()
+        ));
     }
     say(format_args!(
         "net {config}, input {}: {} parameters, {:.3} GMAC per image",

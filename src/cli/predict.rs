@@ -34,7 +34,11 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     let Protocol::Center = args.protocol;
     let model = open_model(&args.weights)?;
     if args.top == 0 || args.top > model.spec.classes {
-        return Err(Error::invalid("--top", format_args!("1 to {} classes", model.spec.classes), args.top));
+        return Err(Error::invalid(
+            "--top",
+            format_args!("1 to {} classes", model.spec.classes),
+            args.top,
+        ));
     }
     let Some(meta) = &model.meta else {
         return Err(Error::invalid_hint(
@@ -55,7 +59,11 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     for prediction in &predictions {
         say(prediction.file.display());
         for guess in &prediction.top {
-            say(format_args!("  {:6.2} %  {}", 100.0 * guess.probability, guess.class));
+            say(format_args!(
+                "  {:6.2} %  {}",
+                100.0 * guess.probability,
+                guess.class
+            ));
         }
     }
     Ok(0)
@@ -83,7 +91,10 @@ fn predictions<B: Backend>(
                 index,
                 probability: posteriors[index],
             };
-            Ok(Prediction { file: file.clone(), top: order[..args.top].iter().map(guess).collect() })
+            Ok(Prediction {
+                file: file.clone(),
+                top: order[..args.top].iter().map(guess).collect(),
+            })
         })
         .collect()
 }

@@ -27,7 +27,12 @@ impl Progress {
                 .expect("the template is well-formed");
             ProgressBar::new(0).with_style(style)
         });
-        Self { bar, quiet, last_line: None, total_steps: 0 }
+        Self {
+            bar,
+            quiet,
+            last_line: None,
+            total_steps: 0,
+        }
     }
 
     fn line(&self, text: impl std::fmt::Display) {
@@ -44,9 +49,17 @@ impl Observer for Progress {
             Event::Warning { step, message } => self.line(format_args!("step {step}: warning: {message}")),
             Event::BadSample { sample, action, .. } => {
                 let action = serde_json::to_value(action).unwrap_or_default();
-                self.line(format_args!("bad sample, {}: {sample}", action.as_str().unwrap_or_default()));
+                self.line(format_args!(
+                    "bad sample, {}: {sample}",
+                    action.as_str().unwrap_or_default()
+                ));
             }
-            Event::Start { passed_over, step, total_steps, .. } => {
+            Event::Start {
+                passed_over,
+                step,
+                total_steps,
+                ..
+            } => {
                 self.total_steps = *total_steps;
                 for reason in passed_over {
                     self.line(format_args!("passed over: {reason}"));
@@ -58,8 +71,16 @@ impl Observer for Progress {
                 }
             }
             _ if self.quiet => {}
-            Event::Step { step, epoch, loss, lr, images_per_sec, data_stall } => {
-                let text = format!("epoch {epoch:.2}, loss {loss:.4}, lr {lr:.2e}, {images_per_sec:.1} images/s");
+            Event::Step {
+                step,
+                epoch,
+                loss,
+                lr,
+                images_per_sec,
+                data_stall,
+            } => {
+                let text =
+                    format!("epoch {epoch:.2}, loss {loss:.4}, lr {lr:.2e}, {images_per_sec:.1} images/s");
                 if let Some(bar) = &self.bar {
                     bar.set_position(*step);
                     bar.set_message(text);
@@ -71,7 +92,14 @@ impl Observer for Progress {
                     ));
                 }
             }
-            Event::Validation { step, top1, top5, loss, n, .. } => self.line(format_args!(
+            Event::Validation {
+                step,
+                top1,
+                top5,
+                loss,
+                n,
+                ..
+            } => self.line(format_args!(
                 "step {step}: validation top-1 {top1:.2} %, top-5 {top5:.2} %, loss {loss:.4} ({n} images)"
             )),
             Event::End { .. } => {

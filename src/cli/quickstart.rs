@@ -37,10 +37,14 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
     let threads = check_threads(args.threads)?;
 
     note(format_args!("1/3  verify {}", data.display()));
-    let report = verify(&data, &|_, _| ())?;
+    let report = verify(&data, &|_| ())?;
     if let Some(first) = report.bad.into_iter().next() {
         let (bad, samples) = (1, report.samples as u64);
-        return Err(Error::BadData { bad, samples, first: Box::new(first) });
+        return Err(Error::BadData {
+            bad,
+            samples,
+            first: Box::new(first),
+        });
     }
 
     let recipe = recipe(&data, &run, args.seed, threads)?;
@@ -61,9 +65,16 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
 
     note("3/3  evaluate the last checkpoint on the validation images");
     let model = open_model(&run)?;
-    let meta = model.meta.as_ref().ok_or_else(|| Error::invalid(run.display(), "a checkpoint", "a weights file"))?;
+    let meta = model
+        .meta
+        .as_ref()
+        .ok_or_else(|| Error::invalid(run.display(), "a checkpoint", "a weights file"))?;
     let images = Arc::new(Dataset::open(&data, Split::Validation, recipe.io)?);
-    let center = Center { scale: meta.scale, batch: 32, threads };
+    let center = Center {
+        scale: meta.scale,
+        batch: 32,
+        threads,
+    };
     let tally = evaluate(cpu, &model, &meta.preprocess, images, center)?;
     let (top1, top5) = (100.0 - tally.top1_error(), 100.0 - tally.top5_error());
     if args.json {
@@ -77,24 +88,39 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         }));
         return Ok(0);
     }
-    say(format_args!("trained on real images and evaluated on {} that it has never seen", tally.n));
-    say(format_args!("run folder {}: recipe.toml, log.jsonl, checkpoints/", run.display()));
+    say(format_args!(
+        "trained on real images and evaluated on {} that it has never seen",
+        tally.n
+    ));
+    say(format_args!(
+        "run folder {}: recipe.toml, log.jsonl, checkpoints/",
+        run.display()
+    ));
     say(format_args!("weights_sha256 {}", model.weights_sha256));
-    say(format_args!("top-1 {top1:.1} %, top-5 {top5:.1} % (chance {:.1} %)", 100.0 / model.spec.classes as f64));
+    say(format_args!(
+        "top-1 {top1:.1} %, top-5 {top5:.1} % (chance {:.1} %)",
+        100.0 / model.spec.classes as f64
+    ));
     Ok(0)
 }
 
 /// The embedded recipe, decided as `train --recipe` would.
 fn recipe(data: &Path, run: &Path, seed: u64, threads: usize) -> Result<Recipe> {
-    let table: toml::Table = toml::from_str(RECIPE).map_err(|e| Error::invalid("recipes/quickstart.toml", "TOML", e))?;
+    let table: toml::Table =
+        toml::from_str(RECIPE).map_err(|e| Error::invalid("recipes/quickstart.toml", "TOML", e))?;
     let mut arguments = vec!["verydeep".to_string(), "train".to_string()];
     arguments.extend(super::recipe_file::flags_of("recipes/quickstart.toml", &table)?);
     arguments.extend([format!("--seed={seed}"), format!("--threads={threads}")]);
-    arguments.extend([format!("--data={}", data.display()), format!("--run={}", run.display())]);
+    arguments.extend([
+        format!("--data={}", data.display()),
+        format!("--run={}", run.display()),
+    ]);
     let cli = Cli::try_parse_from(arguments).map_err(|e| Error::Usage(e.to_string()))?;
     match cli.command {
         Command::Train(args) => decide(&args),
-        _ => Err(Error::Usage("recipes/quickstart.toml is a recipe of verydeep train".into())),
+        _ => Err(Error::Usage(
+            "recipes/quickstart.toml is a recipe of verydeep train".into(),
+        )),
     }
 }
 
@@ -103,19 +129,26 @@ fn find_data() -> Result<PathBuf> {
     let program = std::env::current_exe().unwrap_or_default();
     let mut places = vec![PathBuf::from(DATA)];
     places.extend(program.ancestors().skip(1).map(|folder| folder.join(DATA)));
-    places.iter().find(|place| place.is_dir()).cloned().ok_or_else(|| {
-        Error::invalid_hint(
-            "the quick start's images",
-            format_args!("the folder {DATA} here or above the program"),
-            "no such folder",
-            "start it in the repository, or say --data SHARDS",
-        )
-    })
+    places
+        .iter()
+        .find(|place| place.is_dir())
+        .cloned()
+        .ok_or_else(|| {
+            Error::invalid_hint(
+                "the quick start's images",
+                format_args!("the folder {DATA} here or above the program"),
+                "no such folder",
+                "start it in the repository, or say --data SHARDS",
+            )
+        })
 }
 
 /// `quickstart` in `parent`, or the first `quickstart-N` that does not exist.
 fn free_run_folder(parent: &Path) -> PathBuf {
     let first = parent.join("quickstart");
     let others = (2..).map(|n| parent.join(format!("quickstart-{n}")));
-    std::iter::once(first).chain(others).find(|folder| !folder.exists()).expect("the numbers do not end")
+    std::iter::once(first)
+        .chain(others)
+        .find(|folder| !folder.exists())
+        .expect("the numbers do not end")
 }

@@ -49,10 +49,16 @@ pub(super) fn flags_of(name: &str, table: &toml::Table) -> Result<Vec<String>> {
         .map(|(key, value)| {
             let value = match value {
                 toml::Value::String(text) => text.clone(),
-                toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => value.to_string(),
+                toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => {
+                    value.to_string()
+                }
                 toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => {
                     let what = format!("{name}, key {key}");
-                    return Err(Error::invalid(what, "a number, a text, true or false", value.type_str()));
+                    return Err(Error::invalid(
+                        what,
+                        "a number, a text, true or false",
+                        value.type_str(),
+                    ));
                 }
             };
             Ok(format!("--{key}={value}"))
@@ -81,17 +87,27 @@ mod tests {
     #[test]
     fn flags_on_the_command_line_win() {
         let recipe = "data = 'd'\nrun = 'r'\nconfig = 'A'\nlr = 0.5\nepochs = 3\nbatch-norm = true\nscale = '64..80'\n";
-        let Command::Train(args) = parse(recipe, &["--lr", "0.25", "--iterations", "7"]).unwrap().command else {
+        let Command::Train(args) = parse(recipe, &["--lr", "0.25", "--iterations", "7"])
+            .unwrap()
+            .command
+        else {
             panic!("not train");
         };
-        assert_eq!((args.lr, args.epochs, args.iterations), (Some(0.25), None, Some(7)));
+        assert_eq!(
+            (args.lr, args.epochs, args.iterations),
+            (Some(0.25), None, Some(7))
+        );
         assert_eq!(args.network.batch_norm, Some(true));
         assert_eq!(args.scale.unwrap().to_string(), "64..80");
     }
 
     #[test]
     fn unknown_keys_and_wrong_types_are_refused() {
-        assert!(parse("config = 'A'\nlearning-rate = 1\n", &[]).unwrap_err().contains("--learning-rate"));
+        assert!(
+            parse("config = 'A'\nlearning-rate = 1\n", &[])
+                .unwrap_err()
+                .contains("--learning-rate")
+        );
         assert!(parse("config = ['A']\n", &[]).unwrap_err().contains("key config"));
         assert!(parse("config = \n", &[]).unwrap_err().contains("TOML"));
     }

@@ -52,11 +52,20 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let Device::Cpu(cpu) = &device;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
-        let memory = forecast(cpu, &network, recipe.micro_batches(), recipe.micro_batch, recipe.threads)?;
+        let memory = forecast(
+            cpu,
+            &network,
+            recipe.micro_batches(),
+            recipe.micro_batch,
+            recipe.threads,
+        )?;
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
     }
-    let run = args.run.as_deref().ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
+    let run = args
+        .run
+        .as_deref()
+        .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
     start_run(cpu, recipe, data, run, stop, &mut Progress::new(args.quiet)).map(Some)
 }
 
@@ -73,14 +82,22 @@ pub(super) fn start_run<B: Backend>(
     let start = Start::new_run(&recipe, &network)?;
     let run = create_run(run, &recipe)?;
     let class = class_of(backend, &recipe, &data, &start);
-    crate::train::train(backend, data.job(recipe, run, network, class, start, stop), progress)
+    crate::train::train(
+        backend,
+        data.job(recipe, run, network, class, start, stop),
+        progress,
+    )
 }
 
 fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     refuse_new_decisions(args)?;
     let run = RunFolder::new(root);
     if !run.recipe().is_file() {
-        return Err(Error::invalid(root.display(), "a run folder with recipe.toml", "none"));
+        return Err(Error::invalid(
+            root.display(),
+            "a run folder with recipe.toml",
+            "none",
+        ));
     }
     let mut recipe = Recipe::read(&run.recipe())?;
     if args.epochs.is_some() || args.iterations.is_some() {
@@ -219,7 +236,10 @@ impl Data {
     /// Opens both splits.
     pub(super) fn open(recipe: &Recipe) -> Result<Self> {
         let open = |split| Dataset::open(&recipe.data, split, recipe.io).map(Arc::new);
-        let data = Self { training: open(Split::Train)?, validation: open(Split::Validation)? };
+        let data = Self {
+            training: open(Split::Train)?,
+            validation: open(Split::Validation)?,
+        };
         if data.training.is_empty() {
             return Err(Error::invalid(recipe.data.display(), "training images", "none"));
         }
@@ -242,7 +262,18 @@ impl Data {
     ) -> Job {
         let preprocess = Preprocess::subtract_mean(self.training.manifest().mean_rgb);
         let validation = Some(self.validation);
-        Job { recipe, run, network, preprocess, training: self.training, validation, class, start, stop, flip: None }
+        Job {
+            recipe,
+            run,
+            network,
+            preprocess,
+            training: self.training,
+            validation,
+            class,
+            start,
+            stop,
+            flip: None,
+        }
     }
 }
 
@@ -269,10 +300,20 @@ fn dry_run(args: &TrainArgs, recipe: &Recipe, data: &Data, memory: &Memory) {
 }
 
 fn summarise(ended: &Ended, run: Option<&Path>) {
-    let Event::End { step, weights_sha256, images_per_sec, top1, top5, .. } = &ended.event else {
+    let Event::End {
+        step,
+        weights_sha256,
+        images_per_sec,
+        top1,
+        top5,
+        ..
+    } = &ended.event
+    else {
         return;
     };
-    say(format_args!("finished after {step} steps, {images_per_sec:.1} images/s"));
+    say(format_args!(
+        "finished after {step} steps, {images_per_sec:.1} images/s"
+    ));
     if let (Some(top1), Some(top5)) = (top1, top5) {
         say(format_args!("validation: top-1 {top1:.1} %, top-5 {top5:.1} %"));
     }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::data::loader::OnBad;
 use crate::data::manifest::{Manifest, Note, PcaRgb, Split, Stored};
 use crate::error::{BadSample, Error, Result};
 use crate::rng::{Purpose, Stream};
@@ -52,16 +53,6 @@ pub enum Source {
         /// A list of wnids, Caffe's `val.txt` or Kaggle's `LOC_val_solution.csv`; told by the content.
         val_labels: PathBuf,
     },
-}
-
-/// What happens when an image does not decode.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum OnBad {
-    /// It is left out and named.
-    #[default]
-    Skip,
-    /// Packing ends with [`Error::BadData`] and leaves nothing.
-    Fail,
 }
 
 /// How images are packed.

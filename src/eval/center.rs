@@ -46,7 +46,11 @@ pub fn evaluate<B: Backend>(
         ));
     }
     if data.is_empty() {
-        return Err(Error::invalid("the validation split", "images to evaluate", "none"));
+        return Err(Error::invalid(
+            "the validation split",
+            "images to evaluate",
+            "none",
+        ));
     }
     let mut inference = Inference::new(backend, &model.network, preprocess, center.batch, &model.weights)?;
     let config = Config {
@@ -88,11 +92,23 @@ impl<'b, B: Backend> Classifier<'b, B> {
     /// The posteriors of one encoded image; `name` is for the error.
     pub fn classify(&mut self, name: &str, bytes: &[u8]) -> Result<&[f32]> {
         let view = self.views.at(0);
-        self.worker.render(bytes, &view, self.views.crop(), &mut self.pixels).map_err(|error| {
-            let (shard, key) = (name.to_string(), name.to_string());
-            Error::Sample(Box::new(BadSample { shard, offset: 0, key, reason: error.to_string() }))
-        })?;
-        let batch = Batch { pixels: &self.pixels, flips: &[view.flip], colours: &[view.colour], labels: &[0] };
+        self.worker
+            .render(bytes, &view, self.views.crop(), &mut self.pixels)
+            .map_err(|error| {
+                let (shard, key) = (name.to_string(), name.to_string());
+                Error::Sample(Box::new(BadSample {
+                    shard,
+                    offset: 0,
+                    key,
+                    reason: error.to_string(),
+                }))
+            })?;
+        let batch = Batch {
+            pixels: &self.pixels,
+            flips: &[view.flip],
+            colours: &[view.colour],
+            labels: &[0],
+        };
         self.inference.run(batch)?;
         self.inference.posteriors(&mut self.posteriors)?;
         Ok(&self.posteriors)

@@ -38,7 +38,10 @@ impl Tally {
 
     /// Images that could not be read and are not counted.
     pub fn left_out(&self) -> impl Iterator<Item = &BadSample> {
-        self.bad.iter().filter(|event| event.action == Action::LeftOut).map(|event| &event.sample)
+        self.bad
+            .iter()
+            .filter(|event| event.action == Action::LeftOut)
+            .map(|event| &event.sample)
     }
 
     fn error(&self, correct: u64) -> f64 {

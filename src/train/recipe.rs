@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
-use crate::data::augment::{ColourComponents, ScaleRange, Views};
+use crate::data::augment::{ScaleRange, Views};
 use crate::data::loader::OnBad;
-use crate::data::manifest::{Manifest, PcaRgb};
+use crate::data::manifest::Manifest;
 use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
@@ -183,19 +183,7 @@ impl Recipe {
         if self.no_augment {
             return Views::centred(self.crop, self.scale.min());
         }
-        let PcaRgb {
-            eigenvalues,
-            eigenvectors,
-        } = manifest.pca_rgb;
-        Views::augmented(
-            self.seed,
-            self.crop,
-            self.scale,
-            ColourComponents {
-                eigenvalues,
-                eigenvectors,
-            },
-        )
+        Views::augmented(self.seed, self.crop, self.scale, manifest.pca_rgb)
     }
 
     /// How the validation images are looked at: the middle crop at Q.

@@ -36,7 +36,14 @@ impl Model {
             let hash = file.weights(&network.parameters, &mut weights)?;
             Ok((spec, network, weights, hash))
         })?;
-        Ok(Self { spec, network, weights, weights_sha256, meta: loaded.meta, passed_over })
+        Ok(Self {
+            spec,
+            network,
+            weights,
+            weights_sha256,
+            meta: loaded.meta,
+            passed_over,
+        })
     }
 
     /// Names of the classes; their indices where the file has no names.
@@ -51,7 +58,12 @@ impl Model {
 /// Which network a plain weights file is of: the one whose parameters have exactly its names and shapes.
 fn identify(file: &Loaded) -> Result<Spec> {
     let shapes = file.shapes()?;
-    let dims = |name: &str| shapes.iter().find(|(n, _)| n == name).map(|(_, dims)| dims.as_slice());
+    let dims = |name: &str| {
+        shapes
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, dims)| dims.as_slice())
+    };
     let unknown = || {
         Error::invalid_hint(
             file.path().display(),
@@ -60,18 +72,35 @@ fn identify(file: &Loaded) -> Result<Spec> {
             "verydeep inspect shows what a file holds",
         )
     };
-    let (first, fc6, fc8) = (dims("features.0.weight"), dims("classifier.0.weight"), dims("classifier.6.weight"));
+    let (first, fc6, fc8) = (
+        dims("features.0.weight"),
+        dims("classifier.0.weight"),
+        dims("classifier.6.weight"),
+    );
     let (Some(&[channels, _, _, _]), Some(&[fc, inputs]), Some(&[classes, _])) = (first, fc6, fc8) else {
         return Err(unknown());
     };
     let width = channels as f64 / 64.0;
     let last = ((512.0 * width).round() as usize).max(1);
-    let side = (1..=128).find(|side| side * side * last == inputs).ok_or_else(unknown)?;
+    let side = (1..=128)
+        .find(|side| side * side * last == inputs)
+        .ok_or_else(unknown)?;
     for config in Config::all() {
         for batch_norm in [false, true] {
-            let spec = Spec { batch_norm, classes, crop: 32 * side, width, fc, ..Spec::paper(config) };
+            let spec = Spec {
+                batch_norm,
+                classes,
+                crop: 32 * side,
+                width,
+                fc,
+                ..Spec::paper(config)
+            };
             let Ok(network) = spec.build() else { continue };
-            let mut expected: Vec<_> = network.parameters.iter().map(|p| (p.name.clone(), p.dims.clone())).collect();
+            let mut expected: Vec<_> = network
+                .parameters
+                .iter()
+                .map(|p| (p.name.clone(), p.dims.clone()))
+                .collect();
             expected.sort();
             let same = |(name, _): &&(String, Vec<usize>)| !name.ends_with("num_batches_tracked"); // PyTorch's counter
             if shapes.iter().filter(same).eq(expected.iter()) {
