@@ -8,6 +8,7 @@ pub mod manifest;
 pub mod pack;
 pub mod shards;
 pub mod tar;
+pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod testing;
