@@ -14,6 +14,7 @@ pub mod render;
 pub mod resize;
 pub mod shards;
 pub mod tar;
+pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -109,10 +109,9 @@ fn jacobi(mut a: [[f64; 3]; 3]) -> ([f64; 3], [[f64; 3]; 3]) {
                 (row[p], row[q]) = (cosine * row[p] - sine * row[q], sine * row[p] + cosine * row[q]);
             }
             for matrix in [&mut a, &mut v] {
-                for k in 0..3 {
-                    let (x, y) = (matrix[p][k], matrix[q][k]);
-                    (matrix[p][k], matrix[q][k]) = (cosine * x - sine * y, sine * x + cosine * y);
-                }
+                let (x, y) = (matrix[p], matrix[q]);
+                matrix[p] = std::array::from_fn(|k| cosine * x[k] - sine * y[k]);
+                matrix[q] = std::array::from_fn(|k| sine * x[k] + cosine * y[k]);
             }
             (a[p][q], a[q][p]) = (0.0, 0.0);
         }
@@ -156,9 +155,12 @@ mod tests {
         let sums = ColourSums::of(pixels.as_flattened());
         let n = pixels.len() as f64;
         let mean: [f64; 3] = std::array::from_fn(|c| pixels.iter().map(|p| f64::from(p[c])).sum::<f64>() / n);
-        for c in 0..3 {
-            assert!((sums.mean()[c] - mean[c]).abs() < 1e-8);
-        }
+        assert!(
+            sums.mean()
+                .iter()
+                .zip(mean)
+                .all(|(found, mean)| (found - mean).abs() < 1e-8)
+        );
         let covariance = |i: usize, j: usize| {
             pixels
                 .iter()
