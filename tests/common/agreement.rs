@@ -51,7 +51,7 @@ fn step_by_step<B: Backend>(draw: &mut Draw, backend: &B, choices: &dyn Lowering
 
     // Forward, each step of the back end from the reference's input.
     let steps = expected.plan.steps.len();
-    let mut values = Vec::new();
+    let mut values: Vec<Vec<f32>> = Vec::new();
     let mut own_values = Vec::new();
     for step in 0..steps {
         expected.run(step, Pass::Forward, &images);
@@ -67,7 +67,11 @@ fn step_by_step<B: Backend>(draw: &mut Draw, backend: &B, choices: &dyn Lowering
         own_values.push(own);
         if step == 0 {
             // Numbers of a size that suits random weights.
-            let input: Vec<f64> = draw.normals(expected.len(0)).iter().map(|x| x * case.scale).collect();
+            let input: Vec<f64> = draw
+                .normals(expected.len(0))
+                .iter()
+                .map(|x| x * case.scale)
+                .collect();
             values[0] = singles(&input);
             expected.set(0, Tensor::Value, &values[0]);
         }
@@ -117,7 +121,9 @@ fn forget_undecided(
 ) {
     let planned = &expected.plan.steps[step];
     let epilogue = match planned.op {
-        StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => epilogue,
+        StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
+            epilogue
+        }
         _ => return,
     };
     if epilogue == Epilogue::None || planned.value_gradient == ValueGradient::Masked {
@@ -134,13 +140,12 @@ fn forget_undecided(
 
 /// What output `i` of a step with a fused pooling was pooled from.
 fn window(expected: &Rig<Reference<f32>>, step: usize, i: usize) -> [f32; 4] {
-    let saved = expected.backend.saved(&expected.plan, step, &expected.arena).unwrap();
+    let saved = expected
+        .backend
+        .saved(&expected.plan, step, &expected.arena)
+        .unwrap();
     let Step { input, output, .. } = expected.plan.steps[step];
-    let (image, row, column) = (
-        i / output.plane(),
-        i % output.plane() / output.w,
-        i % output.w,
-    );
+    let (image, row, column) = (i / output.plane(), i % output.plane() / output.w, i % output.w);
     let first = (image * input.h + 2 * row) * input.w + 2 * column;
     [first, first + 1, first + input.w, first + input.w + 1].map(|i| saved[i])
 }
@@ -163,9 +168,17 @@ fn check(case: &Case, step: &Step, what: &str, expected: &[f32], found: &[f32], 
     };
     let place = || format!("{}: {what} of step {step:?}", case.name);
     if exact {
-        let differs = expected.iter().zip(found).position(|(a, b)| a.to_bits() != b.to_bits());
+        let differs = expected
+            .iter()
+            .zip(found)
+            .position(|(a, b)| a.to_bits() != b.to_bits());
         if let Some(i) = differs {
-            panic!("{}: element {i}: expected {:e}, found {:e}", place(), expected[i], found[i]);
+            panic!(
+                "{}: element {i}: expected {:e}, found {:e}",
+                place(),
+                expected[i],
+                found[i]
+            );
         }
         return;
     }
@@ -186,7 +199,10 @@ fn check_statistics<B: Backend>(case: &Case, expected: &Rig<Reference<f32>>, fou
     let is_statistic = |p: &Parameter| !p.role.is_learned();
     for index in statistics.filter(|&i| is_statistic(&expected.plan.parameters[i])) {
         let of = &expected.plan.parameters[index].name;
-        let (reference, own) = (expected.parameter_gradient(index), found.parameter_gradient(index));
+        let (reference, own) = (
+            expected.parameter_gradient(index),
+            found.parameter_gradient(index),
+        );
         check(case, planned, of, &reference, &own, 0.1);
     }
 }
@@ -196,10 +212,18 @@ fn check_outcomes<B: Backend>(case: &Case, expected: &Rig<Reference<f32>>, found
     assert_eq!(ranks, own_ranks, "{}", case.name);
     for (loss, own) in losses.iter().zip(&own_losses) {
         let allowed = TOLERANCE as f32 * loss.abs().max(1.0);
-        assert!((loss - own).abs() <= allowed, "{}: loss {loss}, found {own}", case.name);
+        assert!(
+            (loss - own).abs() <= allowed,
+            "{}: loss {loss}, found {own}",
+            case.name
+        );
     }
 }
 
 fn norm(values: &[f32]) -> f64 {
-    values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt()
+    values
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt()
 }

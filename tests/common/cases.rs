@@ -1,6 +1,6 @@
 //! What the back ends are tried on: small networks around one operation, and whole small VGG networks.
 
-use verydeep::data::preprocess::Preprocess;
+use verydeep::data::preprocess::{ChannelOrder, Preprocess};
 use verydeep::network::{Builder, Config, Network, Op, Spec};
 use verydeep::plan::{Batch, Mode};
 use verydeep::shape::Chw;
@@ -183,7 +183,10 @@ impl Images {
     }
 }
 
-/// The preprocessing of every test.
+/// The preprocessing of every test: blue first, a factor and a summand for every channel.
 pub(crate) fn preprocess() -> Preprocess {
-    Preprocess::default()
+    Preprocess {
+        channels: ChannelOrder::Bgr,
+        ..Preprocess::standardize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    }
 }

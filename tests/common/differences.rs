@@ -71,7 +71,7 @@ fn one_step(draw: &mut Draw, rig: &mut Judge, step: usize, images: &Images, case
     let dx = (planned.data_gradient != DataGradient::None).then(|| read(rig, step - 1, Tensor::Gradient));
     let gradient = rig.gradient.clone();
 
-    let mut objective = |rig: &mut Judge, x: &[f64], weights: &[f64]| -> f64 {
+    let objective = |rig: &mut Judge, x: &[f64], weights: &[f64]| -> f64 {
         write(rig, step - 1, Tensor::Value, x);
         rig.weights.copy_from_slice(weights);
         rig.run(step, Pass::Forward, images);
@@ -141,7 +141,12 @@ fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case)
             let numeric = |h: f64| vec![difference(h, |t| forward(rig, &moved(t)))];
             compare(&[analytic], &SMALL_STEPS, 1e-8, numeric).ok()
         });
-        assert!(found.is_some(), "{}: gradient of {} in 3 directions", case.name, parameter.name);
+        assert!(
+            found.is_some(),
+            "{}: gradient of {} in 3 directions",
+            case.name,
+            parameter.name
+        );
     }
 }
 
@@ -161,7 +166,13 @@ fn compare(
     let mut errors = Vec::new();
     for &h in steps {
         let numeric = numeric(h);
-        let error = norm(&numeric.iter().zip(analytic).map(|(a, b)| a - b).collect::<Vec<_>>());
+        let error = norm(
+            &numeric
+                .iter()
+                .zip(analytic)
+                .map(|(a, b)| a - b)
+                .collect::<Vec<_>>(),
+        );
         let size = norm(&numeric).max(norm(analytic));
         if error <= TOLERANCE * size + floor {
             return Ok(());

@@ -40,11 +40,6 @@ impl Draw {
         self.stream.next_u64()
     }
 
-    /// Uniform in [0, 1).
-    pub(crate) fn uniform(&mut self) -> f64 {
-        self.stream.uniform()
-    }
-
     /// Standard normal numbers.
     pub(crate) fn normals(&mut self, count: usize) -> Vec<f64> {
         (0..count).map(|_| self.stream.normal()).collect()

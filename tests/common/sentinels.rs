@@ -124,7 +124,7 @@ impl<B: Raw> Alone<'_, '_, B> {
             &[input_gradient, step.memory.gradient, step.memory.backward_scratch],
             &learned,
         );
-        if step.data_gradient != DataGradient::None && index > 1 {
+        if step.data_gradient != DataGradient::None {
             self.same_bits(
                 "data gradient",
                 &self.rig.get(index - 1, Tensor::Gradient),
@@ -187,13 +187,19 @@ impl<B: Raw> Alone<'_, '_, B> {
         unchanged(&what, "leaf", &leaf, &found, arrays);
         for array in arrays {
             let (found, expected) = (&found[array.clone()], &self.leaf[array.clone()]);
-            assert!(found == expected, "{what}: reads what it must not: leaf bytes {array:?}");
+            assert!(
+                found == expected,
+                "{what}: reads what it must not: leaf bytes {array:?}"
+            );
         }
         unchanged(&what, "weights", &weights, &backend.bytes(&self.rig.weights), &[]);
     }
 
     fn same_bits(&self, tensor: &str, found: &[f32], expected: &[f32]) {
-        let same = found.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits());
+        let same = found
+            .iter()
+            .zip(expected)
+            .all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{}: reads what it must not: {tensor}", self.what);
     }
 }
@@ -203,8 +209,8 @@ fn pattern(bytes: usize) -> Vec<u8> {
 }
 
 fn unchanged(what: &str, buffer: &str, before: &[u8], after: &[u8], except: &[Range<usize>]) {
-    let changed = (0..before.len())
-        .find(|i| before[*i] != after[*i] && !except.iter().any(|range| range.contains(i)));
+    let changed =
+        (0..before.len()).find(|i| before[*i] != after[*i] && !except.iter().any(|range| range.contains(i)));
     if let Some(byte) = changed {
         panic!("{what}: writes byte {byte} of the {buffer}, allowed are {except:?}");
     }
