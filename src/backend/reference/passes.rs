@@ -32,7 +32,7 @@ pub(super) fn forward<T: Real>(
         &mut *value
     };
     match step.op {
-        StepOp::Input => input::forward(y),
+        StepOp::Input => input::forward(&plan.preprocess, step.output, memory.batch, y),
         StepOp::Conv { kernel, .. } => {
             let [w, b] = arrays(plan, index);
             conv(step, kernel).forward(x, part(weights, w)?, part(weights, b)?, y);
