@@ -5,10 +5,11 @@ use std::path::Path;
 
 use verydeep::Error;
 use verydeep::data::decode::Decoder;
+use verydeep::data::loader::OnBad;
 use verydeep::data::manifest::Manifest;
 #[cfg(feature = "turbojpeg")]
 use verydeep::data::manifest::Stored;
-use verydeep::data::pack::{OnBad, PackOptions};
+use verydeep::data::pack::PackOptions;
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::verify::{holds_shards, inspect};
 
