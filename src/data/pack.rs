@@ -9,6 +9,7 @@ mod folder;
 mod ilsvrc;
 mod keys;
 mod labels;
+mod packing;
 mod prepare;
 mod sources;
 mod writer;
@@ -17,24 +18,14 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::data::loader::OnBad;
-use crate::data::manifest::{Manifest, Note, PcaRgb, Split, Stored};
+use crate::data::manifest::{Note, PcaRgb, Split, Stored};
 use crate::error::{BadSample, Error, Result};
-use crate::rng::{Purpose, Stream};
 
-use colour::ColourSums;
-use prepare::{Outcome, Preparer};
-use sources::{Item, Sources};
-use writer::SplitWriter;
-
-/// Encoded bytes that are read before they are written: with the batch that is being written, about twice as much is
-/// in memory.
-const BATCH_BYTES: u64 = 64 << 20;
-/// Images that are read before they are written; small images are many to the megabyte.
-const BATCH_IMAGES: usize = 1024;
+use packing::Packing;
+use sources::Sources;
 
 /// Where images come from.
 #[derive(Debug, Clone)]
@@ -138,7 +129,7 @@ pub struct PackReport {
     pub pca_rgb: PcaRgb,
     /// How the images are stored.
     pub images: Stored,
-    /// [`Manifest::sha256`].
+    /// [`Manifest::sha256`](crate::data::manifest::Manifest::sha256).
     pub data_sha256: String,
     /// Left out, because they do not decode.
     pub bad: Vec<BadSample>,
@@ -169,23 +160,7 @@ pub fn pack(
         .tempdir_in(&parent)
         .map_err(Error::io("create a folder in", &parent))?;
 
-    let mut manifest = Manifest::new(
-        sources.name.clone(),
-        sources.classes.clone(),
-        options.images,
-        options.seed,
-    );
-    manifest.renamed = sources.renamed.clone();
-    let mut packing = Packing {
-        folder: folder.path(),
-        manifest,
-        sources: &sources,
-        options,
-        progress,
-        colours: ColourSums::default(),
-        bad: Vec::new(),
-        odd: Vec::new(),
-    };
+    let mut packing = Packing::new(folder.path(), &sources, options, progress);
     for split in Split::ALL {
         packing.pack_split(split)?;
     }
@@ -229,170 +204,4 @@ fn sync(folder: &Path) -> Result<()> {
     File::open(folder)
         .and_then(|folder| folder.sync_all())
         .map_err(Error::io("sync", folder))
-}
-
-struct Packing<'a> {
-    folder: &'a Path,
-    manifest: Manifest,
-    sources: &'a Sources,
-    options: &'a PackOptions,
-    progress: &'a (dyn Fn(PackProgress) + Sync),
-    colours: ColourSums,
-    bad: Vec<BadSample>,
-    odd: Vec<BadSample>,
-}
-
-impl Packing<'_> {
-    /// Reads and decodes a batch on all threads while the one before it is written in order.
-    fn pack_split(&mut self, split: Split) -> Result<()> {
-        let items = self.sources.items(split);
-        let order = match split {
-            Split::Train => shuffled(items.len(), self.options.seed),
-            Split::Validation => (0..items.len()).collect(),
-        };
-        let items: Vec<&Item> = order.into_iter().map(|i| &items[i]).collect();
-        let mut writer = SplitWriter::new(self.folder, &self.manifest.name, split, self.options.shard_size);
-        let (sources, images) = (self.sources, self.options.images);
-        let mut waiting = Vec::new();
-        let mut done = 0;
-        for batch in batches(&items) {
-            let (written, prepared) = rayon::join(
-                || self.write(split, &waiting, &mut writer),
-                || prepare(sources, images, batch),
-            );
-            written?;
-            waiting = prepared;
-            done += batch.len();
-            self.stop_on_bad(&waiting, done)?;
-            (self.progress)(PackProgress {
-                split,
-                done,
-                total: items.len(),
-            });
-        }
-        self.write(split, &waiting, &mut writer)?;
-        self.manifest.shards.extend(writer.finish()?);
-        Ok(())
-    }
-
-    /// Adds a batch to the shards and to the reports.
-    fn write(&mut self, split: Split, batch: &[(&Item, Outcome)], writer: &mut SplitWriter) -> Result<()> {
-        for (item, outcome) in batch {
-            let note = |reason: &str| Note {
-                source: item.source.clone(),
-                key: item.key.clone(),
-                reason: reason.to_string(),
-            };
-            match outcome {
-                Outcome::Kept(image) => {
-                    writer.append(&item.key, item.label, image.extension, &image.bytes)?;
-                    match split {
-                        Split::Train => self.colours.add(&image.colours),
-                        Split::Validation => {}
-                    }
-                    if let Some(reason) = &image.odd {
-                        self.odd.push(self.sources.remark(item, reason));
-                        self.manifest.odd.push(note(reason));
-                    }
-                }
-                Outcome::LeftOut(reason) => {
-                    self.bad.push(self.sources.remark(item, reason));
-                    self.manifest.left_out.push(note(reason));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// With [`OnBad::Fail`], the first batch with a bad image is the last.
-    fn stop_on_bad(&self, batch: &[(&Item, Outcome)], done: usize) -> Result<()> {
-        let bad = || {
-            batch.iter().filter_map(|(item, outcome)| match outcome {
-                Outcome::LeftOut(reason) => Some(self.sources.remark(item, reason)),
-                Outcome::Kept(_) => None,
-            })
-        };
-        match (self.options.on_bad, bad().next()) {
-            (OnBad::Fail, Some(first)) => Err(Error::BadData {
-                bad: bad().count() as u64,
-                samples: done as u64,
-                first: Box::new(first),
-            }),
-            (OnBad::Fail, None) | (OnBad::Skip, _) => Ok(()),
-        }
-    }
-
-    /// Writes what the folder says about itself.
-    fn finish(mut self) -> Result<PackReport> {
-        if self.colours.is_empty() {
-            let first = self
-                .bad
-                .first()
-                .map_or("no image".to_string(), ToString::to_string);
-            return Err(Error::invalid(
-                "the training images",
-                "at least one that decodes",
-                first,
-            ));
-        }
-        let (mean_rgb, pca_rgb) = (self.colours.mean(), self.colours.pca());
-        self.manifest.mean_rgb = mean_rgb;
-        self.manifest.pca_rgb = pca_rgb;
-        self.manifest.save(self.folder)?;
-        let manifest = self.manifest;
-        Ok(PackReport {
-            samples: SplitCounts {
-                train: manifest.samples(Split::Train),
-                validation: manifest.samples(Split::Validation),
-            },
-            shards: manifest.shards.len(),
-            classes: manifest.classes.len(),
-            bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
-            mean_rgb,
-            pca_rgb,
-            images: manifest.images,
-            data_sha256: manifest.sha256(),
-            bad: self.bad,
-            odd: self.odd,
-            renamed: manifest.renamed,
-            name: manifest.name,
-        })
-    }
-}
-
-/// Reads and decodes on all threads; the result is in the order of the batch.
-fn prepare<'a>(sources: &Sources, images: Stored, batch: &[&'a Item]) -> Vec<(&'a Item, Outcome)> {
-    batch
-        .par_iter()
-        .map_init(
-            || Preparer::new(images),
-            |preparer, item| (*item, preparer.prepare(sources.read(item), &item.source)),
-        )
-        .collect()
-}
-
-/// A permutation of `0..count` (Fisher and Yates) that depends on the seed and the count only.
-fn shuffled(count: usize, seed: u64) -> Vec<usize> {
-    let mut stream = Stream::new(seed, 0, Purpose::Pack, 0);
-    let mut order: Vec<usize> = (0..count).collect();
-    for last in (1..count).rev() {
-        order.swap(last, stream.below(last as u64 + 1) as usize);
-    }
-    order
-}
-
-/// Cuts a list of images where one more would exceed what a batch may hold; a batch has at least one.
-fn batches<'a>(items: &'a [&'a Item]) -> impl Iterator<Item = &'a [&'a Item]> {
-    let mut rest = items;
-    std::iter::from_fn(move || {
-        let mut bytes = 0u64;
-        let fits = rest.iter().take(BATCH_IMAGES).take_while(|item| {
-            bytes = bytes.saturating_add(item.size);
-            bytes <= BATCH_BYTES
-        });
-        let len = fits.count().max(1).min(rest.len());
-        let (batch, after) = rest.split_at(len);
-        rest = after;
-        (!batch.is_empty()).then_some(batch)
-    })
 }

@@ -237,3 +237,36 @@ fn large_images_are_reduced_on_request() {
     assert!((1..33).contains(&reduced), "{reduced} of 33 were larger");
     assert!(verified(&out).bad.is_empty());
 }
+
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn what_decodes_in_part_is_kept_with_a_remark() {
+    let root = tempfile::tempdir().unwrap();
+    let (images, out) = (photos(root.path()), root.path().join("shards"));
+    let pixels: Vec<u8> = (0..64 * 64 * 3u32).map(|i| (i * i % 253) as u8).collect();
+    let format = turbojpeg::PixelFormat::RGB;
+    let image = turbojpeg::Image {
+        pixels: &pixels[..],
+        width: 64,
+        pitch: 64 * 3,
+        height: 64,
+        format,
+    };
+    let jpeg = turbojpeg::compress(image, 90, turbojpeg::Subsamp::Sub2x2).unwrap();
+    write(&images, "train/cat/cut.jpg", &jpeg[..jpeg.len() / 2]);
+
+    let report = pack_folder(&images, &out, &options()).unwrap();
+    assert_eq!((report.samples.train, report.bad.len()), (34, 0));
+    assert_eq!(report.odd[0].shard, "train/cat/cut.jpg");
+    let verified = verified(&out);
+    assert!(verified.bad.is_empty(), "it was so from the start: {verified:?}");
+    assert_eq!(verified.odd[0].key, "cat_cut");
+
+    // The same bytes in a shard of unknown origin are damage.
+    let shard = root.path().join("x.tar");
+    let mut writer = verydeep::data::tar::TarWriter::new(fs::File::create(&shard).unwrap());
+    writer.append("cut.cls", b"0").unwrap();
+    writer.append("cut.jpg", &jpeg[..jpeg.len() / 2]).unwrap();
+    writer.finish().unwrap();
+    assert_eq!(super::verified(&shard).bad[0].key, "cut");
+}

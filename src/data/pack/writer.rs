@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
+use crate::data::file::write_durably;
 use crate::data::index;
 use crate::data::manifest::{ShardEntry, Split, hex};
 use crate::data::tar::{Member, TarWriter};
@@ -131,16 +132,6 @@ impl OpenShard {
             labels,
         })
     }
-}
-
-/// Writes a new file through to the disk.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::create_new(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    write().map_err(Error::io("write", path))
 }
 
 /// A file that is hashed as it is written.
