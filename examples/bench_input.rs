@@ -3,7 +3,7 @@
 //! `bench_input FOLDER` reads every image of the folder, then commands from standard input, one a line:
 //!
 //! - `run 256..512`: decode, crop, resize, flip and normalise every image once, to f32 (3, 224, 224). Answers with
-//!   images per second and the seconds per image of decode, resize and finish.
+//!   the seconds per image of decode, resize and finish.
 //! - `dump 256 FILE`: writes the centre crops, (images, 224, 224, 3) RGB8, to a file. Answers with their number.
 
 use std::io::{BufRead, Write};
@@ -75,8 +75,7 @@ fn run(images: &[Vec<u8>], scale: ScaleRange, worker: &mut Worker) -> Result<Str
     let per_image = |seconds: f64| seconds / images.len() as f64;
     let (decode, resize) = (times.decode.as_secs_f64(), times.resize.as_secs_f64());
     Ok(format!(
-        "{} {} {} {}",
-        images.len() as f64 / total,
+        "{} {} {}",
         per_image(decode),
         per_image(resize),
         per_image(total - decode - resize),
