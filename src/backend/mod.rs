@@ -3,6 +3,7 @@
 //! `reference` is the judge: naive loops, generic over f32 and f64. `cpu` is what runs where there is no GPU.
 //! Layouts and padding are private to a back end; above this floor shapes are logical.
 
+pub mod cpu;
 pub mod reference;
 
 use std::ops::Range;

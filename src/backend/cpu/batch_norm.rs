@@ -1,0 +1,161 @@
+//! Batch normalisation per channel (Ioffe and Szegedy 2015, algorithm 1).
+//!
+//! x, dx, y and dy: (N, C, H, W); gamma, beta, mean and variance: (C). A channel has m = N * H * W elements.
+//!
+//! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased) variance are
+//! the micro-batch's; saved for the backward pass: mean and `1 / sqrt(variance + epsilon)` of every channel.
+
+use super::elementwise::mask_in_place;
+use super::isa::multiversion;
+use super::memory::f32_bytes;
+use super::reduce::{squares_around, sum, sum_and_moment};
+use super::team::Parts;
+use super::{Cpu, Views};
+use crate::network::batch_norm::EPSILON;
+use crate::plan::{DataGradient, Epilogue, Footprint, Mode, Step, ValueGradient};
+
+pub(super) fn footprint(step: &Step, epilogue: Epilogue) -> Footprint {
+    Footprint {
+        value: f32_bytes(step.batch * step.output.len()),
+        gradient: f32_bytes(step.batch * step.output.len()),
+        saved: f32_bytes(2 * step.output.c),
+        backward_reads_input: true,
+        backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
+        ..Footprint::default()
+    }
+}
+
+/// Overwrites y. In training also the micro-batch's mean and unbiased variance, in the places of the gradients of the
+/// running statistics.
+pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, views: &mut Views<'_>) {
+    let plane = step.output.plane();
+    let channels = step.output.c;
+    let x = views.input;
+    let [gamma, beta, running_mean, running_variance] = views.weights;
+    let [_, _, mean_out, variance_out] = &mut views.weight_gradients;
+    let y = Parts::new(views.value);
+    let normalise = |c: usize, mean: f32, inverse: f32| {
+        let affine = Affine {
+            mean,
+            factor: gamma[c] * inverse,
+            summand: beta[c],
+            relu: epilogue != Epilogue::None,
+        };
+        for n in 0..step.batch {
+            let start = (n * channels + c) * plane;
+            // SAFETY: one task has this channel.
+            let y = unsafe { y.range(start, plane) };
+            apply(cpu.isa, affine, &x[start..start + plane], y);
+        }
+    };
+    if mode == Mode::Evaluation {
+        return cpu.team.run(channels, |c, _| {
+            normalise(
+                c,
+                running_mean[c],
+                inverse_deviation(f64::from(running_variance[c])),
+            );
+        });
+    }
+    let count = (step.batch * plane) as f64;
+    let saved = Parts::new(views.saved);
+    cpu.team
+        .chunks2((mean_out, 1), (variance_out, 1), |c, mean_out, variance_out| {
+            let images = || (0..step.batch).map(|n| &x[(n * channels + c) * plane..][..plane]);
+            let mean = (images().map(|x| sum(cpu.isa, x)[0]).sum::<f64>() / count) as f32;
+            let squares: f64 = images().map(|x| squares_around(cpu.isa, x, mean)[0]).sum();
+            let inverse = inverse_deviation(squares / count);
+            mean_out[0] = mean;
+            variance_out[0] = (squares / (count - 1.0).max(1.0)) as f32;
+            // SAFETY: one task has this channel.
+            unsafe { saved.range(2 * c, 2) }.copy_from_slice(&[mean, inverse]);
+            normalise(c, mean, inverse);
+        });
+}
+
+fn inverse_deviation(variance: f64) -> f32 {
+    (1.0 / (variance + f64::from(EPSILON)).sqrt()) as f32
+}
+
+#[derive(Clone, Copy)]
+struct Affine {
+    mean: f32,
+    factor: f32,
+    summand: f32,
+    relu: bool,
+}
+
+multiversion! {
+    /// `y = fma(x - mean, factor, summand)`, then the ReLU if there is one.
+    fn apply(affine: Affine, x: &[f32], y: &mut [f32]) {
+        let Affine { mean, factor, summand, relu } = affine;
+        for (y, &x) in y.iter_mut().zip(x) {
+            let value = (x - mean).mul_add(factor, summand);
+            *y = if relu && value < 0.0 { 0.0 } else { value };
+        }
+    }
+}
+
+/// `dgamma = sum of dy * z`, `dbeta = sum of dy` and, where it is wanted,
+/// `dx = gamma / sqrt(variance + epsilon) * (dy - dbeta / m - z * dgamma / m)`. Overwrites all of them.
+pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Views<'_>) {
+    if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
+        mask_in_place(cpu, views.value, views.gradient);
+    }
+    let plane = step.output.plane();
+    let channels = step.output.c;
+    let count = (step.batch * plane) as f64;
+    let (x, dy, saved) = (views.input, &*views.gradient, &*views.saved);
+    let gamma = views.weights[0];
+    let dx = Parts::new(views.input_gradient);
+    let wants_dx = step.data_gradient != DataGradient::None;
+    let [dgamma, dbeta, ..] = &mut views.weight_gradients;
+    cpu.team.chunks2((dgamma, 1), (dbeta, 1), |c, dgamma, dbeta| {
+        let (mean, inverse) = (saved[2 * c], saved[2 * c + 1]);
+        let (mut total, mut moment) = (0.0, 0.0);
+        for n in 0..step.batch {
+            let start = (n * channels + c) * plane;
+            let image = start..start + plane;
+            let sums = sum_and_moment(cpu.isa, &dy[image.clone()], &x[image], mean);
+            total += sums[0];
+            moment += sums[1];
+        }
+        let scale = f64::from(inverse);
+        dgamma[0] = (moment * scale) as f32;
+        dbeta[0] = total as f32;
+        if !wants_dx {
+            return;
+        }
+        let terms = Terms {
+            mean,
+            factor: gamma[c] * inverse,
+            slope: -(moment * scale * scale / count) as f32,
+            level: (total / count) as f32,
+        };
+        for n in 0..step.batch {
+            let start = (n * channels + c) * plane;
+            let image = start..start + plane;
+            // SAFETY: one task has this channel.
+            let dx = unsafe { dx.range(start, plane) };
+            differentiate(cpu.isa, terms, &x[image.clone()], &dy[image], dx);
+        }
+    });
+}
+
+#[derive(Clone, Copy)]
+struct Terms {
+    mean: f32,
+    factor: f32,
+    slope: f32,
+    level: f32,
+}
+
+multiversion! {
+    /// `dx = factor * fma(x - mean, slope, dy - level)`.
+    fn differentiate(terms: Terms, x: &[f32], dy: &[f32], dx: &mut [f32]) {
+        let Terms { mean, factor, slope, level } = terms;
+        for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+            *dx = factor * (x - mean).mul_add(slope, dy - level);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Soft-max, cross-entropy and the rank of the true class.
+//!
+//! Scores x, posteriors y and dx: (N, classes); labels: (N). Saved: N losses (f32), then N ranks (u32).
+//! Exponentials and logarithms are those of the crate `libm`, in f64: the same bits on every host.
+
+use super::memory::f32_bytes;
+use super::{Cpu, Views};
+use crate::error::{Error, Result};
+use crate::plan::{DataGradient, Footprint, Step};
+
+pub(super) fn footprint(step: &Step) -> Footprint {
+    Footprint {
+        value: f32_bytes(step.batch * step.output.len()),
+        saved: f32_bytes(2 * step.batch),
+        backward_reads_value: true,
+        ..Footprint::default()
+    }
+}
+
+/// `y[k] = exp(x[k] - max x) / sum of exp(x - max x)`, the loss `ln sum - (x[label] - max x)`, and the rank. Overwrites
+/// all of them; a label that names no class is an error, before anything is written.
+pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) -> Result<()> {
+    let classes = step.output.len();
+    let labels = &views.batch.labels[..step.batch];
+    if let Some((n, label)) = (0..).zip(labels).find(|(_, label)| **label as usize >= classes) {
+        return Err(Error::invalid_hint(
+            format_args!("label of sample {n} of the micro-batch"),
+            format_args!("a class below {classes}"),
+            label,
+            "the network has fewer classes than the data set; see --classes",
+        ));
+    }
+    let x = views.input;
+    let (losses, ranks) = views.saved[..2 * step.batch].split_at_mut(step.batch);
+    let ranks: &mut [u32] = bytemuck::cast_slice_mut(ranks);
+    for ((x, &label), rank) in x.chunks_exact(classes).zip(labels).zip(ranks) {
+        *rank = rank_of(x, label as usize);
+    }
+    cpu.team
+        .chunks2((views.value, classes), (losses, 1), |n, posteriors, loss| {
+            let x = &x[n * classes..][..classes];
+            loss[0] = soft_max(x, labels[n] as usize, posteriors) as f32;
+        });
+    Ok(())
+}
+
+/// A NaN score or an infinite maximum makes everything NaN.
+fn soft_max(x: &[f32], label: usize, posteriors: &mut [f32]) -> f64 {
+    let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let exp = |x: f32| libm::exp(f64::from(x) - max);
+    let sum: f64 = x.iter().map(|&x| exp(x)).sum();
+    for (posterior, &x) in posteriors.iter_mut().zip(x) {
+        *posterior = (exp(x) / sum) as f32;
+    }
+    libm::log(sum) - (f64::from(x[label]) - max)
+}
+
+/// How many classes come before the true one: all but those with a lower score, or an equal one and a higher index.
+fn rank_of(x: &[f32], label: usize) -> u32 {
+    let after = |k: usize| k == label || x[k] < x[label] || x[k] == x[label] && k > label;
+    (0..x.len()).filter(|&k| !after(k)).count() as u32
+}
+
+/// `dx[k] = y[k] - (1 where k = label, else 0)`. Overwrites dx.
+pub(super) fn backward(step: &Step, views: &mut Views<'_>) {
+    if step.data_gradient == DataGradient::None {
+        return;
+    }
+    let classes = step.output.len();
+    views.input_gradient.copy_from_slice(views.value);
+    for (dx, &label) in views
+        .input_gradient
+        .chunks_exact_mut(classes)
+        .zip(views.batch.labels)
+    {
+        dx[label as usize] -= 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_count_ties_and_nan() {
+        assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 2), 1);
+        assert_eq!(rank_of(&[1.0, 3.0, 3.0, 2.0], 1), 0);
+        assert_eq!(rank_of(&[1.0, f32::NAN, 3.0], 1), 2);
+        assert_eq!(rank_of(&[1.0, f32::NAN, 3.0], 2), 1);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let mut posteriors = [0.0; 3];
+        let loss = soft_max(&[1e38, 0.0, -1e38], 0, &mut posteriors);
+        assert_eq!((loss, posteriors), (0.0, [1.0, 0.0, 0.0]));
+        assert!(soft_max(&[f32::NAN, 0.0, 1.0], 1, &mut posteriors).is_nan());
+    }
+}

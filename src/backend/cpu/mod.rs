@@ -1,0 +1,291 @@
+//! The CPU back end: fp32 on any number of threads.
+//!
+//! Layouts are the logical ones: activations (N, C, H, W), parameters as in the checkpoint. Everything that multiplies
+//! goes through one kernel ([`tile`]); everything else runs at the speed of the memory.
+//!
+//! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is computed by
+//! one task, in a fixed order; a task writes to a place of its own. Scratch is per thread, results never are.
+
+mod batch_norm;
+mod buffer;
+mod conv;
+mod dropout;
+mod elementwise;
+mod input;
+mod isa;
+mod linear;
+mod loss;
+mod lrn;
+mod max_pool;
+mod memory;
+mod reduce;
+mod team;
+mod tile;
+
+pub use buffer::Buffer;
+
+use std::ops::Range;
+
+use super::{Backend, Memory, State, Tensor};
+use crate::error::{Error, Result};
+use crate::plan::{Epilogue, Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
+use isa::Isa;
+use memory::{Views, slice, slice_mut};
+use team::Team;
+
+/// The CPU back end. Replicas may share one: their steps then take turns on its threads.
+pub struct Cpu {
+    isa: Isa,
+    team: Team,
+}
+
+impl Cpu {
+    /// `threads` threads, the caller's among them. `VERYDEEP_ISA` (auto, portable, avx2) forces an instruction-set path;
+    /// it is read here and nowhere else.
+    pub fn new(threads: usize) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::invalid("--threads", "at least 1", 0));
+        }
+        Self::with(threads, Isa::detect()?)
+    }
+
+    fn with(threads: usize, isa: Isa) -> Result<Self> {
+        let team = Team::new(threads)?;
+        Ok(Self { isa, team })
+    }
+}
+
+impl Lowering for Cpu {
+    fn accepts(&self, op: StepOp) -> bool {
+        match op {
+            StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
+                epilogue != Epilogue::ReluPool
+            }
+            StepOp::Input
+            | StepOp::Relu
+            | StepOp::Lrn
+            | StepOp::MaxPool
+            | StepOp::Dropout { .. }
+            | StepOp::Loss => true,
+        }
+    }
+
+    fn masks(&self, op: StepOp) -> bool {
+        match op {
+            StepOp::Conv { .. }
+            | StepOp::Linear { .. }
+            | StepOp::Lrn
+            | StepOp::MaxPool
+            | StepOp::Dropout { .. } => true,
+            StepOp::Input | StepOp::BatchNorm { .. } | StepOp::Relu | StepOp::Loss => false,
+        }
+    }
+
+    fn footprint(&self, step: &Step) -> Footprint {
+        let threads = self.team.threads();
+        match step.op {
+            StepOp::Input => input::footprint(step),
+            StepOp::Conv { kernel, epilogue } => conv::footprint(step, kernel, epilogue, threads),
+            StepOp::Linear { epilogue } => linear::footprint(step, epilogue, threads),
+            StepOp::BatchNorm { epilogue } => batch_norm::footprint(step, epilogue),
+            StepOp::Relu => elementwise::relu_footprint(step),
+            StepOp::Lrn => lrn::footprint(step),
+            StepOp::MaxPool => max_pool::footprint(step),
+            StepOp::Dropout { .. } => dropout::footprint(step),
+            StepOp::Loss => loss::footprint(step),
+        }
+    }
+}
+
+impl Backend for Cpu {
+    type Buffer = Buffer;
+
+    fn class(&self) -> String {
+        format!("cpu {}", self.isa.name())
+    }
+
+    /// Scratch is part of the arena; beside it there are only the threads' stacks.
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        ((self.team.threads() - 1) * team::STACK_BYTES) as u64
+    }
+
+    fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::zeroed("the arena of activations", bytes)
+    }
+
+    fn allocate_parameters(&self, elements: usize) -> Result<Buffer> {
+        let bytes = elements.saturating_mul(size_of::<f32>());
+        Buffer::zeroed("a vector of all parameters", bytes)
+    }
+
+    fn write_parameters(&self, buffer: &mut Buffer, offset: usize, values: &[f32]) -> Result<()> {
+        let end = offset.saturating_add(values.len());
+        let found = buffer.as_slice().len();
+        let Some(to) = buffer.as_mut_slice().get_mut(offset..end) else {
+            return Err(Error::invalid(
+                "length of a parameter vector",
+                format_args!("at least {end}"),
+                found,
+            ));
+        };
+        elementwise::copy(self, values, to);
+        Ok(())
+    }
+
+    fn read_parameters(&self, buffer: &Buffer, offset: usize, values: &mut [f32]) -> Result<()> {
+        let from = parameters(buffer, offset..offset.saturating_add(values.len()))?;
+        elementwise::copy(self, from, values);
+        Ok(())
+    }
+
+    fn run(
+        &self,
+        plan: &Plan,
+        step: usize,
+        pass: Pass,
+        memory: Memory<'_, Buffer>,
+        params: &StepParams,
+    ) -> Result<()> {
+        let mode = plan.mode;
+        let footprint = self.footprint(&plan.steps[step]);
+        let mut views = Views::new(plan, step, pass, &footprint, memory);
+        let (step, views) = (&plan.steps[step], &mut views);
+        match (step.op, pass) {
+            (StepOp::Input, Pass::Forward) => return input::forward(self, plan, step, views),
+            (StepOp::Input, Pass::Backward) => {}
+            (StepOp::Conv { kernel, epilogue }, Pass::Forward) => {
+                conv::forward(self, step, kernel, epilogue, views);
+            }
+            (StepOp::Conv { kernel, epilogue }, Pass::Backward) => {
+                conv::backward(self, step, kernel, epilogue, views);
+            }
+            (StepOp::Linear { epilogue }, Pass::Forward) => linear::forward(self, step, epilogue, views),
+            (StepOp::Linear { epilogue }, Pass::Backward) => linear::backward(self, step, epilogue, views),
+            (StepOp::BatchNorm { epilogue }, Pass::Forward) => {
+                batch_norm::forward(self, step, mode, epilogue, views);
+            }
+            (StepOp::BatchNorm { epilogue }, Pass::Backward) => {
+                batch_norm::backward(self, step, epilogue, views);
+            }
+            (StepOp::Relu, Pass::Forward) => elementwise::relu_forward(self, views),
+            (StepOp::Relu, Pass::Backward) => elementwise::relu_backward(self, step, views),
+            (StepOp::Lrn, Pass::Forward) => lrn::forward(self, step, views),
+            (StepOp::Lrn, Pass::Backward) => lrn::backward(self, step, views),
+            (StepOp::MaxPool, Pass::Forward) => max_pool::forward(self, step, views),
+            (StepOp::MaxPool, Pass::Backward) => max_pool::backward(self, step, views),
+            (StepOp::Dropout { p, layer }, Pass::Forward) => {
+                dropout::forward(self, step, p, layer, params, views);
+            }
+            (StepOp::Dropout { p, layer }, Pass::Backward) => {
+                dropout::backward(self, step, p, layer, params, views);
+            }
+            (StepOp::Loss, Pass::Forward) => return loss::forward(self, step, views),
+            (StepOp::Loss, Pass::Backward) => loss::backward(step, views),
+        }
+        Ok(())
+    }
+
+    fn read_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &Buffer,
+        values: &mut [f32],
+    ) -> Result<()> {
+        let from = &slice(arena, region(plan, step, tensor))[..tensor_len(plan, step, values.len())?];
+        elementwise::copy(self, from, values);
+        Ok(())
+    }
+
+    fn write_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &mut Buffer,
+        values: &[f32],
+    ) -> Result<()> {
+        let len = tensor_len(plan, step, values.len())?;
+        let to = &mut slice_mut(arena, region(plan, step, tensor))[..len];
+        elementwise::copy(self, values, to);
+        Ok(())
+    }
+
+    fn outcomes(&self, plan: &Plan, arena: &Buffer, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
+        let loss = &plan.steps[plan.steps.len() - 1];
+        let saved = slice(arena, loss.memory.saved);
+        losses.copy_from_slice(&saved[..loss.batch]);
+        ranks.copy_from_slice(bytemuck::cast_slice(&saved[loss.batch..2 * loss.batch]));
+        Ok(())
+    }
+
+    fn tree_add(&self, slots: &mut [Buffer], elements: Range<usize>) -> Result<()> {
+        elementwise::tree_add(self, slots, elements);
+        Ok(())
+    }
+
+    fn is_finite(&self, buffer: &Buffer, elements: Range<usize>) -> Result<bool> {
+        Ok(elementwise::is_finite(self, parameters(buffer, elements)?))
+    }
+
+    fn update(
+        &self,
+        plan: &Plan,
+        parameter: usize,
+        rule: &UpdateRule,
+        params: &StepParams,
+        state: State<'_, Buffer>,
+    ) -> Result<()> {
+        elementwise::update(self, &plan.parameters[parameter], rule, params, state);
+        Ok(())
+    }
+
+    fn fold_parameters(&self, buffer: &Buffer, elements: Range<usize>) -> Result<u64> {
+        Ok(elementwise::fold(self, parameters(buffer, elements)?))
+    }
+
+    fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
+        let len = plan.steps[step].batch * plan.steps[step].output.len();
+        Ok(elementwise::fold(
+            self,
+            &slice(arena, region(plan, step, tensor))[..len],
+        ))
+    }
+}
+
+fn parameters(buffer: &Buffer, elements: Range<usize>) -> Result<&[f32]> {
+    let flat = buffer.as_slice();
+    flat.get(elements.clone()).ok_or_else(|| {
+        Error::invalid(
+            "length of a parameter vector",
+            format_args!("at least {}", elements.end),
+            flat.len(),
+        )
+    })
+}
+
+fn region(plan: &Plan, step: usize, tensor: Tensor) -> Region {
+    match tensor {
+        Tensor::Value => plan.steps[step].memory.value,
+        Tensor::Gradient => plan.steps[step].memory.gradient,
+    }
+}
+
+/// The number of elements of a step's value, which `found` must be.
+fn tensor_len(plan: &Plan, step: usize, found: usize) -> Result<usize> {
+    let step = &plan.steps[step];
+    let len = step.batch * step.output.len();
+    if len == found {
+        Ok(len)
+    } else {
+        Err(Error::invalid(
+            format_args!("elements of the value of {}", step.name),
+            len,
+            found,
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests;
