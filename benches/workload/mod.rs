@@ -2,7 +2,7 @@
 
 use verydeep::backend::cpu::{Buffer, Cpu};
 use verydeep::backend::{Backend, Memory};
-use verydeep::data::preprocess::Preprocess;
+use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::network::{Network, init::Init};
 use verydeep::plan::{Batch, Mode, Pass, Plan, StepParams};
 
@@ -22,7 +22,7 @@ pub struct Workload {
     weights: Buffer,
     gradient: Buffer,
     pixels: Vec<u8>,
-    flips: Vec<bool>,
+    flips: Vec<Flip>,
     colours: Vec<[f32; 3]>,
     labels: Vec<u32>,
 }
@@ -30,7 +30,8 @@ pub struct Workload {
 impl Workload {
     /// `batch` images through `network`, He-initialised.
     pub fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
-        let plan = Plan::new(network, &Preprocess::default(), batch, mode, &cpu).expect("a valid plan");
+        let plan = Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu)
+            .expect("a valid plan");
         let mut flat = vec![0.0; plan.flat_len];
         network.initialise(Init::He, 1, &mut flat);
         let mut weights = cpu.allocate_parameters(plan.flat_len).expect("memory");
@@ -42,7 +43,7 @@ impl Workload {
             gradient: cpu.allocate_parameters(plan.flat_len).expect("memory"),
             weights,
             pixels: (0..pixels).map(|i| (i * 31 % 251) as u8).collect(),
-            flips: vec![false; batch],
+            flips: vec![Flip::Keep; batch],
             colours: vec![[0.0; 3]; batch],
             labels: (0..batch).map(|n| (n % network.classes) as u32).collect(),
             plan,

@@ -11,6 +11,7 @@
 //! All are drawn even where they change nothing (a fixed S), so that no choice moves another. The order is part of
 //! the exactness contract.
 
+use super::manifest::PcaRgb;
 use super::preprocess::Flip;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
@@ -126,15 +127,6 @@ pub struct View {
     pub colour: [f32; 3],
 }
 
-/// The principal components of the training set's colours, for the colour shift.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct ColourComponents {
-    /// Eigenvalues of the covariance of RGB in [0, 1].
-    pub eigenvalues: [f64; 3],
-    /// `eigenvectors[i]` is the unit vector (red, green, blue) of `eigenvalues[i]`.
-    pub eigenvectors: [[f64; 3]; 3],
-}
-
 /// The views of a whole stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Views {
@@ -150,7 +142,7 @@ enum Kind {
     Augmented {
         seed: u64,
         scales: ScaleRange,
-        colours: ColourComponents,
+        colours: PcaRgb,
     },
 }
 
@@ -167,7 +159,7 @@ impl Views {
 
     /// The paper's augmentation: a random crop of the image at a random scale, flipped half of the time, its colour
     /// shifted along the principal components.
-    pub fn augmented(seed: u64, crop: usize, scales: ScaleRange, colours: ColourComponents) -> Result<Self> {
+    pub fn augmented(seed: u64, crop: usize, scales: ScaleRange, colours: PcaRgb) -> Result<Self> {
         check_crop(crop, scales)?;
         Ok(Self {
             crop,
@@ -219,7 +211,7 @@ impl Views {
 
 /// Krizhevsky's colour shift in 8-bit levels: `255 * sum of alpha_i * eigenvalue_i * eigenvector_i`,
 /// alpha_i ~ N(0, 0.1). About three levels on photographs.
-fn colour_shift(stream: &mut Stream, colours: &ColourComponents) -> [f32; 3] {
+fn colour_shift(stream: &mut Stream, colours: &PcaRgb) -> [f32; 3] {
     let weights = colours
         .eigenvalues
         .map(|eigenvalue| 255.0 * COLOUR_DEVIATION * stream.normal() * eigenvalue);
@@ -249,7 +241,7 @@ mod tests {
     use super::*;
     use crate::data::testing::fresh_seed;
 
-    const COLOURS: ColourComponents = ColourComponents {
+    const COLOURS: PcaRgb = PcaRgb {
         eigenvalues: [0.2175, 0.0188, 0.0045],
         eigenvectors: [
             [-0.5675, -0.5808, -0.5836],

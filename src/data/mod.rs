@@ -3,10 +3,18 @@
 
 pub mod augment;
 pub mod decode;
+pub mod file;
+pub mod index;
+pub mod loader;
+pub mod manifest;
 pub mod order;
+pub mod pack;
 pub mod preprocess;
 pub mod render;
 pub mod resize;
+pub mod shards;
+pub mod tar;
+pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod testing;

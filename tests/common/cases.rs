@@ -1,6 +1,6 @@
 //! What the back ends are tried on: small networks around one operation, and whole small VGG networks.
 
-use verydeep::data::preprocess::{ChannelOrder, Preprocess};
+use verydeep::data::preprocess::{ChannelOrder, Flip, Preprocess};
 use verydeep::network::{Builder, Config, Network, Op, Spec};
 use verydeep::plan::{Batch, Mode};
 use verydeep::shape::Chw;
@@ -150,7 +150,7 @@ pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
 /// Random images of one micro-batch.
 pub(crate) struct Images {
     pixels: Vec<u8>,
-    flips: Vec<bool>,
+    flips: Vec<Flip>,
     colours: Vec<[f32; 3]>,
     /// Class indices; tests change them.
     pub(crate) labels: Vec<u32>,
@@ -162,7 +162,15 @@ impl Images {
         let (batch, input) = (case.batch, case.network.input);
         Self {
             pixels: (0..batch * input.len()).map(|_| draw.bits() as u8).collect(),
-            flips: (0..batch).map(|_| draw.bits() & 1 == 1).collect(),
+            flips: (0..batch)
+                .map(|_| {
+                    if draw.bits() & 1 == 1 {
+                        Flip::Mirror
+                    } else {
+                        Flip::Keep
+                    }
+                })
+                .collect(),
             colours: (0..batch)
                 .map(|_| std::array::from_fn(|_| (3.0 * draw.normals(1)[0]) as f32))
                 .collect(),

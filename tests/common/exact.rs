@@ -3,6 +3,7 @@
 use verydeep::Error;
 use verydeep::backend::reference::Reference;
 use verydeep::backend::{Backend, Memory, State, Tensor, fold_element};
+use verydeep::data::preprocess::Flip;
 use verydeep::network::{Op, Role, batch_norm};
 use verydeep::plan::{Mode, Pass, StepParams, UpdateRule};
 use verydeep::rng::{Purpose, Stream};
@@ -47,7 +48,11 @@ pub(crate) fn inputs<B: Backend>(backend: &B) {
         let (found, batch, preprocess) = (rig.get(0, Tensor::Value), images.batch(), preprocess());
         for (i, found) in found.iter().enumerate() {
             let (n, c, row, column) = (i / (3 * h * w), i / (h * w) % 3, i / w % h, i % w);
-            let source = if batch.flips[n] { w - 1 - column } else { column };
+            let source = if batch.flips[n] == Flip::Mirror {
+                w - 1 - column
+            } else {
+                column
+            };
             let rgb = 2 - c; // the preprocessing of the tests is BGR
             let pixel = f32::from(batch.pixels[((n * h + row) * w + source) * 3 + rgb]);
             let sum = pixel + batch.colours[n][rgb];

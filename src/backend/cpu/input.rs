@@ -2,6 +2,7 @@
 
 use super::memory::f32_bytes;
 use super::{Cpu, Views};
+use crate::data::preprocess::finish;
 use crate::error::Result;
 use crate::plan::{Footprint, Plan, Step};
 
@@ -13,14 +14,18 @@ pub(super) fn footprint(step: &Step) -> Footprint {
 }
 
 /// Overwrites the value, image by image.
-pub(super) fn forward(cpu: &Cpu, _plan: &Plan, step: &Step, views: &mut Views<'_>) -> Result<()> {
-    let image = step.output.len();
-    let pixels = views.batch.pixels;
+pub(super) fn forward(cpu: &Cpu, plan: &Plan, step: &Step, views: &mut Views<'_>) -> Result<()> {
+    let (image, crop, batch) = (step.output.len(), step.output.h, views.batch);
     cpu.team.chunks(views.value, image, |n, value| {
-        for (i, value) in value.iter_mut().enumerate() {
-            let (c, p) = (i / (image / 3), i % (image / 3));
-            *value = f32::from(pixels[n * image + 3 * p + c]);
-        }
+        let pixels = &batch.pixels[n * image..][..image];
+        finish(
+            pixels,
+            crop,
+            batch.flips[n],
+            batch.colours[n],
+            &plan.preprocess,
+            value,
+        );
     });
     Ok(())
 }

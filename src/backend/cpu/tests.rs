@@ -2,7 +2,7 @@
 //! portable one. The thorough comparison with the reference is in `tests/backend.rs`.
 
 use super::*;
-use crate::data::preprocess::Preprocess;
+use crate::data::preprocess::{Flip, Preprocess};
 use crate::network::{Builder, Config, Network, Spec, init::Init};
 use crate::plan::{Batch, DataGradient, Mode, Tree};
 use crate::rng::{Purpose, Stream};
@@ -34,7 +34,7 @@ struct Bench {
 
 impl Bench {
     fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
-        let plan = Plan::new(network, &Preprocess::default(), batch, mode, &cpu).unwrap();
+        let plan = Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu).unwrap();
         let mut flat = vec![0.0; plan.flat_len];
         network.initialise(Init::He, 3, &mut flat);
         for bias in network.parameters.iter().filter(|p| p.dims.len() == 1) {
@@ -57,7 +57,7 @@ impl Bench {
     }
 
     fn run(&mut self, step: usize, pass: Pass) -> Result<()> {
-        let flips = vec![false; self.plan.batch];
+        let flips = vec![Flip::Keep; self.plan.batch];
         let colours = vec![[0.0; 3]; self.plan.batch];
         let memory = Memory {
             arena: &mut self.arena,
@@ -142,7 +142,14 @@ fn paths_agree_where_nothing_is_summed() {
     let network = small(Config::A, false);
     let results = [Isa::Portable, Isa::best()].map(|isa| {
         let cpu = Cpu::with(2, isa).unwrap();
-        let plan = Plan::new(&network, &Preprocess::default(), 2, Mode::Training, &cpu).unwrap();
+        let plan = Plan::new(
+            &network,
+            &Preprocess::subtract_mean([0.0; 3]),
+            2,
+            Mode::Training,
+            &cpu,
+        )
+        .unwrap();
         let mut buffers: Vec<Buffer> = (0..4)
             .map(|seed| {
                 let mut buffer = cpu.allocate_parameters(plan.flat_len.max(len)).unwrap();

@@ -3,7 +3,7 @@
 //! pixels: (N, H, W, 3), u8, RGB; y: (N, 3, H, W), channels in the order of the preprocessing.
 
 use super::{Real, at, grid};
-use crate::data::preprocess::Preprocess;
+use crate::data::preprocess::{Flip, Preprocess};
 use crate::plan::Batch;
 use crate::shape::Chw;
 
@@ -15,7 +15,11 @@ pub(super) fn forward<T: Real>(preprocess: &Preprocess, shape: Chw, batch: Batch
         let (scale, shift) = (T::from(preprocess.scale[c]), T::from(preprocess.shift[c]));
         let colour = T::from(batch.colours[n][rgb]);
         for (i, j) in grid(shape.h, shape.w) {
-            let column = if batch.flips[n] { shape.w - 1 - j } else { j };
+            let column = if batch.flips[n] == Flip::Mirror {
+                shape.w - 1 - j
+            } else {
+                j
+            };
             let pixel = batch.pixels[((n * shape.h + i) * shape.w + column) * 3 + rgb];
             let pixel = T::from(f32::from(pixel));
             y[at(shape, n, c, i, j)] = (pixel + colour).fma(scale, shift);
