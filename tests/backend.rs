@@ -5,6 +5,7 @@
 mod common;
 
 use common::{agreement, differences, exact, sentinels};
+use verydeep::backend::cpu::Cpu;
 use verydeep::backend::reference::Reference;
 
 #[test]
@@ -93,8 +94,13 @@ macro_rules! judge {
 
 judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
+judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
+judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
 
 #[test]
-fn the_reference_gives_the_same_bits_twice() {
-    exact::same_bits(&Reference::<f32>::new(), &Reference::<f32>::new());
+fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
+    let one = Cpu::new(1).unwrap();
+    for threads in [2, 3, 5] {
+        exact::same_bits(&one, &Cpu::new(threads).unwrap());
+    }
 }

@@ -40,27 +40,39 @@ fn one_operation<B: Backend>(
 /// `fma(pixel + colour, scale, shift)`, mirrored columns, channels apart.
 pub(crate) fn inputs<B: Backend>(backend: &B) {
     let mut draw = Draw::new();
-    for (h, w) in [(1, 1), (3, 5), (7, 2)] {
-        let case = around(Op::Relu, 1, Chw::new(2, h, w), Tail::Nothing, 3, Mode::Training);
+    for side in [1, 3, 16, 37] {
+        let case = around(
+            Op::Relu,
+            1,
+            Chw::new(2, side, side),
+            Tail::Nothing,
+            3,
+            Mode::Training,
+        );
         let images = Images::new(&mut draw, &case);
         let mut rig = Rig::new(backend, backend, &case, step_params(&mut draw));
         rig.run(0, Pass::Forward, &images);
         let (found, batch, preprocess) = (rig.get(0, Tensor::Value), images.batch(), preprocess());
         for (i, found) in found.iter().enumerate() {
-            let (n, c, row, column) = (i / (3 * h * w), i / (h * w) % 3, i / w % h, i % w);
+            let (n, c, row, column) = (
+                i / (3 * side * side),
+                i / (side * side) % 3,
+                i / side % side,
+                i % side,
+            );
             let source = if batch.flips[n] == Flip::Mirror {
-                w - 1 - column
+                side - 1 - column
             } else {
                 column
             };
             let rgb = 2 - c; // the preprocessing of the tests is BGR
-            let pixel = f32::from(batch.pixels[((n * h + row) * w + source) * 3 + rgb]);
+            let pixel = f32::from(batch.pixels[((n * side + row) * side + source) * 3 + rgb]);
             let sum = pixel + batch.colours[n][rgb];
             let expected = sum.mul_add(preprocess.scale[c], preprocess.shift[c]);
             assert_eq!(
                 found.to_bits(),
                 expected.to_bits(),
-                "element {i} of 3 x 3x{h}x{w}"
+                "element {i} of 3 x 3x{side}x{side}"
             );
         }
     }

@@ -1,5 +1,6 @@
 //! A back end, a plan and its memory: what a test drives step by step.
 
+use verydeep::backend::cpu::{Buffer, Cpu};
 use verydeep::backend::reference::Reference;
 use verydeep::backend::{Backend, Memory, Tensor};
 use verydeep::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams};
@@ -23,6 +24,16 @@ impl Raw for Reference<f32> {
 
     fn set_bytes(&self, buffer: &mut Vec<f32>, bytes: &[u8]) {
         bytemuck::cast_slice_mut(buffer).copy_from_slice(bytes);
+    }
+}
+
+impl Raw for Cpu {
+    fn bytes(&self, buffer: &Buffer) -> Vec<u8> {
+        bytemuck::cast_slice(buffer.as_slice()).to_vec()
+    }
+
+    fn set_bytes(&self, buffer: &mut Buffer, bytes: &[u8]) {
+        bytemuck::cast_slice_mut(buffer.as_mut_slice()).copy_from_slice(bytes);
     }
 }
 

@@ -30,15 +30,17 @@ fn around_steps<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, ca
     let mut rig = Rig::new(backend, choices, case, step_params(draw));
     let images = Images::new(draw, case);
     let weights = draw.parameters(&case.network);
-    let input = singles(&draw.normals(rig.len(0)));
     let steps = rig.plan.steps.len();
+    // The loader's images are square; other inputs are given to the second step.
+    let first = usize::from(case.network.input.h != case.network.input.w);
 
     rig.set_weights(&weights);
     let mut values = Vec::new();
     for step in 0..steps {
-        rig.run(step, Pass::Forward, &images);
-        if step == 0 {
-            rig.set(0, Tensor::Value, &input);
+        if step >= first {
+            rig.run(step, Pass::Forward, &images);
+        } else {
+            rig.set(step, Tensor::Value, &singles(&draw.normals(rig.len(step))));
         }
         values.push(rig.get(step, Tensor::Value));
     }
@@ -53,7 +55,7 @@ fn around_steps<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, ca
     }
     let leaf = backend.bytes(&rig.gradient);
 
-    for step in 1..steps {
+    for step in first..steps {
         let mut alone = Alone {
             rig: &mut rig,
             images: &images,
@@ -63,7 +65,7 @@ fn around_steps<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, ca
             step,
         };
         alone.forward(&values);
-        if case.mode == Mode::Training {
+        if case.mode == Mode::Training && step > 0 {
             alone.backward(&values, &gradients);
         }
     }
@@ -89,7 +91,9 @@ impl<B: Raw> Alone<'_, '_, B> {
     fn forward(&mut self, values: &[Vec<f32>]) {
         let (index, memory) = (self.step, self.planned().memory);
         self.poison(&[]);
-        self.rig.set(index - 1, Tensor::Value, &values[index - 1]);
+        if index > 0 {
+            self.rig.set(index - 1, Tensor::Value, &values[index - 1]);
+        }
         let statistics = self.arrays(false);
         self.run_and_check(
             Pass::Forward,
