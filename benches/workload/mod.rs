@@ -30,7 +30,8 @@ pub struct Workload {
 impl Workload {
     /// `batch` images through `network`, He-initialised.
     pub fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
-        let plan = Plan::new(network, &Preprocess::default(), batch, mode, &cpu).expect("a valid plan");
+        let plan = Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu)
+            .expect("a valid plan");
         let mut flat = vec![0.0; plan.flat_len];
         network.initialise(Init::He, 1, &mut flat);
         let mut weights = cpu.allocate_parameters(plan.flat_len).expect("memory");

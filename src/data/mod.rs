@@ -1,3 +1,18 @@
 //! Where images come from: tar shards, their index, the memory-mapped reader, the order, decoding, preprocessing,
 //! augmentation and the loader. Knows no network.
+
+pub mod augment;
+pub mod decode;
+pub mod file;
+pub mod index;
+pub mod loader;
+pub mod manifest;
+pub mod order;
 pub mod preprocess;
+pub mod render;
+pub mod resize;
+pub mod shards;
+pub mod tar;
+
+#[cfg(test)]
+pub(crate) mod testing;

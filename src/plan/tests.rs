@@ -56,7 +56,7 @@ fn small(config: Config, batch_norm: bool) -> Network {
 }
 
 fn plan(network: &Network, mode: Mode, lowering: &dyn Lowering) -> Plan {
-    Plan::new(network, &Preprocess::default(), 4, mode, lowering).unwrap()
+    Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), 4, mode, lowering).unwrap()
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
@@ -193,6 +193,13 @@ fn buckets_cover_every_parameter_in_the_order_of_the_backward_pass() {
 #[test]
 fn an_empty_micro_batch_is_refused() {
     let network = small(Config::A, false);
-    let error = Plan::new(&network, &Preprocess::default(), 0, Mode::Training, &Plain).unwrap_err();
+    let error = Plan::new(
+        &network,
+        &Preprocess::subtract_mean([0.0; 3]),
+        0,
+        Mode::Training,
+        &Plain,
+    )
+    .unwrap_err();
     assert_eq!(error.exit_code(), 3);
 }

@@ -1,8 +1,9 @@
-//! Finishing the input: pixels (N, H, W, 3) u8 to the network's input (N, 3, H, W).
+//! Finishing the input: pixels (N, crop, crop, 3) u8 to the network's input (N, 3, crop, crop).
 
 use super::memory::f32_bytes;
 use super::{Cpu, Views};
-use crate::error::Result;
+use crate::data::preprocess::{Flip, finish};
+use crate::error::{Error, Result};
 use crate::plan::{Footprint, Plan, Step};
 
 pub(super) fn footprint(step: &Step) -> Footprint {
@@ -12,15 +13,21 @@ pub(super) fn footprint(step: &Step) -> Footprint {
     }
 }
 
-/// Overwrites the value, image by image.
-pub(super) fn forward(cpu: &Cpu, _plan: &Plan, step: &Step, views: &mut Views<'_>) -> Result<()> {
-    let image = step.output.len();
-    let pixels = views.batch.pixels;
-    cpu.team.chunks(views.value, image, |n, value| {
-        for (i, value) in value.iter_mut().enumerate() {
-            let (c, p) = (i / (image / 3), i % (image / 3));
-            *value = f32::from(pixels[n * image + 3 * p + c]);
-        }
+/// Flip, colour shift, channel order, scale and shift of every image ([`finish`]). Overwrites the value.
+pub(super) fn forward(cpu: &Cpu, plan: &Plan, step: &Step, views: &mut Views<'_>) -> Result<()> {
+    let image = step.output;
+    if image.c != 3 || image.h != image.w {
+        return Err(Error::invalid(
+            "shape of an input image",
+            "3 channels, a square",
+            image,
+        ));
+    }
+    let batch = views.batch;
+    cpu.team.chunks(views.value, image.len(), |n, value| {
+        let pixels = &batch.pixels[n * image.len()..][..image.len()];
+        let flip = if batch.flips[n] { Flip::Mirror } else { Flip::Keep };
+        finish(pixels, image.w, flip, batch.colours[n], &plan.preprocess, value);
     });
     Ok(())
 }

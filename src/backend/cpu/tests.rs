@@ -34,7 +34,7 @@ struct Bench {
 
 impl Bench {
     fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
-        let plan = Plan::new(network, &Preprocess::default(), batch, mode, &cpu).unwrap();
+        let plan = Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu).unwrap();
         let mut flat = vec![0.0; plan.flat_len];
         network.initialise(Init::He, 3, &mut flat);
         for bias in network.parameters.iter().filter(|p| p.dims.len() == 1) {
@@ -142,7 +142,14 @@ fn paths_agree_where_nothing_is_summed() {
     let network = small(Config::A, false);
     let results = [Isa::Portable, Isa::best()].map(|isa| {
         let cpu = Cpu::with(2, isa).unwrap();
-        let plan = Plan::new(&network, &Preprocess::default(), 2, Mode::Training, &cpu).unwrap();
+        let plan = Plan::new(
+            &network,
+            &Preprocess::subtract_mean([0.0; 3]),
+            2,
+            Mode::Training,
+            &cpu,
+        )
+        .unwrap();
         let mut buffers: Vec<Buffer> = (0..4)
             .map(|seed| {
                 let mut buffer = cpu.allocate_parameters(plan.flat_len.max(len)).unwrap();

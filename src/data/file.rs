@@ -1,0 +1,156 @@
+//! A file whose parts are read at random, through a memory map or with `pread`.
+
+use std::fmt;
+use std::fs::File;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+
+/// How the bytes of a shard reach the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IoMode {
+    /// The file is mapped; reading is a page fault. The fastest on a local disk.
+    #[default]
+    Mmap,
+    /// Every sample is one `pread`. For network file systems, where a page fault can neither fail nor be batched.
+    Pread,
+}
+
+/// An open file with a length that was checked when it was opened.
+pub struct RandomFile {
+    path: PathBuf,
+    len: u64,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Map(Mmap),
+    File(File),
+}
+
+impl RandomFile {
+    /// Opens `path`, which must be a regular file.
+    pub fn open(path: &Path, io: IoMode) -> Result<Self> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        let metadata = file.metadata().map_err(Error::io("examine", path))?;
+        if !metadata.is_file() {
+            return Err(Error::invalid(path.display(), "a regular file", "something else"));
+        }
+        let bytes = match io {
+            // SAFETY: the map is only ever read. What stays risky is another process that writes to the file or
+            // shortens it meanwhile: shards are written once, under another name, and renamed when they are whole,
+            // and the length is that of this very descriptor.
+            IoMode::Mmap => Bytes::Map(unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?),
+            IoMode::Pread => Bytes::File(file),
+        };
+        let len = match &bytes {
+            Bytes::Map(map) => map.len() as u64,
+            Bytes::File(_) => metadata.len(),
+        };
+        Ok(Self {
+            path: path.to_path_buf(),
+            len,
+            bytes,
+        })
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's name without its folder.
+    pub fn name(&self) -> String {
+        self.path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    /// Bytes in the file.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of `range`: a slice of the map, or read into `scratch`. A range that leaves the file is refused
+    /// before anything is allocated.
+    pub fn read<'a>(&'a self, range: Range<u64>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
+        if range.start > range.end || range.end > self.len {
+            return Err(Error::invalid_hint(
+                self.path.display(),
+                format_args!("bytes {} to {}", range.start, range.end),
+                format_args!("a file of {} bytes", self.len),
+                "it is truncated, or its index belongs to another file",
+            ));
+        }
+        // Both ends lie within a file that is mapped, or that must fit into memory to be read: usize holds them.
+        let len = (range.end - range.start) as usize;
+        match &self.bytes {
+            Bytes::Map(map) => Ok(&map[range.start as usize..][..len]),
+            Bytes::File(file) => {
+                scratch.resize(len, 0);
+                file.read_exact_at(scratch, range.start)
+                    .map_err(Error::io("read", &self.path))?;
+                Ok(scratch)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RandomFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RandomFile({}, {} bytes)", self.path.display(), self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_modes_read_the_same_bytes_and_refuse_the_same_ranges() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data");
+        let content: Vec<u8> = (0..5000).map(|i| (i % 251) as u8).collect();
+        std::fs::write(&path, &content).unwrap();
+        for io in [IoMode::Mmap, IoMode::Pread] {
+            let file = RandomFile::open(&path, io).unwrap();
+            let mut scratch = Vec::new();
+            assert_eq!(file.len(), 5000);
+            assert_eq!(file.read(0..5000, &mut scratch).unwrap(), content);
+            assert_eq!(file.read(4097..4100, &mut scratch).unwrap(), &content[4097..4100]);
+            assert_eq!(file.read(5000..5000, &mut scratch).unwrap(), b"");
+            assert!(matches!(
+                file.read(4999..5001, &mut scratch),
+                Err(Error::Invalid(_))
+            ));
+            assert!(matches!(
+                file.read(0..u64::MAX, &mut scratch),
+                Err(Error::Invalid(_))
+            ));
+        }
+    }
+
+    #[test]
+    fn an_empty_file_and_a_folder_are_no_reason_to_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("empty");
+        std::fs::write(&path, b"").unwrap();
+        for io in [IoMode::Mmap, IoMode::Pread] {
+            let file = RandomFile::open(&path, io).unwrap();
+            assert!(file.is_empty());
+            assert!(file.read(0..1, &mut Vec::new()).is_err());
+            assert!(RandomFile::open(folder.path(), io).is_err());
+        }
+    }
+}

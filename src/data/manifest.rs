@@ -1,0 +1,446 @@
+//! What a shard folder says about itself: `manifest.json` for this program, `_info.json` for others.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::error::{Error, Result};
+
+/// The manifest's file name.
+pub const MANIFEST: &str = "manifest.json";
+/// The file that timm and other readers of WebDataset folders look for.
+pub const INFO: &str = "_info.json";
+
+const FORMAT: &str = "verydeep shards 1";
+
+/// One half of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What is learnt from.
+    Train,
+    /// What is measured on.
+    Validation,
+}
+
+impl Split {
+    /// Both, in the order in which they are packed.
+    pub const ALL: [Self; 2] = [Self::Train, Self::Validation];
+
+    /// As it stands in file names.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+        }
+    }
+}
+
+/// Principal components of the training pixels: of the covariance of RGB in 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PcaRgb {
+    /// Descending.
+    pub eigenvalues: [f64; 3],
+    /// `eigenvectors[i]` belongs to `eigenvalues[i]`, has length 1, and its largest component is positive.
+    pub eigenvectors: [[f64; 3]; 3],
+}
+
+/// How the images lie in the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stored {
+    /// Byte for byte as they came.
+    Original,
+    /// Where the shorter side was longer than `max_short`, reduced to it and encoded again.
+    Reencoded {
+        /// Pixels.
+        max_short: usize,
+        /// JPEG quality, 1 to 100.
+        quality: u8,
+    },
+}
+
+/// One shard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardEntry {
+    /// File name within the folder.
+    pub file: String,
+    /// Which half it belongs to.
+    pub split: Split,
+    /// Number of samples.
+    pub samples: usize,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// The class index of every sample, in order; a copy of the `.cls` members, so that opening a data set does not
+    /// touch every page of it. In the file it is one string, which keeps a shard on a few lines.
+    #[serde(serialize_with = "write_labels", deserialize_with = "read_labels")]
+    pub labels: Vec<u32>,
+}
+
+/// A remark on one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Note {
+    /// Where the image came from: a path below the packed folder, or a member of an archive.
+    pub source: String,
+    /// Its key in the shards.
+    pub key: String,
+    /// What there is to say.
+    pub reason: String,
+}
+
+/// Everything that training needs to know about a data set before it reads the first image.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    format: String,
+    /// What the shards' names start with.
+    pub name: String,
+    /// In index order, which is byte order.
+    pub classes: Vec<String>,
+    /// Mean of the training pixels, 0 to 255.
+    pub mean_rgb: [f64; 3],
+    /// For the colour shift.
+    pub pca_rgb: PcaRgb,
+    /// How the images are stored.
+    pub images: Stored,
+    /// What the training samples were shuffled with.
+    pub seed: u64,
+    /// Training first, each split in order.
+    pub shards: Vec<ShardEntry>,
+    /// Images whose key is not their name.
+    pub renamed: Vec<Note>,
+    /// Images that were packed although something is odd about them.
+    pub odd: Vec<Note>,
+    /// Images that could not be read and are in no shard.
+    pub left_out: Vec<Note>,
+}
+
+impl Manifest {
+    /// A manifest without shards yet.
+    pub fn new(name: String, classes: Vec<String>, images: Stored, seed: u64) -> Self {
+        Self {
+            format: FORMAT.to_string(),
+            name,
+            classes,
+            mean_rgb: [0.0; 3],
+            pca_rgb: PcaRgb {
+                eigenvalues: [0.0; 3],
+                eigenvectors: [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+            },
+            images,
+            seed,
+            shards: Vec::new(),
+            renamed: Vec::new(),
+            odd: Vec::new(),
+            left_out: Vec::new(),
+        }
+    }
+
+    /// Reads and checks the manifest of a shard folder.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && folder.is_dir() => {
+                return Err(Error::invalid_hint(
+                    folder.display(),
+                    "a folder of shards with a manifest.json",
+                    "none",
+                    "`verydeep pack --images DIR --out SHARDS` makes one; `verydeep verify` and `verydeep inspect` also take \
+                     shards of other tools",
+                ));
+            }
+            Err(error) => return Err(Error::io("read", &path)(error)),
+        };
+        let refuse = |expected: &str, found: String| {
+            Error::invalid_hint(
+                path.display(),
+                expected,
+                found,
+                "pack the images again, or copy the folder again",
+            )
+        };
+        let manifest: Self = serde_json::from_slice(&text)
+            .map_err(|error| refuse("the manifest of a shard folder", error.to_string()))?;
+        manifest
+            .check()
+            .map_err(|(expected, found)| refuse(expected, found))?;
+        Ok(manifest)
+    }
+
+    /// Writes `manifest.json` and `_info.json`, the manifest last: a folder that has it is whole.
+    pub fn save(&self, folder: &Path) -> Result<()> {
+        for (name, text) in [
+            (INFO, serde_json::to_string_pretty(&self.info())),
+            (MANIFEST, serde_json::to_string_pretty(self)),
+        ] {
+            let path = folder.join(name);
+            let text = text
+                .map_err(std::io::Error::from)
+                .map_err(Error::io("encode", &path))?
+                + "\n";
+            std::fs::write(&path, text).map_err(Error::io("write", &path))?;
+        }
+        Ok(())
+    }
+
+    /// The shards of one split.
+    pub fn shards(&self, split: Split) -> impl Iterator<Item = &ShardEntry> {
+        self.shards.iter().filter(move |shard| shard.split == split)
+    }
+
+    /// How many samples a split has.
+    pub fn samples(&self, split: Split) -> usize {
+        self.shards(split).map(|shard| shard.samples).sum()
+    }
+
+    /// Identifies the data set in a run's equivalence class: equal where training reads the same bytes in the same
+    /// order with the same labels, classes and colour statistics. What was left out or renamed on the way does not
+    /// count.
+    pub fn sha256(&self) -> String {
+        let mut text = format!("{FORMAT}\n");
+        // Lengths go before whatever may hold a line end, so that no two data sets have the same text. Writing to a
+        // String cannot fail.
+        for class in &self.classes {
+            let _ = writeln!(text, "class {} {class}", class.len());
+        }
+        let pca = &self.pca_rgb;
+        for value in self
+            .mean_rgb
+            .iter()
+            .chain(&pca.eigenvalues)
+            .chain(pca.eigenvectors.as_flattened())
+        {
+            let _ = writeln!(text, "{:016x}", value.to_bits());
+        }
+        for ShardEntry {
+            file,
+            split,
+            samples,
+            bytes,
+            sha256,
+            labels,
+        } in &self.shards
+        {
+            let split = split.as_str();
+            let _ = writeln!(
+                text,
+                "{split} {} {file} {samples} {bytes} {sha256} {}",
+                file.len(),
+                labels_text(labels)
+            );
+        }
+        hex(&Sha256::digest(text))
+    }
+
+    /// What `_info.json` holds.
+    pub fn info(&self) -> serde_json::Value {
+        let mut splits = serde_json::Map::new();
+        for split in Split::ALL {
+            if self.shards(split).next().is_none() {
+                continue;
+            }
+            let description = serde_json::json!({
+                "name": split.as_str(),
+                "num_samples": self.samples(split),
+                "filenames": self.shards(split).map(|shard| shard.file.as_str()).collect::<Vec<_>>(),
+                "shard_lengths": self.shards(split).map(|shard| shard.samples).collect::<Vec<_>>(),
+            });
+            splits.insert(split.as_str().to_string(), description);
+        }
+        serde_json::json!({ "splits": splits })
+    }
+
+    /// What the types alone do not guarantee; the error is (expected, found).
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        if self.format != FORMAT {
+            return Err(("the format \"verydeep shards 1\"", format!("{:?}", self.format)));
+        }
+        if self.classes.is_empty() || !self.classes.is_sorted_by(|a, b| a < b) {
+            return Err((
+                "distinct classes in byte order",
+                format!("{} in another order", self.classes.len()),
+            ));
+        }
+        let pca = &self.pca_rgb;
+        let numbers = self
+            .mean_rgb
+            .iter()
+            .chain(&pca.eigenvalues)
+            .chain(pca.eigenvectors.as_flattened());
+        if !numbers.copied().all(f64::is_finite)
+            || self.mean_rgb.iter().any(|mean| !(0.0..=255.0).contains(mean))
+        {
+            return Err((
+                "a mean within 0 to 255 and finite components",
+                format!("{:?}, {pca:?}", self.mean_rgb),
+            ));
+        }
+        let mut files = HashSet::new();
+        for shard in &self.shards {
+            let file = Path::new(&shard.file);
+            // The name is joined to the folder's path: it must not lead out of it.
+            if file.file_name() != Some(file.as_os_str()) || !files.insert(&shard.file) {
+                return Err(("distinct file names without folders", format!("{:?}", shard.file)));
+            }
+            if shard.labels.len() != shard.samples {
+                return Err((
+                    "as many labels as samples",
+                    format!("{} in {}", shard.labels.len(), shard.file),
+                ));
+            }
+            if let Some(label) = shard
+                .labels
+                .iter()
+                .find(|&&label| label as usize >= self.classes.len())
+            {
+                let count = self.classes.len();
+                return Err((
+                    "labels below the number of classes",
+                    format!("{label} of {count} in {}", shard.file),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels_text(labels: &[u32]) -> String {
+    let mut text = String::with_capacity(labels.len() * 4);
+    for (i, label) in labels.iter().enumerate() {
+        let _ = write!(text, "{}{label}", if i == 0 { "" } else { " " });
+    }
+    text
+}
+
+fn write_labels<S: Serializer>(labels: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&labels_text(labels))
+}
+
+fn read_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let labels = text.split_ascii_whitespace().map(str::parse);
+    labels.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Manifest {
+        let shard = |file: &str, split, labels: Vec<u32>| ShardEntry {
+            file: file.to_string(),
+            split,
+            samples: labels.len(),
+            bytes: 10240,
+            sha256: hex(&Sha256::digest(file)),
+            labels,
+        };
+        let mut manifest = Manifest::new(
+            "pets".into(),
+            vec!["cat".into(), "dog".into()],
+            Stored::Original,
+            1,
+        );
+        manifest.mean_rgb = [123.456_789_012, 0.1, 255.0];
+        manifest.shards = vec![
+            shard("pets-train-0000.tar", Split::Train, vec![1, 0, 1]),
+            shard("pets-train-0001.tar", Split::Train, vec![0]),
+            shard("pets-validation-0000.tar", Split::Validation, vec![]),
+        ];
+        manifest
+    }
+
+    #[test]
+    fn a_manifest_reads_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = example();
+        manifest.save(folder.path()).unwrap();
+        let read = Manifest::load(folder.path()).unwrap();
+        assert_eq!(read, manifest);
+        assert_eq!(read.sha256(), manifest.sha256());
+        assert_eq!(read.samples(Split::Train), 4);
+    }
+
+    #[test]
+    fn others_find_the_splits_in_info_json() {
+        let info = example().info();
+        assert_eq!(info["splits"]["train"]["num_samples"], 4);
+        assert_eq!(
+            info["splits"]["train"]["shard_lengths"],
+            serde_json::json!([3, 1])
+        );
+        assert_eq!(
+            info["splits"]["validation"]["filenames"],
+            serde_json::json!(["pets-validation-0000.tar"])
+        );
+    }
+
+    #[test]
+    fn the_identity_covers_what_training_reads_and_nothing_else() {
+        let identity = example().sha256();
+        let changes: [fn(&mut Manifest); 6] = [
+            |m| m.classes[1] = "dot".into(),
+            |m| m.mean_rgb[1] = f64::from_bits(m.mean_rgb[1].to_bits() + 1),
+            |m| m.pca_rgb.eigenvectors[2][0] = 0.5,
+            |m| m.shards.swap(0, 1),
+            |m| m.shards[0].labels[0] = 0,
+            |m| m.shards[1].sha256.replace_range(0..1, "x"),
+        ];
+        for (i, change) in changes.iter().enumerate() {
+            let mut changed = example();
+            change(&mut changed);
+            assert_ne!(changed.sha256(), identity, "change {i}");
+        }
+        let mut noted = example();
+        noted.odd.push(Note {
+            source: "a".into(),
+            key: "b".into(),
+            reason: "c".into(),
+        });
+        assert_eq!(noted.sha256(), identity);
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let changes: [fn(&mut Manifest); 8] = [
+            |m| m.format = "verydeep shards 2".into(),
+            |m| m.classes.clear(),
+            |m| m.classes.swap(0, 1),
+            |m| m.mean_rgb[0] = 256.0,
+            |m| m.shards[0].file = "../x.tar".into(),
+            |m| m.shards[0].file = "pets-train-0001.tar".into(),
+            |m| m.shards[0].samples = 4,
+            |m| m.shards[0].labels[1] = 2,
+        ];
+        for (i, change) in changes.iter().enumerate() {
+            let mut changed = example();
+            change(&mut changed);
+            changed.save(folder.path()).unwrap();
+            assert!(
+                matches!(Manifest::load(folder.path()), Err(Error::Invalid(_))),
+                "change {i}"
+            );
+        }
+        std::fs::write(folder.path().join(MANIFEST), "{\"format\":").unwrap();
+        assert!(matches!(Manifest::load(folder.path()), Err(Error::Invalid(_))));
+        std::fs::remove_file(folder.path().join(MANIFEST)).unwrap();
+        let error = Manifest::load(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("verydeep pack"), "{error}");
+    }
+}
