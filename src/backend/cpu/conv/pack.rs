@@ -4,6 +4,9 @@ use super::super::isa::multiversion;
 use super::super::tile::LANES;
 use super::Shape;
 
+/// Filter elements whose masks are kept at a time: all of a 3x3 filter.
+const BLOCK_TAPS: usize = 9;
+
 /// Which of a panel's lanes are inside the image after a shift.
 #[derive(Clone, Copy)]
 enum Inside {
@@ -82,35 +85,47 @@ multiversion! {
     ) {
         let (plane, taps) = (shape.plane(), shape.taps());
         let pixels = Pixels::new(shape, first);
-        for tap in 0..taps {
-            let r = (tap / shape.kernel) as i32 - shape.pad() as i32;
-            let s = (tap % shape.kernel) as i32 - shape.pad() as i32;
-            let inside = pixels.inside(r, s);
-            let start = ((n * shape.inputs + channels.0) * plane + first) as isize;
-            let mut start = start + (r * pixels.width + s) as isize;
-            for lanes in panel[tap..].iter_mut().step_by(taps).take(channels.1 - channels.0) {
-                let source: Option<&[f32; LANES]> = usize::try_from(start)
-                    .ok()
-                    .and_then(|start| x.get(start..start + LANES))
-                    .and_then(|x| x.first_chunk());
-                match (inside, source) {
-                    (Inside::None, _) => *lanes = [0.0; LANES],
-                    (Inside::All, Some(source)) => *lanes = *source,
-                    (Inside::Some(mask), Some(source)) => {
-                        for l in 0..LANES {
-                            lanes[l] = f32::from_bits(source[l].to_bits() & mask[l]);
-                        }
-                    }
-                    // Some lanes are before the first or behind the last element of x.
-                    (Inside::All, None) => unreachable!("pixels inside the image are elements of x"),
-                    (Inside::Some(mask), None) => {
-                        for l in 0..LANES {
-                            let index = usize::try_from(start + l as isize).ok().filter(|_| mask[l] != 0);
-                            lanes[l] = index.and_then(|index| x.get(index)).copied().unwrap_or(0.0);
-                        }
-                    }
+        let place = ((n * shape.inputs + channels.0) * plane + first) as isize;
+        for tap in (0..taps).step_by(BLOCK_TAPS) {
+            let block = BLOCK_TAPS.min(taps - tap);
+            let mut shifts = [(0, Inside::None); BLOCK_TAPS];
+            for (i, shift) in shifts[..block].iter_mut().enumerate() {
+                let r = ((tap + i) / shape.kernel) as i32 - shape.pad() as i32;
+                let s = ((tap + i) % shape.kernel) as i32 - shape.pad() as i32;
+                *shift = (place + (r * pixels.width + s) as isize, pixels.inside(r, s));
+            }
+            // Channel by channel: its few rows of pixels stay in the L1 cache for all taps.
+            for c in 0..channels.1 - channels.0 {
+                let panel = &mut panel[c * taps + tap..][..block];
+                for (lanes, (start, inside)) in panel.iter_mut().zip(&shifts) {
+                    shifted(x, start + (c * plane) as isize, inside, lanes);
                 }
-                start += plane as isize;
+            }
+        }
+    }
+}
+
+/// `lanes[l] = x[start + l]`, 0 where that is not inside.
+#[inline(always)]
+fn shifted(x: &[f32], start: isize, inside: &Inside, lanes: &mut [f32; LANES]) {
+    let source: Option<&[f32; LANES]> = usize::try_from(start)
+        .ok()
+        .and_then(|start| x.get(start..start + LANES))
+        .and_then(|x| x.first_chunk());
+    match (inside, source) {
+        (Inside::None, _) => *lanes = [0.0; LANES],
+        (Inside::All, Some(source)) => *lanes = *source,
+        (Inside::Some(mask), Some(source)) => {
+            for l in 0..LANES {
+                lanes[l] = f32::from_bits(source[l].to_bits() & mask[l]);
+            }
+        }
+        // Some lanes are before the first or behind the last element of x.
+        (Inside::All, None) => unreachable!("pixels inside the image are elements of x"),
+        (Inside::Some(mask), None) => {
+            for l in 0..LANES {
+                let index = usize::try_from(start + l as isize).ok().filter(|_| mask[l] != 0);
+                lanes[l] = index.and_then(|index| x.get(index)).copied().unwrap_or(0.0);
             }
         }
     }
