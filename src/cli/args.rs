@@ -372,9 +372,9 @@ pub(super) struct PredictArgs {
     /// Images to classify
     #[arg(required = true, value_name = "IMAGE")]
     pub(super) images: Vec<PathBuf>,
-    /// Classes to name per image
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(super) top: usize,
+    /// Classes to name per image [default: 5, or all where there are fewer]
+    #[arg(long, value_name = "N")]
+    pub(super) top: Option<usize>,
     /// How an image is looked at
     #[arg(long, default_value = "center")]
     pub(super) protocol: Protocol,

@@ -33,11 +33,13 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     args.compute.check()?;
     let Protocol::Center = args.protocol;
     let model = open_model(&args.weights)?;
-    if args.top == 0 || args.top > model.spec.classes {
+    let classes = model.spec.classes;
+    let top = args.top.unwrap_or(classes.min(5));
+    if !(1..=classes).contains(&top) {
         return Err(Error::invalid(
             "--top",
-            format_args!("1 to {} classes", model.spec.classes),
-            args.top,
+            format_args!("1 to {classes} classes"),
+            top,
         ));
     }
     let Some(meta) = &model.meta else {
@@ -50,7 +52,7 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     };
     let scale = scale_of(&args.scales, &model)?;
     let predictions = match &Device::open(args.compute.device(), args.compute.threads()?)? {
-        Device::Cpu(cpu) => predictions(cpu, args, &model, &meta.preprocess, scale)?,
+        Device::Cpu(cpu) => predictions(cpu, args, &model, &meta.preprocess, scale, top)?,
     };
     if args.json {
         print_json(&json!({ "predictions": predictions }));
@@ -75,6 +77,7 @@ fn predictions<B: Backend>(
     model: &Model,
     preprocess: &Preprocess,
     scale: usize,
+    top: usize,
 ) -> Result<Vec<Prediction>> {
     let names = model.class_names();
     let mut classifier = Classifier::new(backend, model, preprocess, scale)?;
@@ -93,7 +96,7 @@ fn predictions<B: Backend>(
             };
             Ok(Prediction {
                 file: file.clone(),
-                top: order[..args.top].iter().map(guess).collect(),
+                top: order[..top].iter().map(guess).collect(),
             })
         })
         .collect()

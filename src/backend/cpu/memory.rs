@@ -2,7 +2,7 @@
 
 use super::Buffer;
 use crate::backend::Memory;
-use crate::plan::{Batch, Footprint, Pass, Plan, Region};
+use crate::plan::{Batch, Footprint, Mode, Pass, Plan, Region};
 
 /// Bytes of `elements` f32.
 pub(super) fn f32_bytes(elements: usize) -> usize {
@@ -28,7 +28,7 @@ pub(super) struct Views<'a> {
     pub(super) input_gradient: &'a mut [f32],
     /// The step's arrays in the order of the plan; the rest are empty.
     pub(super) weights: [&'a [f32]; ARRAYS],
-    /// Their gradients.
+    /// Their gradients; empty in evaluation.
     pub(super) weight_gradients: [&'a mut [f32]; ARRAYS],
     pub(super) batch: Batch<'a>,
 }
@@ -66,7 +66,7 @@ impl<'a> Views<'a> {
         let mut rest = memory.gradient.as_mut_slice();
         let mut start = 0;
         let weight_gradients = std::array::from_fn(|i| {
-            let Some(parameter) = parameters.get(i) else {
+            let Some(parameter) = parameters.get(i).filter(|_| plan.mode == Mode::Training) else {
                 return &mut [][..];
             };
             let (before, after) = std::mem::take(&mut rest).split_at_mut(parameter.range().end - start);

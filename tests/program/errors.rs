@@ -1,0 +1,208 @@
+//! Bad input: the right exit code, a message that says what to do, no panic, nothing written.
+
+use std::fs;
+
+use crate::images::{folder, shards};
+use crate::tool::{run_fails, run_ok, small};
+
+#[test]
+fn bad_flags_are_usage_errors() {
+    for flags in [
+        &["train"][..],
+        &["train", "--data", "x", "--run", "y", "--config", "F"],
+        &[
+            "train",
+            "--data",
+            "x",
+            "--run",
+            "y",
+            "--config",
+            "A",
+            "--schedule",
+            "linear",
+        ],
+        &[
+            "train",
+            "--data",
+            "x",
+            "--run",
+            "y",
+            "--config",
+            "A",
+            "--precision",
+            "bf16",
+        ],
+        &[
+            "train", "--data", "x", "--run", "y", "--config", "A", "--reduce", "nccl",
+        ],
+        &[
+            "train",
+            "--data",
+            "x",
+            "--run",
+            "y",
+            "--config",
+            "A",
+            "--replicas",
+            "2",
+        ],
+        &[
+            "train",
+            "--data",
+            "x",
+            "--run",
+            "y",
+            "--config",
+            "A",
+            "--threads",
+            "0",
+        ],
+        &["train", "--resume", "x", "--lr", "1"],
+        &["train", "--no-such-flag"],
+        &["eval", "--data", "x"],
+        &["eval", "--data", "x", "--weights", "y", "--protocol", "dense"],
+        &["pack", "--out", "x"],
+        &["no-such-command"],
+        &[],
+    ] {
+        run_fails(2, flags);
+    }
+}
+
+#[test]
+fn impossible_configurations_name_what_is_possible() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for (flags, word) in [
+        (&["A", "--micro-batch", "5"][..], "1, 2, 3, 4, 6, 12"),
+        (&["A", "--crop", "16"], "--crop"),
+        (&["A", "--scale", "31"], "--crop"),
+        (&["A", "--lr=-1"], "--lr"),
+        (&["A", "--lr", "nan"], "--lr"),
+        (&["A", "--dropout", "1"], "--dropout"),
+        (&["A", "--epochs", "0"], "--epochs"),
+        (&["A", "--width", "0"], "--width"),
+        (&["A", "--weights", "nowhere"], "nowhere"),
+        (&["A", "--init-from", shards()], "checkpoint"),
+    ] {
+        let mut all = small(shards(), &run);
+        all.extend(flags);
+        let said = run_fails(3, all);
+        assert!(said.contains(word), "{flags:?}: {said}");
+        assert!(!run.exists(), "{flags:?} wrote something");
+    }
+}
+
+#[test]
+fn missing_and_damaged_data_is_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = temporary.path().join("run");
+    let mut flags = small("no/such/shards", &run);
+    flags.push("A");
+    assert!(run_fails(3, flags).contains("no/such/shards"));
+
+    let copy = temporary.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    for entry in fs::read_dir(shards()).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let tar = fs::read_dir(&copy)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .find(|p| p.to_string_lossy().ends_with("train-0000.tar"));
+    let tar = tar.unwrap();
+    let bytes = fs::read(&tar).unwrap();
+    fs::write(&tar, &bytes[..bytes.len() / 2]).unwrap();
+    let mut flags = small(copy.to_str().unwrap(), &run);
+    flags.push("A");
+    assert!(run_fails(3, flags).contains("train-0000.tar"));
+    assert!(!run.exists());
+    let output = crate::tool::command(["verify", copy.to_str().unwrap(), "--json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(7));
+}
+
+#[test]
+fn nothing_that_exists_is_overwritten() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = temporary.path().join("run");
+    let mut flags = small(shards(), &run);
+    flags.extend(["A", "--iterations", "1"]);
+    run_ok(&flags);
+    let log = fs::read(run.join("log.jsonl")).unwrap();
+    let said = run_fails(3, &flags);
+    assert!(said.contains("--resume"), "{said}");
+    assert_eq!(fs::read(run.join("log.jsonl")).unwrap(), log);
+    run_fails(
+        3,
+        ["pack", "--images", folder().to_str().unwrap(), "--out", shards()],
+    );
+}
+
+#[test]
+fn a_missing_device_is_exit_4_and_a_diverging_run_exit_6() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = temporary.path().join("run");
+    let mut flags = small(shards(), &run);
+    flags.extend(["A", "--device", "cuda:0"]);
+    assert!(run_fails(4, flags).contains("cuda:0"));
+    let mut flags = small(shards(), &run);
+    flags.extend(["A", "--lr", "1000000", "--iterations", "20"]);
+    assert!(run_fails(6, flags).contains("not finite"));
+    assert!(
+        run.join("checkpoints").read_dir().unwrap().count() > 0,
+        "the last good state is saved"
+    );
+}
+
+#[test]
+fn a_network_that_only_guesses_is_noticed() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = temporary.path().join("run");
+    let mut flags = small(shards(), &run);
+    flags.extend([
+        "E",
+        "--init",
+        "normal:0.001",
+        "--epochs",
+        "9",
+        "--stop-if-stuck",
+        "2",
+    ]);
+    assert!(run_fails(6, flags).contains("ln(classes)"));
+}
+
+#[test]
+fn weights_of_another_data_set_and_bad_images_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let run = temporary.path().join("run");
+    let mut flags = small(shards(), &run);
+    flags.extend(["A", "--iterations", "1"]);
+    run_ok(&flags);
+    let text = temporary.path().join("text.jpg");
+    fs::write(&text, "not an image").unwrap();
+    assert!(
+        run_fails(
+            3,
+            [
+                "predict",
+                "--weights",
+                run.to_str().unwrap(),
+                text.to_str().unwrap()
+            ]
+        )
+        .contains("text.jpg")
+    );
+    let newest = run.join("checkpoints/step-000000001.safetensors");
+    let mut bytes = fs::read(&newest).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last / 3] ^= 4;
+    fs::write(&newest, bytes).unwrap();
+    run_fails(
+        3,
+        ["eval", "--data", shards(), "--weights", newest.to_str().unwrap()],
+    );
+    run_fails(3, ["inspect", newest.to_str().unwrap()]);
+}

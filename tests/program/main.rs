@@ -1,0 +1,10 @@
+//! The program as people and scripts use it, on images and shards made by the tests.
+
+mod bench;
+mod errors;
+mod evaluation;
+mod exactness;
+mod images;
+mod interruption;
+mod planted;
+mod tool;

@@ -1,0 +1,75 @@
+//! Running the program.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+pub(crate) fn command<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_verydeep"));
+    command.args(arguments);
+    command
+}
+
+/// Runs it and returns standard output; panics with what it said if the exit code is not 0.
+pub(crate) fn run_ok<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> String {
+    let output = command(arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs it with an expected exit code and returns what it said on standard error, which must be no panic.
+pub(crate) fn run_fails<S: AsRef<OsStr>>(code: i32, arguments: impl IntoIterator<Item = S>) -> String {
+    let output = command(arguments).output().unwrap();
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(code), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(!said.is_empty());
+    said
+}
+
+/// Runs it with `--json` and parses the one object.
+pub(crate) fn run_json<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Value {
+    let mut command = command(arguments);
+    let output = command.arg("--json").output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+pub(crate) fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// The flags of a small training run.
+pub(crate) fn small<'a>(shards: &'a str, run: &'a Path) -> Vec<&'a str> {
+    let mut flags = vec![
+        "train",
+        "--data",
+        shards,
+        "--run",
+        run.to_str().unwrap(),
+        "--quiet",
+    ];
+    flags.extend(
+        "--crop 32 --scale 32..40 --width 0.0625 --fc 16 --batch 12 --micro-batch 3 --init he".split(' '),
+    );
+    flags.extend("--lr 0.003 --schedule cosine --config".split(' '));
+    flags
+}
+
+/// The events of a run of one kind.
+pub(crate) fn events(run: &Path, kind: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|event| event["event"] == kind).collect()
+}
+
+/// The hashes of the last `end` event.
+pub(crate) fn hashes(run: &Path) -> (String, String) {
+    let end = events(run, "end").pop().unwrap();
+    let text = |key: &str| end[key].as_str().unwrap().to_string();
+    (text("weights_sha256"), text("state_sha256"))
+}
