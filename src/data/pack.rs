@@ -1,0 +1,216 @@
+//! Packing images into shards.
+//!
+//! Every image is decoded once: what cannot be read is left out and named, and the training pixels give mean and
+//! principal colours. The same images and options give the same bytes, whatever the number of threads. The folder
+//! grows under another name beside its destination and is renamed when it is whole.
+
+mod colour;
+mod folder;
+mod ilsvrc;
+mod keys;
+mod labels;
+mod packing;
+mod prepare;
+mod sources;
+mod writer;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::data::manifest::{Note, PcaRgb, Split, Stored};
+use crate::error::{BadSample, Error, Result};
+
+use packing::Packing;
+use sources::Sources;
+
+/// Where images come from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// `images/train/<class>/...` and, where it exists, `images/val/<class>/...`.
+    Folder {
+        /// The folder that holds `train`.
+        images: PathBuf,
+    },
+    /// ImageNet's archives as they are downloaded; neither is unpacked.
+    Ilsvrc {
+        /// `ILSVRC2012_img_train.tar`, an archive of one archive per class.
+        train: PathBuf,
+        /// `ILSVRC2012_img_val.tar`.
+        val: PathBuf,
+        /// A list of wnids, Caffe's `val.txt` or Kaggle's `LOC_val_solution.csv`; told by the content.
+        val_labels: PathBuf,
+    },
+}
+
+/// What happens when an image does not decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBad {
+    /// It is left out and named.
+    #[default]
+    Skip,
+    /// Packing ends with [`Error::BadData`] and leaves nothing.
+    Fail,
+}
+
+/// How images are packed.
+#[derive(Debug, Clone)]
+pub struct PackOptions {
+    /// Samples in a shard; the last one of a split may have fewer.
+    pub shard_size: usize,
+    /// Shuffles the training samples, so that a shard holds many classes.
+    pub seed: u64,
+    /// Whether large images are reduced.
+    pub images: Stored,
+    /// What happens when an image does not decode.
+    pub on_bad: OnBad,
+}
+
+impl Default for PackOptions {
+    fn default() -> Self {
+        Self {
+            shard_size: 1000,
+            seed: 1,
+            images: Stored::Original,
+            on_bad: OnBad::Skip,
+        }
+    }
+}
+
+impl PackOptions {
+    fn check(&self) -> Result<()> {
+        if self.shard_size == 0 {
+            return Err(Error::invalid("--shard-size", "at least 1 sample", 0));
+        }
+        if let Stored::Reencoded { max_short, quality } = self.images {
+            if max_short == 0 || !(1..=100).contains(&quality) {
+                let found = format!("{max_short} pixels, quality {quality}");
+                return Err(Error::invalid(
+                    "--max-short",
+                    "at least 1 pixel and a quality of 1 to 100",
+                    found,
+                ));
+            }
+            prepare::check_encoder()?;
+        }
+        Ok(())
+    }
+}
+
+/// How far packing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PackProgress {
+    /// The split that is being packed.
+    pub split: Split,
+    /// Images of it that have been looked at.
+    pub done: usize,
+    /// Images that it has.
+    pub total: usize,
+}
+
+/// How many samples each split has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SplitCounts {
+    /// To learn from.
+    pub train: usize,
+    /// To measure on.
+    pub validation: usize,
+}
+
+/// What was packed: the object that `pack --json` prints.
+#[derive(Debug, Clone, Serialize)]
+pub struct PackReport {
+    /// What the shards' names start with.
+    pub name: String,
+    /// Images in the shards.
+    pub samples: SplitCounts,
+    /// Files.
+    pub shards: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Of all shards together.
+    pub bytes: u64,
+    /// Of the training pixels, 0 to 255.
+    pub mean_rgb: [f64; 3],
+    /// Of the training pixels in 0 to 1.
+    pub pca_rgb: PcaRgb,
+    /// How the images are stored.
+    pub images: Stored,
+    /// [`Manifest::sha256`](crate::data::manifest::Manifest::sha256).
+    pub data_sha256: String,
+    /// Left out, because they do not decode.
+    pub bad: Vec<BadSample>,
+    /// Packed, although something is odd about them.
+    pub odd: Vec<BadSample>,
+    /// Packed under a key that is not the image's name.
+    pub renamed: Vec<Note>,
+}
+
+/// Packs all images of `source` into the new folder `out`.
+pub fn pack(
+    source: &Source,
+    out: &Path,
+    options: &PackOptions,
+    progress: &(dyn Fn(PackProgress) + Sync),
+) -> Result<PackReport> {
+    options.check()?;
+    let parent = refuse_to_overwrite(out)?;
+    let sources = Sources::open(source)?;
+
+    fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
+    let folder = tempfile::Builder::new()
+        .prefix(&format!(
+            ".{}.packing-",
+            out.file_name().unwrap_or_default().to_string_lossy()
+        ))
+        .permissions(Permissions::from_mode(0o777)) // less the umask, like any folder
+        .tempdir_in(&parent)
+        .map_err(Error::io("create a folder in", &parent))?;
+
+    let mut packing = Packing::new(folder.path(), &sources, options, progress);
+    for split in Split::ALL {
+        packing.pack_split(split)?;
+    }
+    let report = packing.finish()?;
+
+    sync(folder.path())?;
+    // An empty folder in the way is replaced.
+    fs::rename(folder.path(), out).map_err(Error::io("rename the finished folder to", out))?;
+    // It has another name now, and nothing is left to clean up.
+    let _ = folder.keep();
+    sync(&parent)?;
+    Ok(report)
+}
+
+/// The folder that `out` will be made in, which need not exist yet.
+fn refuse_to_overwrite(out: &Path) -> Result<PathBuf> {
+    let refuse = |found| {
+        Err(Error::invalid_hint(
+            out.display(),
+            "a new or an empty folder",
+            found,
+            "choose another --out",
+        ))
+    };
+    match fs::read_dir(out).map(Iterator::count) {
+        Ok(0) => {}
+        Ok(_) => return refuse("one with files in it"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return refuse("a file"),
+        Err(error) => return Err(Error::io("examine", out)(error)),
+    }
+    match (out.file_name(), out.parent()) {
+        (Some(_), Some(parent)) if parent.as_os_str().is_empty() => Ok(PathBuf::from(".")),
+        (Some(_), Some(parent)) => Ok(parent.to_path_buf()),
+        _ => refuse("a path that ends in no name"),
+    }
+}
+
+/// Makes the names in a folder survive a power failure.
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(Error::io("sync", folder))
+}
