@@ -39,7 +39,10 @@ pub(crate) fn of_whole_networks() {
         for reference in [Reference::new(), Reference::fused()] {
             let mut rig = Rig::new(&reference, &reference, &case, step_params(&mut draw));
             let images = Images::new(&mut draw, &case);
-            whole_network(&mut draw, &mut rig, &images, &case);
+            // A kink may lie next to one set of weights; a wrong gradient is wrong at all of them.
+            let failures = (0..3).map_while(|_| whole_network(&mut draw, &mut rig, &images, &case).err());
+            let failures: Vec<String> = failures.collect();
+            assert!(failures.len() < 3, "{}: {failures:#?}", case.name);
         }
     }
 }
@@ -106,7 +109,8 @@ fn one_step(draw: &mut Draw, rig: &mut Judge, step: usize, images: &Images, case
     }
 }
 
-fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case) {
+/// Every array's derivative at random weights; else the name of the first that disagrees, and by how much.
+fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case) -> Result<(), String> {
     let input = draw.normals(rig.len(0));
     let weights: Vec<f64> = draw.parameters(&case.network).iter().map(|&w| w.into()).collect();
     let forward = |rig: &mut Judge, weights: &[f64]| -> f64 {
@@ -127,7 +131,8 @@ fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case)
             continue;
         }
         // A kink may lie within every step of one direction; a wrong gradient is wrong in all directions.
-        let found = (0..3).find_map(|_| {
+        let mut errors = Vec::new();
+        let agrees = (0..3).any(|_| {
             let direction = draw.normals(parameter.len());
             let analytic = dot(&gradient[parameter.range()], &direction);
             let moved = |t: f64| {
@@ -139,15 +144,17 @@ fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case)
             };
             // A bias before a batch norm has no effect: its derivative is the rounding of what it passes through.
             let numeric = |h: f64| vec![difference(h, |t| forward(rig, &moved(t)))];
-            compare(&[analytic], &SMALL_STEPS, 1e-8, numeric).ok()
+            let compared = compare(&[analytic], &SMALL_STEPS, 1e-8, numeric);
+            compared.map_err(|found| errors.push((analytic, found))).is_ok()
         });
-        assert!(
-            found.is_some(),
-            "{}: gradient of {} in 3 directions",
-            case.name,
-            parameter.name
-        );
+        if !agrees {
+            return Err(format!(
+                "{}: (derivative, steps with relative errors) {errors:?}",
+                parameter.name
+            ));
+        }
     }
+    Ok(())
 }
 
 fn agrees(what: &str, of: &str, analytic: &[f64], numeric: impl FnMut(f64) -> Vec<f64>) {

@@ -311,7 +311,7 @@ pub(crate) fn tree_add<B: Backend>(backend: &B) {
         for i in 0..length {
             let mut sum = values[slots - 1][i];
             for slot in (0..slots - 1).rev() {
-                sum = values[slot][i] + sum;
+                sum += values[slot][i];
             }
             let expected = if range.contains(&i) { sum } else { values[0][i] };
             assert_eq!(

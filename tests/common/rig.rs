@@ -127,12 +127,21 @@ impl<'a, B: Backend> Rig<'a, B> {
             .unwrap();
     }
 
+    /// Array `parameter` of the plan.
+    pub(crate) fn parameter(&self, parameter: usize) -> Vec<f32> {
+        self.array(&self.weights, parameter)
+    }
+
     /// The gradient of array `parameter` of the plan.
     pub(crate) fn parameter_gradient(&self, parameter: usize) -> Vec<f32> {
+        self.array(&self.gradient, parameter)
+    }
+
+    fn array(&self, buffer: &B::Buffer, parameter: usize) -> Vec<f32> {
         let parameter = &self.plan.parameters[parameter];
         let mut values = vec![0.0; parameter.len()];
         self.backend
-            .read_parameters(&self.gradient, parameter.offset, &mut values)
+            .read_parameters(buffer, parameter.offset, &mut values)
             .unwrap();
         values
     }
