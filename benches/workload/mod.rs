@@ -7,16 +7,16 @@ use verydeep::network::{Network, init::Init};
 use verydeep::plan::{Batch, Mode, Pass, Plan, StepParams};
 
 /// `VERYDEEP_THREADS`, or all processors.
-pub fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     let all = std::thread::available_parallelism().map_or(1, usize::from);
     let asked = std::env::var("VERYDEEP_THREADS").ok();
     asked.and_then(|text| text.parse().ok()).unwrap_or(all)
 }
 
 /// One plan and what it runs in.
-pub struct Workload {
+pub(crate) struct Workload {
     /// The plan.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     cpu: Cpu,
     arena: Buffer,
     weights: Buffer,
@@ -29,7 +29,7 @@ pub struct Workload {
 
 impl Workload {
     /// `batch` images through `network`, He-initialised.
-    pub fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
+    pub(crate) fn new(network: &Network, batch: usize, mode: Mode, cpu: Cpu) -> Self {
         let plan = Plan::new(network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu)
             .expect("a valid plan");
         let mut flat = vec![0.0; plan.flat_len];
@@ -52,7 +52,7 @@ impl Workload {
     }
 
     /// One pass of one step.
-    pub fn run(&mut self, step: usize, pass: Pass) {
+    pub(crate) fn run(&mut self, step: usize, pass: Pass) {
         let memory = Memory {
             arena: &mut self.arena,
             weights: &self.weights,
@@ -76,7 +76,7 @@ impl Workload {
     }
 
     /// The whole micro-batch.
-    pub fn walk(&mut self) {
+    pub(crate) fn walk(&mut self) {
         for (step, pass) in self.plan.schedule() {
             self.run(step, pass);
         }

@@ -1,5 +1,5 @@
-//! Small shapes against the definitions, any number of threads against one, every instruction-set path against the
-//! portable one. The thorough comparison with the reference is in `tests/backend.rs`.
+//! Small shapes against the definitions, any number of threads against one, every instruction-set path
+//! against the portable one. The thorough comparison with the reference is in `tests/backend.rs`.
 
 use super::*;
 use crate::data::preprocess::Preprocess;
@@ -234,7 +234,8 @@ fn non_finite_values_are_found_anywhere() {
     assert_eq!(cpu.is_finite(&buffer, 0..60_000).unwrap_err().exit_code(), 3);
 }
 
-/// A single layer after an input of `shape`, with a second one behind it so that it has a data gradient to give.
+/// A single layer after an input of `shape`, with a second one behind it so that it has a data gradient to
+/// give.
 fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize)) -> Network {
     let mut net = Builder::new(Chw::new(3, side.0, side.1));
     net.conv("first".into(), 3, channels.0);
