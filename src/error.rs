@@ -134,7 +134,7 @@ impl fmt::Display for Mismatch {
 }
 
 /// One sample that cannot be used, and where it lies.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BadSample {
     /// File name of the shard, or the path of the image where it comes from a folder.
     pub shard: String,

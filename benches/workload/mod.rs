@@ -2,7 +2,7 @@
 
 use verydeep::backend::cpu::{Buffer, Cpu};
 use verydeep::backend::{Backend, Memory};
-use verydeep::data::preprocess::Preprocess;
+use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::network::{Network, init::Init};
 use verydeep::plan::{Batch, Mode, Pass, Plan, StepParams};
 
@@ -22,7 +22,7 @@ pub(crate) struct Workload {
     weights: Buffer,
     gradient: Buffer,
     pixels: Vec<u8>,
-    flips: Vec<bool>,
+    flips: Vec<Flip>,
     colours: Vec<[f32; 3]>,
     labels: Vec<u32>,
 }
@@ -43,7 +43,7 @@ impl Workload {
             gradient: cpu.allocate_parameters(plan.flat_len).expect("memory"),
             weights,
             pixels: (0..pixels).map(|i| (i * 31 % 251) as u8).collect(),
-            flips: vec![false; batch],
+            flips: vec![Flip::Keep; batch],
             colours: vec![[0.0; 3]; batch],
             labels: (0..batch).map(|n| (n % network.classes) as u32).collect(),
             plan,

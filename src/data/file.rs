@@ -5,19 +5,33 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
 /// How the bytes of a shard reach the program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IoMode {
     /// The file is mapped; reading is a page fault. The fastest on a local disk.
     #[default]
     Mmap,
     /// Every sample is one `pread`. For network file systems, where a page fault can neither fail nor be batched.
     Pread,
+}
+
+impl FromStr for IoMode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "mmap" => Ok(Self::Mmap),
+            "pread" => Ok(Self::Pread),
+            _ => Err(Error::invalid("--io", "mmap or pread", format_args!("'{text}'"))),
+        }
+    }
 }
 
 /// An open file with a length that was checked when it was opened.

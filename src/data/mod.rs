@@ -8,11 +8,13 @@ pub mod index;
 pub mod loader;
 pub mod manifest;
 pub mod order;
+pub mod pack;
 pub mod preprocess;
 pub mod render;
 pub mod resize;
 pub mod shards;
 pub mod tar;
+pub mod verify;
 
 #[cfg(test)]
 pub(crate) mod testing;

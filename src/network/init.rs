@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use super::{Network, Parameter, Role};
 use crate::error::{Error, Result};
@@ -57,20 +56,6 @@ impl FromStr for Init {
                 }
             }
         }
-    }
-}
-
-impl Serialize for Init {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Init {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
     }
 }
 

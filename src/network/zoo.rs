@@ -120,23 +120,11 @@ impl FromStr for Config {
     }
 }
 
-impl Serialize for Config {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Config {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
-}
-
 /// Everything that decides the network: a configuration and how it is scaled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// Column of table 1.
+    #[serde(with = "crate::text")]
     pub config: Config,
     /// Batch normalisation after every convolution.
     pub batch_norm: bool,

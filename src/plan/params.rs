@@ -1,5 +1,6 @@
 //! What varies from step to step, and the update rule.
 
+use crate::data::preprocess::Flip;
 use crate::network::{Parameter, Role};
 
 /// Everything that varies between two runs of the same plan. Reaches every kernel as one block.
@@ -21,7 +22,7 @@ pub struct Batch<'a> {
     /// Cropped pixels, (N, H, W, 3), RGB.
     pub pixels: &'a [u8],
     /// Whether to mirror each image, (N).
-    pub flips: &'a [bool],
+    pub flips: &'a [Flip],
     /// What to add to R, G and B before preprocessing, in levels of 0..255, (N).
     pub colours: &'a [[f32; 3]],
     /// Class indices, (N).

@@ -2,7 +2,7 @@
 
 use super::memory::f32_bytes;
 use super::{Cpu, Views};
-use crate::data::preprocess::{Flip, finish};
+use crate::data::preprocess::finish;
 use crate::error::{Error, Result};
 use crate::plan::{Footprint, Plan, Step};
 
@@ -26,8 +26,14 @@ pub(super) fn forward(cpu: &Cpu, plan: &Plan, step: &Step, views: &mut Views<'_>
     let batch = views.batch;
     cpu.team.chunks(views.value, image.len(), |n, value| {
         let pixels = &batch.pixels[n * image.len()..][..image.len()];
-        let flip = if batch.flips[n] { Flip::Mirror } else { Flip::Keep };
-        finish(pixels, image.w, flip, batch.colours[n], &plan.preprocess, value);
+        finish(
+            pixels,
+            image.w,
+            batch.flips[n],
+            batch.colours[n],
+            &plan.preprocess,
+            value,
+        );
     });
     Ok(())
 }

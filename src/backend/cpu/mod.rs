@@ -1,7 +1,7 @@
 //! The CPU back end: fp32 on any number of threads.
 //!
 //! Layouts are the logical ones: activations (N, C, H, W), parameters as in the checkpoint. Everything that
-//! multiplies goes through one kernel ([`tile`]); everything else runs at the speed of the memory.
+//! multiplies goes through one kernel (`tile`); everything else runs at the speed of the memory.
 //!
 //! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is
 //! computed by one task, in a fixed order; a task writes to a place of its own. Scratch is per thread,

@@ -8,6 +8,7 @@ use crate::data::order::Order;
 use crate::data::render::Worker;
 use crate::error::{BadSample, Error, Result};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,6 +23,22 @@ pub enum OnBad {
     Skip,
     /// It ends the run.
     Fail,
+}
+
+impl FromStr for OnBad {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "skip" => Ok(Self::Skip),
+            "fail" => Ok(Self::Fail),
+            _ => Err(Error::invalid(
+                "--on-bad",
+                "skip or fail",
+                format_args!("'{text}'"),
+            )),
+        }
+    }
 }
 
 /// What a stream position means.

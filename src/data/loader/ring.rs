@@ -191,6 +191,9 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
 
     /// Lends slot `number` to the consumer, waiting until it is filled; `None` after the end of the stream.
     pub(super) fn take(&self, number: u64) -> Result<Option<Slot<B>>> {
+        if self.positions.slot(number).is_none() {
+            return Ok(None);
+        }
         let place = self.place(number);
         let mut state = self.state();
         loop {

@@ -3,7 +3,7 @@
 use crate::data::augment::View;
 use crate::data::preprocess::Flip;
 use crate::error::{BadSample, Error};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The label of a row that counts for nothing: padding of a partial micro-batch, or an unreadable image of an
 /// evaluation. Its pixels are zero.
@@ -44,7 +44,7 @@ pub struct BadEvent {
 }
 
 /// What is done about a bad image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It decoded, at least in part, and is used.

@@ -1,0 +1,64 @@
+//! The machine, measured in the same run as what is compared with it.
+
+use std::time::Instant;
+
+/// Single-precision FLOP/s that `threads` threads reach with nothing but fused multiply-adds on registers; the best of
+/// several short tries.
+pub fn peak_flops(threads: usize) -> f64 {
+    const TRIES: usize = 5;
+    (0..TRIES).map(|_| try_peak(threads)).fold(0.0, f64::max)
+}
+
+/// Independent chains of dependent multiply-adds, enough to hide the latency of one.
+const CHAINS: usize = 12;
+/// Elements of one chain: one AVX register.
+const LANES: usize = 8;
+const ROUNDS: usize = 400_000;
+
+fn try_peak(threads: usize) -> f64 {
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| std::hint::black_box(multiply_add(std::hint::black_box(0.999_9))));
+        }
+    });
+    let operations = 2 * CHAINS * LANES * ROUNDS * threads;
+    operations as f64 / started.elapsed().as_secs_f64()
+}
+
+fn multiply_add(factor: f32) -> f32 {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has just said that it has both.
+        return unsafe { multiply_add_fma(factor) };
+    }
+    chains(factor, |a, b, c| a * b + c)
+}
+
+/// The same loop, compiled for AVX2 and FMA.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn multiply_add_fma(factor: f32) -> f32 {
+    chains(factor, f32::mul_add)
+}
+
+#[inline(always)]
+fn chains(factor: f32, fma: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    let mut values = [[1.0f32; LANES]; CHAINS];
+    for _ in 0..ROUNDS {
+        for chain in &mut values {
+            for value in chain.iter_mut() {
+                *value = fma(*value, factor, 0.5);
+            }
+        }
+    }
+    values.iter().flatten().sum()
+}
+
+/// Peak resident memory of this process in bytes, as the kernel counts it; `None` where it does not say.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,138 @@
+//! Times of whole steps on synthetic images: what the network costs when data is never late.
+
+use std::time::Instant;
+
+use crate::backend::Backend;
+use crate::data::preprocess::{Flip, Preprocess};
+use crate::error::Result;
+use crate::exec::{Inference, Training, Unwatched};
+use crate::network::Network;
+use crate::network::init::Init;
+use crate::plan::{Batch, StepParams, UpdateRule};
+use crate::rng::{Purpose, Stream};
+
+/// Seconds of each measured step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepTimes {
+    /// In the order of measurement; the first step, which touches fresh memory, is not in it.
+    pub seconds: Vec<f64>,
+    /// Images of a step.
+    pub batch: usize,
+}
+
+impl StepTimes {
+    /// Images per second of the median step.
+    pub fn median_rate(&self) -> f64 {
+        let mut sorted = self.seconds.clone();
+        sorted.sort_by(f64::total_cmp);
+        self.batch as f64 / sorted[sorted.len() / 2]
+    }
+
+    /// Images per second of the fastest step.
+    pub fn best_rate(&self) -> f64 {
+        self.batch as f64 / self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
+}
+
+/// Random pixels, flips, colours and labels of one micro-batch.
+struct Synthetic {
+    pixels: Vec<u8>,
+    flips: Vec<Flip>,
+    colours: Vec<[f32; 3]>,
+    labels: Vec<u32>,
+}
+
+impl Synthetic {
+    fn new(network: &Network, batch: usize) -> Self {
+        let mut stream = Stream::new(1, 0, Purpose::Synthetic, 0);
+        let pixels = (0..batch * network.input.len())
+            .map(|_| stream.next_u32() as u8)
+            .collect();
+        let flips = (0..batch)
+            .map(|i| if i % 2 == 0 { Flip::Keep } else { Flip::Mirror })
+            .collect();
+        let labels = (0..batch)
+            .map(|_| stream.below(network.classes as u64) as u32)
+            .collect();
+        Self {
+            pixels,
+            flips,
+            colours: vec![[1.0, -2.0, 3.0]; batch],
+            labels,
+        }
+    }
+
+    fn batch(&self) -> Batch<'_> {
+        Batch {
+            pixels: &self.pixels,
+            flips: &self.flips,
+            colours: &self.colours,
+            labels: &self.labels,
+        }
+    }
+}
+
+fn measure(steps: usize, batch: usize, mut step: impl FnMut(u64) -> Result<()>) -> Result<StepTimes> {
+    step(0)?;
+    let mut seconds = Vec::with_capacity(steps);
+    for number in 1..=steps as u64 {
+        let started = Instant::now();
+        step(number)?;
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    Ok(StepTimes { seconds, batch })
+}
+
+fn weights(network: &Network) -> Vec<f32> {
+    let mut flat = vec![0.0; network.flat_len()];
+    network.initialise(Init::Glorot, 1, &mut flat);
+    flat
+}
+
+/// Times `steps` training steps: forward, backward, tree, update.
+pub fn train_steps<B: Backend>(
+    backend: &B,
+    network: &Network,
+    batch: usize,
+    micro_batch: usize,
+    steps: usize,
+) -> Result<StepTimes> {
+    let rule = UpdateRule {
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        bias_decay: 1.0,
+        bias_lr: 1.0,
+        batch,
+        micro_batches: batch / micro_batch,
+    };
+    let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
+    let mut training = Training::new(backend, network, &preprocess, rule)?;
+    training.set_state(&weights(network), &[])?;
+    let images = Synthetic::new(network, micro_batch);
+    measure(steps, batch, |step| {
+        let mut params = StepParams {
+            seed: 1,
+            step,
+            position: step * batch as u64,
+            learning_rate: 1e-6,
+        };
+        for leaf in 0..rule.micro_batches {
+            training.micro_batch(leaf, images.batch(), &params, &mut Unwatched)?;
+            params.position += micro_batch as u64;
+        }
+        training.update(&params)
+    })
+}
+
+/// Times `steps` forward passes.
+pub fn infer_steps<B: Backend>(
+    backend: &B,
+    network: &Network,
+    batch: usize,
+    steps: usize,
+) -> Result<StepTimes> {
+    let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
+    let mut inference = Inference::new(backend, network, &preprocess, batch, &weights(network))?;
+    let images = Synthetic::new(network, batch);
+    measure(steps, batch, |_| inference.run(images.batch()).map(|_| ()))
+}

@@ -1,0 +1,463 @@
+//! What was said: the flags of every sub-command, by their stable names. What they decide is in the command's module.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::data::augment::ScaleRange;
+use crate::data::loader::OnBad;
+use crate::data::shards::IoMode;
+use crate::network::Config;
+use crate::network::init::Init;
+use crate::train::schedule::Schedule;
+
+/// Trains and evaluates the VGG networks (Simonyan & Zisserman 2014) on ImageNet-size data: the same weights, to the
+/// bit, for any thread count and across kill and resume.
+#[derive(Debug, Parser)]
+#[command(
+    name = "verydeep",
+    version,
+    max_term_width = 110,
+    disable_help_subcommand = true
+)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Turn a folder of images, or the ILSVRC archives, into shards
+    Pack(PackArgs),
+    /// Decode every image of shards and name the bad ones (exit 7 when there are any)
+    Verify(PathArgs),
+    /// Say what a shard, shard folder, run folder, checkpoint or weights file holds
+    Inspect(PathArgs),
+    /// Layers, shapes, parameters, multiply-accumulates and memory of a network, before anything is run
+    Plan(PlanArgs),
+    /// Train a network, or resume a run
+    Train(Box<TrainArgs>),
+    /// Name the first step, micro-batch, layer and pass in which two runs trained with --folds differ (exit 1)
+    Diff(DiffArgs),
+    /// Evaluate weights on the validation split
+    Eval(EvalArgs),
+    /// Classify images
+    Predict(PredictArgs),
+    /// Measure speed
+    #[command(subcommand)]
+    Bench(BenchCommand),
+    /// Train a small network A on the real images that come with the program, and evaluate it
+    Quickstart(QuickstartArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PathArgs {
+    /// What to look at
+    pub(super) path: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PackArgs {
+    /// Folder with train/<class>/* and, optionally, val/<class>/*
+    #[arg(long, value_name = "DIR", required_unless_present = "ilsvrc_train")]
+    pub(super) images: Option<PathBuf>,
+    /// ILSVRC2012_img_train.tar, read in place
+    #[arg(long, value_name = "TAR", conflicts_with = "images", requires = "ilsvrc_val")]
+    pub(super) ilsvrc_train: Option<PathBuf>,
+    /// ILSVRC2012_img_val.tar
+    #[arg(long, value_name = "TAR", requires = "ilsvrc_train", requires = "val_labels")]
+    pub(super) ilsvrc_val: Option<PathBuf>,
+    /// Classes of the validation images: a list of wnids, Caffe's val.txt, or Kaggle's CSV
+    #[arg(long, value_name = "FILE", requires = "ilsvrc_val")]
+    pub(super) val_labels: Option<PathBuf>,
+    /// The shard folder to make
+    #[arg(long, value_name = "SHARDS")]
+    pub(super) out: PathBuf,
+    /// Samples per shard
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) shard_size: usize,
+    /// Rescale images whose shorter side is longer than this many pixels, and encode them again
+    #[arg(long, value_name = "PIXELS", requires = "quality")]
+    pub(super) max_short: Option<usize>,
+    /// JPEG quality of what is encoded again, 1 to 100
+    #[arg(long, value_name = "Q", requires = "max_short")]
+    pub(super) quality: Option<u8>,
+    /// Key of the shuffle that deals training samples to shards
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// What to do with an image that cannot be decoded at all: leave it out and name it, or fail (exit 7)
+    #[arg(long, value_name = "skip|fail", default_value = "skip")]
+    pub(super) on_bad: OnBad,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// The flags that describe a network.
+#[derive(Debug, Args)]
+pub(super) struct NetworkArgs {
+    /// Batch normalisation after every convolution
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(super) batch_norm: Option<bool>,
+    /// Side of the square crop in pixels [default: 224]
+    #[arg(long, value_name = "PIXELS")]
+    pub(super) crop: Option<usize>,
+    /// Factor of the convolutions' channels [default: 1]
+    #[arg(long, value_name = "FACTOR")]
+    pub(super) width: Option<f64>,
+    /// Outputs of fc6 and fc7 [default: 4096]
+    #[arg(long, value_name = "N")]
+    pub(super) fc: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Number of classes
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) classes: usize,
+    /// Global batch in images
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub(super) batch: usize,
+    /// Images per micro-batch [default: 32, or the batch where that is smaller]
+    #[arg(long, value_name = "N")]
+    pub(super) micro_batch: Option<usize>,
+    /// Replicas: 1
+    #[arg(long, value_name = "R", default_value_t = 1)]
+    pub(super) replicas: usize,
+    /// Where it would run: cpu
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
+    /// Threads of the CPU [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_override_self = true)]
+pub(super) struct TrainArgs {
+    /// The shard folder
+    #[arg(long, value_name = "SHARDS", required_unless_present = "resume")]
+    pub(super) data: Option<PathBuf>,
+    /// The run folder to make
+    #[arg(long, value_name = "RUN", required_unless_present = "resume")]
+    pub(super) run: Option<PathBuf>,
+    /// Go on with the run in this folder, from its newest whole checkpoint
+    #[arg(long, value_name = "RUN", conflicts_with = "run")]
+    pub(super) resume: Option<PathBuf>,
+    /// Read flags from a TOML file whose keys are the long flags' names; flags on the command line win
+    #[arg(long, value_name = "FILE.toml")]
+    pub(super) recipe: Option<PathBuf>,
+
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long, required_unless_present = "resume", help_heading = "Network")]
+    pub(super) config: Option<Config>,
+    #[command(flatten, next_help_heading = "Network")]
+    pub(super) network: NetworkArgs,
+    /// Dropout probability of fc6 and fc7 [default: 0.5]
+    #[arg(long, value_name = "P", help_heading = "Network")]
+    pub(super) dropout: Option<f64>,
+    /// How random weights start: glorot, he or normal:STD [default: glorot]
+    #[arg(long, help_heading = "Network")]
+    pub(super) init: Option<Init>,
+    /// Copy the first four convolutions and the fully connected layers of a trained net A (the paper's staging)
+    #[arg(
+        long,
+        value_name = "RUN|FILE",
+        conflicts_with = "weights",
+        help_heading = "Network"
+    )]
+    pub(super) init_from: Option<PathBuf>,
+    /// Start from the weights of the same network (fine-tuning)
+    #[arg(long, value_name = "RUN|FILE", help_heading = "Network")]
+    pub(super) weights: Option<PathBuf>,
+
+    /// Shorter side S of the training images in pixels, or a range from which it is drawn, such as 256..512
+    /// [default: 256]
+    #[arg(long, value_name = "S|MIN..MAX", help_heading = "Data")]
+    pub(super) scale: Option<ScaleRange>,
+    /// Centre crop at the smallest S, no flip, no colour shift
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "Data")]
+    pub(super) no_augment: Option<bool>,
+    /// What to do with a training image that cannot be decoded: skip (draw another) or fail [default: skip]
+    #[arg(long, value_name = "skip|fail", help_heading = "Data")]
+    pub(super) on_bad: Option<OnBad>,
+    /// How shards are read: mmap, or pread for network file systems [default: mmap]
+    #[arg(long, help_heading = "Data")]
+    pub(super) io: Option<IoMode>,
+
+    /// Global batch in images [default: 256]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    pub(super) batch: Option<usize>,
+    /// Images per micro-batch: part of what the bits depend on [default: 32, or the batch where that is smaller]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    pub(super) micro_batch: Option<usize>,
+    /// Length in epochs [default: 74, as in the paper]
+    #[arg(
+        long,
+        value_name = "N",
+        overrides_with = "iterations",
+        help_heading = "Optimisation"
+    )]
+    pub(super) epochs: Option<u64>,
+    /// Length in steps
+    #[arg(
+        long,
+        value_name = "N",
+        overrides_with = "epochs",
+        help_heading = "Optimisation"
+    )]
+    pub(super) iterations: Option<u64>,
+    /// Initial learning rate [default: 0.01]
+    #[arg(long, value_name = "RATE", help_heading = "Optimisation")]
+    pub(super) lr: Option<f64>,
+    /// plateau, step:E,F (every E epochs multiply by F) or cosine [default: plateau]
+    #[arg(long, help_heading = "Optimisation")]
+    pub(super) schedule: Option<Schedule>,
+    /// Validations without improvement before the plateau rule divides the rate by 10 [default: 5]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    pub(super) plateau_patience: Option<u64>,
+    /// Most divisions of the plateau rule [default: 3]
+    #[arg(long, value_name = "N", help_heading = "Optimisation")]
+    pub(super) plateau_drops: Option<u64>,
+    /// Momentum [default: 0.9]
+    #[arg(long, value_name = "M", help_heading = "Optimisation")]
+    pub(super) momentum: Option<f64>,
+    /// L2 multiplier [default: 5e-4]
+    #[arg(long, value_name = "D", help_heading = "Optimisation")]
+    pub(super) weight_decay: Option<f64>,
+    /// Multiplier of the weight decay for biases [default: 1]
+    #[arg(long, value_name = "F", help_heading = "Optimisation")]
+    pub(super) bias_decay: Option<f64>,
+    /// Multiplier of the learning rate for biases [default: 1]
+    #[arg(long, value_name = "F", help_heading = "Optimisation")]
+    pub(super) bias_lr: Option<f64>,
+    /// Key of every random draw [default: 1]
+    #[arg(long, value_name = "SEED", help_heading = "Optimisation")]
+    pub(super) seed: Option<u64>,
+
+    #[command(flatten, next_help_heading = "Execution")]
+    pub(super) compute: ComputeArgs,
+
+    /// Steps between checkpoints [default: one epoch]
+    #[arg(long, value_name = "STEPS", help_heading = "Run")]
+    pub(super) checkpoint_every: Option<u64>,
+    /// Steps between validations [default: one epoch]
+    #[arg(long, value_name = "STEPS", help_heading = "Run")]
+    pub(super) validate_every: Option<u64>,
+    /// End the run (exit 6) once the loss has stayed near ln(classes) for this many epochs
+    #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
+    pub(super) stop_if_stuck: Option<u64>,
+    /// Log a 64-bit fold of everything computed, for `verydeep diff`
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = "Run")]
+    pub(super) folds: Option<bool>,
+    /// Resume although the weights will not be the same to the bit
+    #[arg(long, help_heading = "Run")]
+    pub(super) allow_drift: bool,
+    /// Decide everything, print the recipe and the forecast, and stop
+    #[arg(long, help_heading = "Run")]
+    pub(super) dry_run: bool,
+    /// No progress
+    #[arg(long, help_heading = "Run")]
+    pub(super) quiet: bool,
+    /// Print the end event as one JSON object
+    #[arg(long, help_heading = "Run")]
+    pub(super) json: bool,
+}
+
+/// Where and how to compute; none of it changes a bit of the result on the same back end.
+#[derive(Debug, Args)]
+pub(super) struct ComputeArgs {
+    /// Where to compute: cpu [default: cpu]
+    #[arg(long)]
+    pub(super) device: Option<String>,
+    /// Replicas that share the batch: 1 [default: 1]
+    #[arg(long, value_name = "R")]
+    pub(super) replicas: Option<usize>,
+    /// How replicas add their gradients
+    #[arg(long)]
+    pub(super) reduce: Option<Reduce>,
+    /// Arithmetic of the forward and backward passes
+    #[arg(long)]
+    pub(super) precision: Option<Precision>,
+    /// Algorithm of the convolutions
+    #[arg(long)]
+    pub(super) conv_algo: Option<ConvAlgo>,
+    /// Threads of the CPU, for the network and for the images each [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Reduce {
+    /// In the fixed order of the reduction tree: the same bits for any number of replicas
+    Exact,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Precision {
+    /// IEEE single precision throughout
+    Fp32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ConvAlgo {
+    /// The best that this program has
+    Auto,
+    /// Sums of products, without a transform
+    Direct,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DiffArgs {
+    /// A run folder
+    pub(super) left: PathBuf,
+    /// Another
+    pub(super) right: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Protocol {
+    /// The middle training-size crop of the image rescaled to Q
+    Center,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// The shard folder; its validation split is evaluated
+    #[arg(long, value_name = "SHARDS")]
+    pub(super) data: PathBuf,
+    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
+    #[arg(long, value_name = "RUN|FILE", required = true)]
+    pub(super) weights: Vec<PathBuf>,
+    /// How an image is looked at
+    #[arg(long, default_value = "center")]
+    pub(super) protocol: Protocol,
+    /// Shorter side Q of the test images in pixels [default: the training scale, or its middle]
+    #[arg(long, value_name = "Q", value_delimiter = ',')]
+    pub(super) scales: Vec<usize>,
+    /// Images per batch; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// How shards are read
+    #[arg(long, default_value = "mmap")]
+    pub(super) io: IoMode,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PredictArgs {
+    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
+    #[arg(long, value_name = "RUN|FILE")]
+    pub(super) weights: PathBuf,
+    /// Images to classify
+    #[arg(required = true, value_name = "IMAGE")]
+    pub(super) images: Vec<PathBuf>,
+    /// Classes to name per image
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) top: usize,
+    /// How an image is looked at
+    #[arg(long, default_value = "center")]
+    pub(super) protocol: Protocol,
+    /// Shorter side Q in pixels [default: the training scale, or its middle]
+    #[arg(long, value_name = "Q", value_delimiter = ',')]
+    pub(super) scales: Vec<usize>,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Training steps on synthetic images
+    Train(BenchStepArgs),
+    /// Forward passes on synthetic images
+    Infer(BenchStepArgs),
+    /// The input pipeline alone
+    Data(BenchDataArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchStepArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Images per step
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Images per micro-batch, in training [default: the batch]
+    #[arg(long, value_name = "N")]
+    pub(super) micro_batch: Option<usize>,
+    /// Steps that are measured, after one that is not
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) steps: usize,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchDataArgs {
+    /// The shard folder
+    #[arg(long, value_name = "SHARDS")]
+    pub(super) data: PathBuf,
+    /// Shorter side S in pixels, or a range
+    #[arg(long, value_name = "S|MIN..MAX", default_value = "256")]
+    pub(super) scale: ScaleRange,
+    /// Side of the crop in pixels
+    #[arg(long, value_name = "PIXELS", default_value_t = 224)]
+    pub(super) crop: usize,
+    /// Threads [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// How shards are read
+    #[arg(long, default_value = "mmap")]
+    pub(super) io: IoMode,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuickstartArgs {
+    /// The run folder to make [default: runs/quickstart, or the next free runs/quickstart-N]
+    #[arg(long, value_name = "RUN")]
+    pub(super) run: Option<PathBuf>,
+    /// Its shards [default: examples/quickstart-data, here or above the program]
+    #[arg(long, value_name = "SHARDS")]
+    pub(super) data: Option<PathBuf>,
+    /// Key of every random draw
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(super) seed: u64,
+    /// Threads of the CPU [default: all cores]
+    #[arg(long, value_name = "N")]
+    pub(super) threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}

@@ -1,0 +1,119 @@
+//! `verydeep bench`: what is fast and what is not, on this machine.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::args::{BenchDataArgs, BenchStepArgs};
+use super::compute::{Device, check_threads};
+use super::output::{print_json, say};
+use crate::bench::{StepTimes, infer_steps, peak_flops, peak_memory, pipeline, train_steps};
+use crate::data::shards::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::network::Network;
+
+/// Classes of the benchmarked networks, as in ImageNet.
+const CLASSES: usize = 1000;
+
+/// A training step does about three times the arithmetic of a forward pass: forward, data gradient, filter gradient.
+const TRAINING_FACTOR: u64 = 3;
+
+pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
+    let micro_batch = args.micro_batch.unwrap_or(args.batch);
+    if micro_batch == 0 || !args.batch.is_multiple_of(micro_batch) {
+        return Err(Error::invalid(
+            "--micro-batch",
+            format_args!("a divisor of --batch {}", args.batch),
+            micro_batch,
+        ));
+    }
+    let (network, threads) = prepare(args)?;
+    let Device::Cpu(cpu) = &Device::open(args.compute.device(), threads)?;
+    let times = train_steps(cpu, &network, args.batch, micro_batch, args.steps)?;
+    report(args, &network, threads, &times, TRAINING_FACTOR);
+    Ok(0)
+}
+
+pub(super) fn infer(args: &BenchStepArgs) -> Result<u8> {
+    let (network, threads) = prepare(args)?;
+    let Device::Cpu(cpu) = &Device::open(args.compute.device(), threads)?;
+    let times = infer_steps(cpu, &network, args.batch, args.steps)?;
+    report(args, &network, threads, &times, 1);
+    Ok(0)
+}
+
+fn prepare(args: &BenchStepArgs) -> Result<(Network, usize)> {
+    args.compute.check()?;
+    for (flag, value) in [("--batch", args.batch), ("--steps", args.steps)] {
+        if value == 0 {
+            return Err(Error::invalid(flag, "at least 1", 0));
+        }
+    }
+    Ok((
+        args.network.spec(args.config, CLASSES, None).build()?,
+        args.compute.threads()?,
+    ))
+}
+
+fn report(args: &BenchStepArgs, network: &Network, threads: usize, times: &StepTimes, factor: u64) {
+    let peak = peak_flops(threads);
+    let flops = 2 * factor * network.macs();
+    let rate = times.median_rate();
+    let fraction = rate * flops as f64 / peak;
+    if args.json {
+        print_json(&json!({
+            "images_per_sec": rate,
+            "images_per_sec_best": times.best_rate(),
+            "step_seconds": times.seconds,
+            "batch": args.batch,
+            "config": args.config.name(),
+            "device": args.compute.device(),
+            "threads": threads,
+            "peak_memory": peak_memory(),
+            "flops_per_image": flops,
+            "peak_flops": peak,
+            "fraction_of_peak": fraction,
+            "version": env!("CARGO_PKG_VERSION"),
+            "commit": env!("VERYDEEP_COMMIT"),
+        }));
+        return;
+    }
+    say(format_args!(
+        "net {}, batch {}, {threads} threads, {} steps: {:.1} GFLOP/s, {:.0} % of the {:.0} that multiply-adds reach here",
+        args.config,
+        args.batch,
+        times.seconds.len(),
+        rate * flops as f64 / 1e9,
+        100.0 * fraction,
+        peak / 1e9
+    ));
+    say(format_args!("best step: {:.2} images/sec", times.best_rate()));
+    say(format_args!("total images/sec: {rate:.2}"));
+}
+
+/// Images of one measurement of the pipeline: a few seconds of photographs.
+const PIPELINE_IMAGES: u64 = 2048;
+
+pub(super) fn data(args: &BenchDataArgs) -> Result<u8> {
+    let threads = check_threads(args.threads)?;
+    let data = Arc::new(Dataset::open(&args.data, Split::Train, args.io)?);
+    let rate = pipeline(data, args.scale, args.crop, threads, PIPELINE_IMAGES)?;
+    if args.json {
+        print_json(&rate);
+        return Ok(0);
+    }
+    for (stage, seconds) in [
+        ("read", rate.read),
+        ("decode", rate.decode),
+        ("resize", rate.resize),
+        ("finish", rate.finish),
+    ] {
+        say(format_args!("{stage:<8} {:9.1} us per image", 1e6 * seconds));
+    }
+    say(format_args!(
+        "per thread: {:.1} images/sec",
+        rate.images_per_sec_per_core
+    ));
+    say(format_args!("total images/sec: {:.2}", rate.images_per_sec));
+    Ok(0)
+}

@@ -1,0 +1,54 @@
+//! The command line: what was said becomes what runs. The only floor that prints, and the only one that knows which
+//! kinds of device there are.
+
+mod args;
+mod bench;
+mod compute;
+mod eval;
+mod inspect;
+mod output;
+mod pack;
+mod plan;
+mod predict;
+mod progress;
+mod quickstart;
+mod recipe_file;
+mod train;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::error::Result;
+use args::{BenchCommand, Cli, Command};
+
+/// Runs the program with the process's arguments.
+pub fn main() -> ExitCode {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    match recipe_file::expand(arguments).and_then(|arguments| run(Cli::parse_from(arguments))) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            output::complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs one command and returns its exit code.
+fn run(cli: Cli) -> Result<u8> {
+    match cli.command {
+        Command::Pack(args) => pack::pack(&args),
+        Command::Verify(args) => pack::verify(&args),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Train(args) => train::train(&args),
+        Command::Diff(args) => train::diff(&args),
+        Command::Eval(args) => eval::eval(&args),
+        Command::Predict(args) => predict::predict(&args),
+        Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
+        Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
+        Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Quickstart(args) => quickstart::quickstart(&args),
+    }
+}

@@ -1,0 +1,161 @@
+//! `verydeep plan`: what a network is and what it will need.
+
+use serde_json::json;
+
+use super::args::{NetworkArgs, PlanArgs};
+use super::compute::{Device, check_replicas, check_threads};
+use super::output::{print_json, say};
+use crate::backend::Backend;
+use crate::data::loader::ring_bytes;
+use crate::data::preprocess::Preprocess;
+use crate::error::{Error, Result};
+use crate::network::{Config, Network, Spec};
+use crate::plan::{Memory, Mode, Plan, Tree};
+use crate::train::LOADER_SLOTS;
+
+impl NetworkArgs {
+    /// The network's description, with the paper's numbers where nothing was said.
+    pub(super) fn spec(&self, config: Config, classes: usize, dropout: Option<f64>) -> Spec {
+        let paper = Spec::paper(config);
+        Spec {
+            config,
+            batch_norm: self.batch_norm.unwrap_or(false),
+            classes,
+            crop: self.crop.unwrap_or(paper.crop),
+            width: self.width.unwrap_or(paper.width),
+            fc: self.fc.unwrap_or(paper.fc),
+            dropout: dropout.unwrap_or(paper.dropout),
+        }
+    }
+}
+
+/// `--micro-batch`, or 32, or the batch where that is smaller.
+pub(super) fn micro_batch(said: Option<usize>, batch: usize) -> usize {
+    said.unwrap_or(batch.min(32))
+}
+
+pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
+    check_replicas(args.replicas)?;
+    let micro_batch = micro_batch(args.micro_batch, args.batch);
+    if micro_batch == 0 || args.batch == 0 || !args.batch.is_multiple_of(micro_batch) {
+        return Err(Error::invalid(
+            "--micro-batch",
+            format_args!("a divisor of --batch {}", args.batch),
+            micro_batch,
+        ));
+    }
+    let network = args.network.spec(args.config, args.classes, None).build()?;
+    let threads = check_threads(args.threads)?;
+    let memory = match Device::open(&args.device, threads)? {
+        Device::Cpu(cpu) => forecast(&cpu, &network, args.batch / micro_batch, micro_batch, threads)?,
+    };
+    let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
+    let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
+    if args.json {
+        print_json(&json!({
+            "config": args.config.name(),
+            "parameters": network.parameter_count(),
+            "macs_forward": network.macs(),
+            "layers": network.layers.iter().map(|layer| json!({
+                "name": layer.name,
+                "kind": layer.kind(),
+                "output": [layer.output.c, layer.output.h, layer.output.w],
+                "parameters": layer_parameters(&network, layer.parameters.clone()),
+                "macs": layer.macs(),
+            })).collect::<Vec<_>>(),
+            "batch": args.batch,
+            "micro_batch": micro_batch,
+            "memory": memory,
+            "checkpoint_bytes": checkpoint_bytes,
+        }));
+        return Ok(0);
+    }
+    print_table(args.config, &network);
+    say("");
+    say(format_args!(
+        "memory of training, batch {} in micro-batches of {micro_batch}:",
+        args.batch
+    ));
+    for (what, bytes) in [
+        ("weights", memory.weights),
+        ("gradients", memory.gradients),
+        ("momentum", memory.optimizer),
+        ("activations", memory.activations),
+        ("workspace", memory.workspace),
+        ("loader", memory.loader),
+        ("process", memory.process),
+        ("total", memory.total),
+        ("a checkpoint", checkpoint_bytes),
+    ] {
+        say(format_args!(
+            "  {what:<12} {:>10.1} MiB",
+            bytes as f64 / f64::from(1 << 20)
+        ));
+    }
+    Ok(0)
+}
+
+/// Names, shapes, recipe and hashes that stand before the arrays of a checkpoint: about this much.
+const CHECKPOINT_HEADER_BYTES: u64 = 16 << 10;
+
+/// What a worker thread of the loader holds: a decoded window, its resampling tables and the decoder's own state, for
+/// photographs of ImageNet's size.
+const LOADER_THREAD_BYTES: u64 = 2 << 20;
+
+/// Memory of a training run on `backend`.
+pub(super) fn forecast<B: Backend>(
+    backend: &B,
+    network: &Network,
+    micro_batches: usize,
+    micro_batch: usize,
+    threads: usize,
+) -> Result<Memory> {
+    let preprocess = Preprocess::subtract_mean([0.0; 3]);
+    let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, backend);
+    let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
+    let workspace = backend
+        .workspace_bytes(&training)
+        .max(backend.workspace_bytes(&evaluation));
+    // During a validation, the training images that were loaded ahead stay where they are.
+    let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
+    let loader = rings + 2 * threads as u64 * LOADER_THREAD_BYTES;
+    Ok(Memory::training(
+        &training,
+        &evaluation,
+        Tree::new(micro_batches),
+        workspace,
+        loader,
+    ))
+}
+
+fn layer_parameters(network: &Network, arrays: std::ops::Range<usize>) -> u64 {
+    network.parameters[arrays]
+        .iter()
+        .filter(|p| p.role.is_learned())
+        .map(|p| p.len() as u64)
+        .sum()
+}
+
+fn print_table(config: Config, network: &Network) {
+    say(format_args!(
+        "{:<10} {:<11} {:>15} {:>13} {:>13}",
+        "layer", "kind", "output", "parameters", "MACs"
+    ));
+    for layer in &network.layers {
+        let parameters = layer_parameters(network, layer.parameters.clone());
+        let (shape, macs) = (layer.output.to_string(), layer.macs());
+        let blank = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+        let (parameters, macs) = (blank(parameters), blank(macs));
+        say(format_args!(
+            "{:<10} {:<11} {shape:>15} {parameters:>13} {macs:>13}",
+            layer.name,
+            layer.kind()
+        ));
+    }
+    say(format_args!(
+        "net {config}, input {}: {} parameters, {:.3} GMAC per image",
+        network.input,
+        network.parameter_count(),
+        network.macs() as f64 / 1e9
+    ));
+}

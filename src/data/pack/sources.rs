@@ -1,0 +1,205 @@
+//! The images to pack, wherever they come from.
+
+use std::path::{Path, PathBuf};
+
+use crate::data::file::{IoMode, RandomFile};
+use crate::data::manifest::{Note, Split};
+use crate::error::{BadSample, Error, Result};
+
+use super::keys::Keys;
+use super::{Source, folder, ilsvrc};
+
+/// Files whose names end like this are images; whether they decode is seen later.
+const IMAGE_EXTENSIONS: [&str; 10] = [
+    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff",
+];
+
+/// A larger file is no photograph, and would not fit into memory next to others.
+const MAX_IMAGE_BYTES: u64 = 1 << 30;
+
+/// An image that was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// Its class.
+    pub(super) label: u32,
+    /// What its key should be.
+    pub(super) wanted_key: String,
+    /// Path below the packed folder, or archive and member, for people.
+    pub(super) source: String,
+    /// Where its bytes are.
+    pub(super) place: Place,
+    /// Bytes.
+    pub(super) size: u64,
+}
+
+/// Where the bytes of an image are.
+#[derive(Debug)]
+pub(super) enum Place {
+    /// A file of its own.
+    File(PathBuf),
+    /// Part of `Sources::archives[archive]`.
+    Archived { archive: usize, offset: u64 },
+}
+
+/// What a source holds, before keys are given.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// What the shards are called.
+    pub(super) name: String,
+    /// In byte order.
+    pub(super) classes: Vec<String>,
+    /// Training images, class after class.
+    pub(super) train: Vec<Found>,
+    /// Validation images.
+    pub(super) validation: Vec<Found>,
+    /// Open archives.
+    pub(super) archives: Vec<RandomFile>,
+}
+
+/// An image with its key.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) label: u32,
+    pub(super) key: String,
+    pub(super) source: String,
+    pub(super) size: u64,
+    place: Place,
+}
+
+/// All images to pack.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) name: String,
+    pub(super) classes: Vec<String>,
+    /// Images whose key is not the one that their name suggests.
+    pub(super) renamed: Vec<Note>,
+    train: Vec<Item>,
+    validation: Vec<Item>,
+    archives: Vec<RandomFile>,
+}
+
+impl Sources {
+    /// Finds all images and gives them keys, without reading any.
+    pub(super) fn open(source: &Source) -> Result<Self> {
+        let listing = match source {
+            Source::Folder { images } => folder::list(images)?,
+            Source::Ilsvrc {
+                train,
+                val,
+                val_labels,
+            } => ilsvrc::list(train, val, val_labels)?,
+        };
+        let Listing {
+            name,
+            classes,
+            train,
+            validation,
+            archives,
+        } = listing;
+        let mut keys = Keys::default();
+        let mut renamed = Vec::new();
+        let [train, validation] = [train, validation].map(|found| {
+            let give_key = |found| with_key(found, &mut keys, &mut renamed);
+            found.into_iter().map(give_key).collect()
+        });
+        Ok(Self {
+            name,
+            classes,
+            renamed,
+            train,
+            validation,
+            archives,
+        })
+    }
+
+    /// The images of a split, in the order of the source.
+    pub(super) fn items(&self, split: Split) -> &[Item] {
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+        }
+    }
+
+    /// The bytes of an image; the error is the reason for people.
+    pub(super) fn read(&self, item: &Item) -> Result<Vec<u8>, String> {
+        if item.size > MAX_IMAGE_BYTES {
+            return Err(format!(
+                "expected an image of at most {MAX_IMAGE_BYTES} bytes, found {}",
+                item.size
+            ));
+        }
+        match &item.place {
+            Place::File(path) => std::fs::read(path).map_err(|error| format!("cannot be read: {error}")),
+            Place::Archived { archive, offset } => self.archives[*archive]
+                .read(*offset..offset + item.size, &mut Vec::new())
+                .map(<[u8]>::to_vec)
+                .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Names an image in a report.
+    pub(super) fn remark(&self, item: &Item, reason: &str) -> BadSample {
+        let (shard, offset) = match &item.place {
+            Place::File(_) => (item.source.clone(), 0),
+            Place::Archived { archive, offset } => (self.archives[*archive].name(), *offset),
+        };
+        BadSample {
+            shard,
+            offset,
+            key: item.key.clone(),
+            reason: reason.to_string(),
+        }
+    }
+}
+
+fn with_key(found: Found, keys: &mut Keys, renamed: &mut Vec<Note>) -> Item {
+    let Found {
+        label,
+        wanted_key,
+        source,
+        place,
+        size,
+    } = found;
+    let (key, reason) = keys.assign(&wanted_key);
+    if let Some(reason) = reason {
+        renamed.push(Note {
+            source: source.clone(),
+            key: key.clone(),
+            reason: reason.to_string(),
+        });
+    }
+    Item {
+        label,
+        key,
+        source,
+        size,
+        place,
+    }
+}
+
+/// Opens an archive in which images will be read in place.
+pub(super) fn open_archive(path: &Path) -> Result<RandomFile> {
+    RandomFile::open(path, IoMode::Mmap)
+}
+
+/// Name and extension of a visible file that is called like an image.
+pub(super) fn image_name(file_name: &str) -> Option<(&str, &str)> {
+    let (stem, extension) = file_name.rsplit_once('.')?;
+    let is_image = IMAGE_EXTENSIONS
+        .iter()
+        .any(|image| extension.eq_ignore_ascii_case(image));
+    (is_image && !stem.is_empty() && !file_name.starts_with('.')).then_some((stem, extension))
+}
+
+/// The class numbers are ranks in byte order: `classes` must be sorted, distinct, and fit into a label.
+pub(super) fn check_classes(classes: &[String], what: &Path) -> Result<()> {
+    if classes.is_empty() || u32::try_from(classes.len()).is_err() || !classes.is_sorted_by(|a, b| a < b) {
+        let found = format!("{} folders or archives", classes.len());
+        return Err(Error::invalid(
+            what.display(),
+            "one folder or archive for each class, all distinct",
+            found,
+        ));
+    }
+    Ok(())
+}

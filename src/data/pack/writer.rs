@@ -1,0 +1,164 @@
+//! Samples into shards: archives, indexes, hashes.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::data::index;
+use crate::data::manifest::{ShardEntry, Split, hex};
+use crate::data::tar::{Member, TarWriter};
+use crate::error::{Error, Result};
+
+/// Writes the samples of one split, in order, into as many shards as they need.
+pub(super) struct SplitWriter {
+    folder: PathBuf,
+    /// `imagenet1k-train`
+    prefix: String,
+    split: Split,
+    shard_size: usize,
+    open: Option<OpenShard>,
+    finished: Vec<ShardEntry>,
+}
+
+impl SplitWriter {
+    pub(super) fn new(folder: &Path, name: &str, split: Split, shard_size: usize) -> Self {
+        Self {
+            folder: folder.to_path_buf(),
+            prefix: format!("{name}-{}", split.as_str()),
+            split,
+            shard_size,
+            open: None,
+            finished: Vec::new(),
+        }
+    }
+
+    /// Adds a sample: its class, then its image.
+    pub(super) fn append(&mut self, key: &str, label: u32, extension: &str, image: &[u8]) -> Result<()> {
+        let shard = match &mut self.open {
+            Some(shard) => shard,
+            closed => {
+                let path = self
+                    .folder
+                    .join(format!("{}-{:04}.tar", self.prefix, self.finished.len()));
+                closed.insert(OpenShard::create(path)?)
+            }
+        };
+        shard.append(format!("{key}.cls"), label.to_string().as_bytes())?;
+        shard.append(format!("{key}.{extension}"), image)?;
+        shard.labels.push(label);
+        if shard.labels.len() == self.shard_size {
+            self.close()?;
+        }
+        Ok(())
+    }
+
+    /// Ends the last shard and lists all.
+    pub(super) fn finish(mut self) -> Result<Vec<ShardEntry>> {
+        self.close()?;
+        Ok(self.finished)
+    }
+
+    fn close(&mut self) -> Result<()> {
+        if let Some(shard) = self.open.take() {
+            self.finished.push(shard.finish(self.split)?);
+        }
+        Ok(())
+    }
+}
+
+struct OpenShard {
+    path: PathBuf,
+    archive: TarWriter<HashingFile>,
+    members: Vec<Member>,
+    labels: Vec<u32>,
+}
+
+impl OpenShard {
+    fn create(path: PathBuf) -> Result<Self> {
+        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
+        let archive = TarWriter::new(HashingFile {
+            file: BufWriter::new(file),
+            hash: Sha256::new(),
+            bytes: 0,
+        });
+        Ok(Self {
+            path,
+            archive,
+            members: Vec::new(),
+            labels: Vec::new(),
+        })
+    }
+
+    fn append(&mut self, name: String, data: &[u8]) -> Result<()> {
+        let offset = self
+            .archive
+            .append(&name, data)
+            .map_err(Error::io("write", &self.path))?;
+        self.members.push(Member {
+            name,
+            offset,
+            size: data.len() as u64,
+        });
+        Ok(())
+    }
+
+    fn finish(self, split: Split) -> Result<ShardEntry> {
+        let Self {
+            path,
+            archive,
+            members,
+            labels,
+        } = self;
+        let HashingFile { file, hash, bytes } = archive.finish().map_err(Error::io("write", &path))?;
+        let file = file.into_inner().map_err(io::IntoInnerError::into_error);
+        file.and_then(|file| file.sync_all())
+            .map_err(Error::io("write", &path))?;
+
+        let index_path = index::path_of(&path);
+        write_durably(&index_path, index::to_text(&index::group(members)).as_bytes())?;
+        Ok(ShardEntry {
+            file: path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            split,
+            samples: labels.len(),
+            bytes,
+            sha256: hex(&hash.finalize()),
+            labels,
+        })
+    }
+}
+
+/// Writes a new file through to the disk.
+fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = File::create_new(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(Error::io("write", path))
+}
+
+/// A file that is hashed as it is written.
+struct HashingFile {
+    file: BufWriter<File>,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}

@@ -1,0 +1,116 @@
+//! The `center` protocol: the middle training-size crop of the image rescaled to Q.
+
+use std::sync::Arc;
+
+use super::tally::{Tally, tally};
+use crate::backend::Backend;
+use crate::data::augment::Views;
+use crate::data::loader::{Config, Loader, Mode, OnBad, Positions};
+use crate::data::preprocess::Preprocess;
+use crate::data::render::Worker;
+use crate::data::shards::Dataset;
+use crate::error::{BadSample, Error, Result};
+use crate::exec::Inference;
+use crate::plan::Batch;
+use crate::weights::Model;
+
+/// How images are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Center {
+    /// The shorter side Q, in pixels.
+    pub scale: usize,
+    /// Images per micro-batch; results do not depend on it.
+    pub batch: usize,
+    /// Threads that decode.
+    pub threads: usize,
+}
+
+/// Slots of the ring, as in training.
+const LOADER_SLOTS: usize = 3;
+
+/// Scores every image of `data` exactly once. Images that cannot be read are listed and not counted.
+pub fn evaluate<B: Backend>(
+    backend: &B,
+    model: &Model,
+    preprocess: &Preprocess,
+    data: Arc<Dataset>,
+    center: Center,
+) -> Result<Tally> {
+    let classes = data.manifest().classes.len();
+    if classes != model.spec.classes {
+        return Err(Error::invalid_hint(
+            "the data set",
+            format_args!("{} classes, as the weights have", model.spec.classes),
+            classes,
+            "weights and shards belong to different data sets",
+        ));
+    }
+    if data.is_empty() {
+        return Err(Error::invalid(
+            "the validation split",
+            "images to evaluate",
+            "none",
+        ));
+    }
+    let mut inference = Inference::new(backend, &model.network, preprocess, center.batch, &model.weights)?;
+    let config = Config {
+        threads: center.threads,
+        slots: LOADER_SLOTS,
+        positions: Positions::from(0, center.batch)?.until(data.len() as u64),
+        views: Views::centred(model.spec.crop, center.scale)?,
+        mode: Mode::Evaluate { on_bad: OnBad::Skip },
+    };
+    let mut loader = Loader::new(data, config)?;
+    tally(&mut loader, |batch, outcomes| {
+        outcomes.clone_from(inference.run(batch)?);
+        Ok(true)
+    })
+}
+
+/// Classifies images one by one: gives the network's posteriors, as they are in memory.
+pub struct Classifier<'b, B: Backend> {
+    inference: Inference<'b, B>,
+    worker: Worker,
+    views: Views,
+    pixels: Vec<u8>,
+    posteriors: Vec<f32>,
+}
+
+impl<'b, B: Backend> Classifier<'b, B> {
+    /// Ready to classify with `model` at scale Q = `scale`.
+    pub fn new(backend: &'b B, model: &Model, preprocess: &Preprocess, scale: usize) -> Result<Self> {
+        let crop = model.spec.crop;
+        Ok(Self {
+            inference: Inference::new(backend, &model.network, preprocess, 1, &model.weights)?,
+            worker: Worker::new(),
+            views: Views::centred(crop, scale)?,
+            pixels: vec![0; 3 * crop * crop],
+            posteriors: vec![0.0; model.spec.classes],
+        })
+    }
+
+    /// The posteriors of one encoded image; `name` is for the error.
+    pub fn classify(&mut self, name: &str, bytes: &[u8]) -> Result<&[f32]> {
+        let view = self.views.at(0);
+        self.worker
+            .render(bytes, &view, self.views.crop(), &mut self.pixels)
+            .map_err(|error| {
+                let (shard, key) = (name.to_string(), name.to_string());
+                Error::Sample(Box::new(BadSample {
+                    shard,
+                    offset: 0,
+                    key,
+                    reason: error.to_string(),
+                }))
+            })?;
+        let batch = Batch {
+            pixels: &self.pixels,
+            flips: &[view.flip],
+            colours: &[view.colour],
+            labels: &[0],
+        };
+        self.inference.run(batch)?;
+        self.inference.posteriors(&mut self.posteriors)?;
+        Ok(&self.posteriors)
+    }
+}

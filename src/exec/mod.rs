@@ -1,0 +1,69 @@
+//! Walks a plan on a back end.
+//!
+//! [`Inference`] owns what evaluation needs; [`Training`] adds momentum and the gradient slots of the reduction tree.
+//! Neither knows where images come from or why a learning rate is what it is.
+
+mod inference;
+mod training;
+
+pub use inference::Inference;
+pub use training::{BitFlip, Training};
+
+use crate::error::Result;
+use crate::plan::Bucket;
+
+/// What the forward pass of one micro-batch says about its samples, in their order.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Outcomes {
+    /// Cross-entropy of each sample.
+    pub losses: Vec<f32>,
+    /// Number of classes that score above the true one.
+    pub ranks: Vec<u32>,
+}
+
+impl Outcomes {
+    fn sized(batch: usize) -> Self {
+        Self {
+            losses: vec![0.0; batch],
+            ranks: vec![0; batch],
+        }
+    }
+
+    /// Sum of the losses, in order, in f64.
+    pub fn loss_sum(&self) -> f64 {
+        self.losses.iter().map(|&loss| f64::from(loss)).sum()
+    }
+}
+
+/// What a fold was taken of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FoldOf {
+    /// The value of a step.
+    Forward,
+    /// The gradient of a step's input.
+    DataGradient,
+    /// One micro-batch's gradient of a step's parameters.
+    ParameterGradient,
+}
+
+/// Looks on while a micro-batch is computed.
+pub trait Watch {
+    /// Whether folds are wanted; they cost a pass over what they fold.
+    fn wants_folds(&self) -> bool {
+        false
+    }
+
+    /// The fold of something that step `layer` has just computed.
+    fn fold(&mut self, _micro_batch: usize, _layer: &str, _of: FoldOf, _fold: u64) {}
+
+    /// The gradient sum of a bucket is complete: nothing will be added to it in this step.
+    fn bucket_final(&mut self, _bucket: &Bucket) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Looks away.
+pub struct Unwatched;
+
+impl Watch for Unwatched {}

@@ -1,0 +1,161 @@
+//! `log.jsonl`: one JSON object a line, each flushed as it happens.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::Event;
+use crate::error::{Error, Result};
+
+/// A line: the event and when it happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Line {
+    /// Seconds since 1970, UTC.
+    pub time: f64,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// Appends to a run's log.
+pub struct RunLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl RunLog {
+    /// Starts the log of a new run.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new()
+            .append(true)
+            .create_new(true)
+            .open(path)
+            .map_err(Error::io("create", path))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
+    }
+
+    /// Opens the log of a run that resumes after `step` finished steps: forgets what the log says of later steps,
+    /// which will happen again, and a last line that a kill left torn.
+    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+        let keep = match File::open(path) {
+            Ok(file) => end_of_step(file, step).map_err(Error::io("read", path))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            Err(error) => return Err(Error::io("open", path)(error)),
+        };
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(Error::io("open", path))?;
+        file.set_len(keep).map_err(Error::io("truncate", path))?;
+        Ok(Self {
+            path: path.into(),
+            file,
+        })
+    }
+
+    /// Writes one line.
+    pub fn append(&mut self, event: &Event) -> Result<()> {
+        let time = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs_f64();
+        let time = (time * 1000.0).round() / 1000.0;
+        let mut line = serde_json::to_string(&Line {
+            time,
+            event: event.clone(),
+        })
+        .expect("plain data serialises");
+        line.push('\n');
+        // One write per line: lines of a killed process are whole or, at worst, the last is torn.
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(Error::io("write", &self.path))
+    }
+}
+
+/// The byte after the last line that belongs to steps up to `step`.
+fn end_of_step(file: File, step: u64) -> std::io::Result<u64> {
+    let mut reader = BufReader::new(file);
+    let (mut line, mut position) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)?;
+        let whole = line.last() == Some(&b'\n');
+        let event = serde_json::from_slice::<Line>(&line).ok().map(|line| line.event);
+        match event {
+            Some(event) if whole && event.step().is_none_or(|at| at <= step) => position += read as u64,
+            Some(_) | None => return Ok(position),
+        }
+    }
+}
+
+/// Reads a log; a torn last line is ignored, any other damage is an error that names the line.
+pub fn read_log(path: &Path) -> Result<Vec<Line>> {
+    let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    let mut lines = Vec::new();
+    for (number, line) in text.split_inclusive('\n').enumerate() {
+        match serde_json::from_str(line) {
+            Ok(parsed) => lines.push(parsed),
+            Err(_) if !line.ends_with('\n') => {}
+            Err(error) => {
+                let what = format!("{}, line {}", path.display(), number + 1);
+                return Err(Error::invalid(what, "an event of this program", error));
+            }
+        }
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warning(step: u64) -> Event {
+        Event::Warning {
+            step,
+            message: "m".into(),
+        }
+    }
+
+    #[test]
+    fn resuming_forgets_later_steps_and_a_torn_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let mut log = RunLog::create(&path).unwrap();
+        for step in 1..=5 {
+            log.append(&warning(step)).unwrap();
+        }
+        drop(log);
+        let whole = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 7]).unwrap();
+        assert_eq!(read_log(&path).unwrap().len(), 4);
+
+        let mut log = RunLog::resume(&path, 3).unwrap();
+        log.append(&warning(4)).unwrap();
+        let steps: Vec<_> = read_log(&path)
+            .unwrap()
+            .iter()
+            .map(|line| line.event.step().unwrap())
+            .collect();
+        assert_eq!(steps, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn damage_inside_a_log_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        std::fs::write(
+            &path,
+            "{\"time\":0,\"event\":\"warning\",\"step\":1,\"message\":\"\"}\nrubbish\n",
+        )
+        .unwrap();
+        assert!(read_log(&path).unwrap_err().to_string().contains("line 2"));
+    }
+}

@@ -1,0 +1,129 @@
+//! Checkpoints: one safetensors file with the weights under torchvision's names, the momentum under
+//! `momentum.<name>`, and everything else as JSON in the file's metadata.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::durable::write_atomically;
+use super::hash::text_sha256;
+use crate::data::preprocess::Preprocess;
+use crate::error::{Error, Result};
+use crate::network::{Parameter, Spec};
+
+/// Momentum arrays carry the weight's name behind this prefix.
+pub const MOMENTUM_PREFIX: &str = "momentum.";
+
+/// The metadata keys: the JSON and its hash.
+pub(super) const META_KEY: &str = "verydeep";
+pub(super) const META_HASH_KEY: &str = "verydeep_sha256";
+
+/// Everything in a checkpoint besides the arrays.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointMeta {
+    /// The network.
+    pub spec: Spec,
+    /// Names of the classes, by index.
+    pub class_names: Vec<String>,
+    /// From pixels to the network's input.
+    pub preprocess: Preprocess,
+    /// Shorter side Q at which the network is evaluated by default.
+    pub scale: usize,
+    /// Finished steps.
+    pub step: u64,
+    /// Finished steps in epochs.
+    pub epoch: f64,
+    /// State of the learning-rate schedule.
+    pub schedule: Value,
+    /// The decided recipe.
+    pub recipe: Value,
+    /// The equivalence class of DESIGN section 3.
+    pub class: Value,
+    /// Hash of the weights.
+    pub weights_sha256: String,
+    /// Hash of weights, momentum, step and schedule.
+    pub state_sha256: String,
+}
+
+/// Reads arrays out of wherever they live, into a buffer of the right length.
+pub trait CheckpointView {
+    /// The weights of one parameter.
+    fn weights(&self, parameter: &Parameter, values: &mut [f32]) -> Result<()>;
+    /// The momentum of one parameter.
+    fn momentum(&self, parameter: &Parameter, values: &mut [f32]) -> Result<()>;
+}
+
+/// Writes a checkpoint to `path`, whole or not at all. One array at a time is held in memory.
+pub fn write_checkpoint(
+    path: &Path,
+    meta: &CheckpointMeta,
+    parameters: &[Parameter],
+    view: &dyn CheckpointView,
+) -> Result<()> {
+    let header = header(meta, parameters);
+    let mut failure = None;
+    let written = write_atomically(path, |writer| {
+        writer.write_all(&(header.len() as u64).to_le_bytes())?;
+        writer.write_all(header.as_bytes())?;
+        let longest = parameters.iter().map(Parameter::len).max().unwrap_or(0);
+        let mut values = vec![0.0; longest];
+        type Read = fn(&dyn CheckpointView, &Parameter, &mut [f32]) -> Result<()>;
+        let halves: [Read; 2] = [
+            |view, p, values| view.weights(p, values),
+            |view, p, values| view.momentum(p, values),
+        ];
+        for read in halves {
+            for parameter in parameters {
+                let values = &mut values[..parameter.len()];
+                if let Err(error) = read(view, parameter, values) {
+                    failure = Some(error);
+                    return Err(io::Error::other("the back end failed"));
+                }
+                write_f32(writer, values)?;
+            }
+        }
+        Ok(())
+    });
+    match (failure, written) {
+        (Some(error), _) => Err(error),
+        (None, Err(source)) => Err(Error::Checkpoint {
+            path: path.into(),
+            source,
+        }),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+fn write_f32(writer: &mut impl Write, values: &[f32]) -> io::Result<()> {
+    if cfg!(target_endian = "little") {
+        return writer.write_all(bytemuck::cast_slice(values));
+    }
+    values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
+}
+
+/// The JSON header of the safetensors format, padded with spaces to a multiple of 8.
+fn header(meta: &CheckpointMeta, parameters: &[Parameter]) -> String {
+    let text = serde_json::to_string(meta).expect("plain data serialises");
+    let mut entries = serde_json::Map::new();
+    entries.insert(
+        "__metadata__".into(),
+        json!({ META_HASH_KEY: text_sha256(&text), META_KEY: text, "format": "pt" }),
+    );
+    let mut offset = 0;
+    for prefix in ["", MOMENTUM_PREFIX] {
+        for parameter in parameters {
+            let end = offset + 4 * parameter.len();
+            let entry = json!({ "dtype": "F32", "shape": parameter.dims, "data_offsets": [offset, end] });
+            entries.insert(format!("{prefix}{}", parameter.name), entry);
+            offset = end;
+        }
+    }
+    let mut header = Value::Object(entries).to_string();
+    header.extend(std::iter::repeat_n(
+        ' ',
+        header.len().next_multiple_of(8) - header.len(),
+    ));
+    header
+}

@@ -1,0 +1,183 @@
+//! Reading checkpoints and weights files, with everything that can be checked checked.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use safetensors::{Dtype, SafeTensors};
+
+use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
+use super::hash::{StateHasher, text_sha256};
+use crate::error::{Error, Result};
+use crate::network::Parameter;
+
+/// A weights file, mapped.
+pub struct Loaded {
+    path: PathBuf,
+    map: memmap2::Mmap,
+    /// What stands beside the arrays; `None` for a plain weights file.
+    pub meta: Option<CheckpointMeta>,
+}
+
+/// Opens a safetensors file and checks its structure and its metadata's hash. The arrays are checked when read.
+pub fn load(path: &Path) -> Result<Loaded> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    // SAFETY: the map is only read. Checkpoints are replaced by rename, never rewritten in place; a file that somebody
+    // else truncates while it is mapped would end the process, as it would any reader of maps.
+    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(path, e))?;
+    let meta = match header
+        .metadata()
+        .as_ref()
+        .and_then(|m| m.get(META_KEY).map(|text| (text, m.get(META_HASH_KEY))))
+    {
+        None => None,
+        Some((text, hash)) => {
+            if hash != Some(&text_sha256(text)) {
+                return Err(damaged(path, "its metadata does not match its hash"));
+            }
+            Some(serde_json::from_str(text).map_err(|e| damaged(path, e))?)
+        }
+    };
+    Ok(Loaded {
+        path: path.into(),
+        map,
+        meta,
+    })
+}
+
+fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
+    Error::invalid_hint(
+        path.display(),
+        "a whole safetensors file",
+        reason,
+        "it is damaged or was not written by this program; use another checkpoint",
+    )
+}
+
+impl Loaded {
+    /// Copies the weights into `flat`, each at its offset, and returns their hash, which must be the stored one.
+    pub fn weights(&self, parameters: &[Parameter], flat: &mut [f32]) -> Result<String> {
+        let mut hasher = StateHasher::new();
+        self.copy(parameters, "", flat, &mut hasher)?;
+        let hash = hasher.weights();
+        self.compare(
+            "weights_sha256",
+            self.meta.as_ref().map(|m| &m.weights_sha256),
+            &hash,
+        )?;
+        Ok(hash)
+    }
+
+    /// Copies weights and momentum, each at its offset, and returns both hashes, which must be the stored ones.
+    pub fn state(
+        &self,
+        parameters: &[Parameter],
+        weights: &mut [f32],
+        momentum: &mut [f32],
+    ) -> Result<(String, String)> {
+        let meta = self.meta.as_ref().ok_or_else(|| {
+            Error::invalid_hint(
+                self.path.display(),
+                "a checkpoint with momentum and step",
+                "a plain weights file",
+                "start from it with --weights",
+            )
+        })?;
+        let mut hasher = StateHasher::new();
+        self.copy(parameters, "", weights, &mut hasher)?;
+        let weights_hash = hasher.weights();
+        self.compare("weights_sha256", Some(&meta.weights_sha256), &weights_hash)?;
+        self.copy(parameters, MOMENTUM_PREFIX, momentum, &mut hasher)?;
+        let state_hash = hasher.state(meta.step, &meta.schedule);
+        self.compare("state_sha256", Some(&meta.state_sha256), &state_hash)?;
+        Ok((weights_hash, state_hash))
+    }
+
+    /// Copies one array by name, if the file has it in the shape of `parameter`.
+    pub fn array(&self, parameter: &Parameter, values: &mut [f32]) -> Result<()> {
+        self.copy_array(&self.tensors()?, &parameter.name, parameter, values)
+    }
+
+    /// Names and shapes of every array that is not momentum, sorted by name.
+    pub fn shapes(&self) -> Result<Vec<(String, Vec<usize>)>> {
+        let tensors = self.tensors()?;
+        let mut shapes: Vec<_> = tensors
+            .iter()
+            .filter(|(name, _)| !name.starts_with(MOMENTUM_PREFIX))
+            .map(|(name, view)| (name.to_string(), view.shape().to_vec()))
+            .collect();
+        shapes.sort();
+        Ok(shapes)
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn tensors(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.map).map_err(|e| damaged(&self.path, e))
+    }
+
+    fn copy(
+        &self,
+        parameters: &[Parameter],
+        prefix: &str,
+        flat: &mut [f32],
+        hasher: &mut StateHasher,
+    ) -> Result<()> {
+        let tensors = self.tensors()?;
+        for parameter in parameters {
+            let values = &mut flat[parameter.range()];
+            self.copy_array(
+                &tensors,
+                &format!("{prefix}{}", parameter.name),
+                parameter,
+                values,
+            )?;
+            hasher.array(values);
+        }
+        Ok(())
+    }
+
+    fn copy_array(
+        &self,
+        tensors: &SafeTensors<'_>,
+        name: &str,
+        parameter: &Parameter,
+        values: &mut [f32],
+    ) -> Result<()> {
+        let what = format!("{}: array {name}", self.path.display());
+        let expected = format!("f32 of shape {:?}", parameter.dims);
+        let view = tensors.tensor(name).map_err(|_| {
+            Error::invalid_hint(
+                &what,
+                &expected,
+                "no such array",
+                "is it of another configuration? see verydeep inspect",
+            )
+        })?;
+        if view.dtype() != Dtype::F32 || view.shape() != parameter.dims {
+            let found = format!("{:?} of shape {:?}", view.dtype(), view.shape());
+            return Err(Error::invalid_hint(
+                &what,
+                &expected,
+                found,
+                "the file is of another configuration",
+            ));
+        }
+        for (value, bytes) in values.iter_mut().zip(view.data().chunks_exact(4)) {
+            *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Ok(())
+    }
+
+    fn compare(&self, what: &str, stored: Option<&String>, found: &str) -> Result<()> {
+        match stored {
+            Some(stored) if stored != found => {
+                Err(damaged(&self.path, format_args!("{what} {found}, not {stored}")))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! Where a run keeps its files.
+
+use std::path::{Path, PathBuf};
+
+use super::{Loaded, load};
+use crate::error::{Error, Result};
+
+/// The files of one run: `recipe.toml`, `log.jsonl`, `checkpoints/`.
+#[derive(Debug, Clone)]
+pub struct RunFolder {
+    root: PathBuf,
+}
+
+impl RunFolder {
+    /// Names the files of the run in `root`; touches nothing.
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The decided recipe.
+    pub fn recipe(&self) -> PathBuf {
+        self.root.join("recipe.toml")
+    }
+
+    /// One JSON object a line.
+    pub fn log(&self) -> PathBuf {
+        self.root.join("log.jsonl")
+    }
+
+    /// The folder of checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.root.join("checkpoints")
+    }
+
+    /// The checkpoint after `step` finished steps. Zero-padded, so that names sort by step.
+    pub fn checkpoint(&self, step: u64) -> PathBuf {
+        self.checkpoints().join(format!("step-{step:09}.safetensors"))
+    }
+
+    /// Every checkpoint file and its step, newest first.
+    pub fn list_checkpoints(&self) -> Result<Vec<(u64, PathBuf)>> {
+        let folder = self.checkpoints();
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::io("read", &folder)(error)),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(Error::io("read", &folder))?.path();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let step = name
+                .strip_prefix("step-")
+                .and_then(|rest| rest.strip_suffix(".safetensors"));
+            if let Some(step) = step.and_then(|digits| digits.parse().ok()) {
+                found.push((step, path));
+            }
+        }
+        found.sort_by(|a, b| b.cmp(a));
+        Ok(found)
+    }
+}
+
+/// Opens the newest checkpoint of a run that `check` accepts, and returns it with the errors of those it passed over.
+/// `Ok((None, ..))` where the run has no checkpoint file at all.
+pub fn newest_checkpoint<T>(
+    run: &RunFolder,
+    mut check: impl FnMut(&Loaded) -> Result<T>,
+) -> Result<(Option<(Loaded, T)>, Vec<Error>)> {
+    let mut passed_over = Vec::new();
+    for (_, path) in run.list_checkpoints()? {
+        match load(&path).and_then(|loaded| check(&loaded).map(|value| (loaded, value))) {
+            Ok(found) => return Ok((Some(found), passed_over)),
+            Err(error) => passed_over.push(error),
+        }
+    }
+    Ok((None, passed_over))
+}
+
+/// Opens what `--weights` names: a safetensors file, or a run folder, which means its newest whole checkpoint.
+/// `check` reads the arrays and so decides whether a checkpoint is whole.
+pub fn open_weights<T>(
+    path: &Path,
+    mut check: impl FnMut(&Loaded) -> Result<T>,
+) -> Result<(Loaded, T, Vec<Error>)> {
+    if !path.is_dir() {
+        let loaded = load(path)?;
+        let value = check(&loaded)?;
+        return Ok((loaded, value, Vec::new()));
+    }
+    match newest_checkpoint(&RunFolder::new(path), check)? {
+        (Some((loaded, value)), passed_over) => Ok((loaded, value, passed_over)),
+        (None, mut passed_over) => Err(passed_over.pop().unwrap_or_else(|| {
+            Error::invalid_hint(
+                path.display(),
+                "a run folder with a checkpoint, or a safetensors file",
+                "a folder without checkpoints/step-*.safetensors",
+                "has the run reached its first checkpoint?",
+            )
+        })),
+    }
+}

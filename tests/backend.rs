@@ -1,0 +1,100 @@
+//! Every back end against the reference, and the reference against finite differences.
+//!
+//! Shapes and numbers are fresh at every run; a failure prints the seed that repeats it (`VERYDEEP_TEST_SEED`).
+
+mod common;
+
+use common::{agreement, differences, exact, sentinels};
+use verydeep::backend::reference::Reference;
+
+#[test]
+fn gradients_of_every_operation_are_finite_differences() {
+    differences::of_every_operation();
+}
+
+#[test]
+fn gradients_of_whole_networks_are_finite_differences() {
+    differences::of_whole_networks();
+}
+
+/// Everything that a back end must satisfy.
+macro_rules! judge {
+    ($name:ident, $backend:expr) => {
+        mod $name {
+            use super::*;
+
+            #[test]
+            fn every_operation_agrees_with_the_reference() {
+                agreement::on_every_operation(&$backend);
+            }
+
+            #[test]
+            fn whole_networks_agree_with_the_reference() {
+                agreement::on_whole_networks(&$backend);
+            }
+
+            #[test]
+            fn every_pass_keeps_to_its_memory() {
+                sentinels::around_every_operation(&$backend);
+            }
+
+            #[test]
+            fn inputs_are_fused_multiply_adds() {
+                exact::inputs(&$backend);
+            }
+
+            #[test]
+            fn relu_lets_nan_pass() {
+                exact::relu(&$backend);
+            }
+
+            #[test]
+            fn max_pool_takes_the_first_of_equals() {
+                exact::max_pool_ties(&$backend);
+            }
+
+            #[test]
+            fn dropout_draws_the_masks_of_the_contract() {
+                exact::dropout(&$backend);
+            }
+
+            #[test]
+            fn ranks_count_ties_and_nan() {
+                exact::ranks_and_losses(&$backend);
+            }
+
+            #[test]
+            fn impossible_labels_are_refused() {
+                exact::impossible_labels(&$backend);
+            }
+
+            #[test]
+            fn batch_norm_leaves_its_statistics_in_the_leaf() {
+                exact::statistics(&$backend);
+            }
+
+            #[test]
+            fn the_update_rule_is_exact() {
+                exact::update(&$backend);
+            }
+
+            #[test]
+            fn the_tree_adds_in_its_order() {
+                exact::tree_add(&$backend);
+            }
+
+            #[test]
+            fn flat_vectors_are_read_folded_and_searched() {
+                exact::flat_vectors(&$backend);
+            }
+        }
+    };
+}
+
+judge!(reference, Reference::<f32>::new());
+judge!(reference_fused, Reference::<f32>::fused());
+
+#[test]
+fn the_reference_gives_the_same_bits_twice() {
+    exact::same_bits(&Reference::<f32>::new(), &Reference::<f32>::new());
+}

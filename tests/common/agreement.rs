@@ -1,0 +1,229 @@
+//! A back end against the f32 reference, step by step: every step starts from the reference's state.
+
+use verydeep::backend::reference::Reference;
+use verydeep::backend::{Backend, Tensor};
+use verydeep::network::Parameter;
+use verydeep::plan::{DataGradient, Epilogue, Lowering, Mode, Pass, Step, StepOp, ValueGradient};
+
+use super::draw::singles;
+use super::rig::{Rig, step_params};
+use super::{Case, Draw, Images, cases};
+
+/// Error allowed, relative to the tensor's norm (DESIGN.md section 9).
+const TOLERANCE: f64 = 1e-5;
+
+/// Error allowed relative to the norm of the gradient that comes in: sums that cancel keep its rounding.
+const CANCELLATION: f64 = 2e-6;
+
+/// Every operation and pass on random small shapes, in both modes, with and without the back end's fusions.
+pub(crate) fn on_every_operation<B: Backend>(backend: &B) {
+    let mut draw = Draw::new();
+    for mode in [Mode::Training, Mode::Evaluation] {
+        for case in cases::operations(&mut draw, 37, mode) {
+            both_ways(&mut draw, backend, &case);
+        }
+    }
+}
+
+/// Every step of whole small networks.
+pub(crate) fn on_whole_networks<B: Backend>(backend: &B) {
+    let mut draw = Draw::new();
+    for mode in [Mode::Training, Mode::Evaluation] {
+        for case in cases::networks(1.0 / 8.0, mode) {
+            both_ways(&mut draw, backend, &case);
+        }
+    }
+}
+
+fn both_ways<B: Backend>(draw: &mut Draw, backend: &B, case: &Case) {
+    step_by_step(draw, backend, &Reference::<f32>::new(), case);
+    step_by_step(draw, backend, backend, case);
+}
+
+fn step_by_step<B: Backend>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, case: &Case) {
+    let (judge, params) = (Reference::<f32>::new(), step_params(draw));
+    let mut expected = Rig::new(&judge, choices, case, params);
+    let mut found = Rig::new(backend, choices, case, params);
+    let images = Images::new(draw, case);
+    let weights = draw.parameters(&case.network);
+    expected.set_weights(&weights);
+    found.set_weights(&weights);
+
+    // Forward, each step of the back end from the reference's input.
+    let steps = expected.plan.steps.len();
+    let mut values: Vec<Vec<f32>> = Vec::new();
+    let mut own_values = Vec::new();
+    for step in 0..steps {
+        expected.run(step, Pass::Forward, &images);
+        if step > 0 {
+            found.set(step - 1, Tensor::Value, &values[step - 1]);
+        }
+        found.run(step, Pass::Forward, &images);
+        let (reference, own) = (expected.get(step, Tensor::Value), found.get(step, Tensor::Value));
+        let planned = &expected.plan.steps[step];
+        check(case, planned, "value", &reference, &own, 0.0);
+        check_statistics(case, &expected, &found, step);
+        values.push(reference);
+        own_values.push(own);
+        if step == 0 {
+            // Numbers of a size that suits random weights.
+            let input: Vec<f64> = draw
+                .normals(expected.len(0))
+                .iter()
+                .map(|x| x * case.scale)
+                .collect();
+            values[0] = singles(&input);
+            expected.set(0, Tensor::Value, &values[0]);
+        }
+    }
+    check_outcomes(case, &expected, &found);
+    if case.mode == Mode::Evaluation {
+        return;
+    }
+
+    // Backward, each step from the reference's state and gradient.
+    for step in (1..steps).rev() {
+        let planned = expected.plan.steps[step].clone();
+        let mut size = 0.0;
+        found.set(step - 1, Tensor::Value, &values[step - 1]);
+        found.run(step, Pass::Forward, &images);
+        if step + 1 < steps {
+            let mut gradient = expected.get(step, Tensor::Gradient);
+            forget_undecided(&expected, step, &values[step], &own_values[step], &mut gradient);
+            size = norm(&gradient);
+            expected.set(step, Tensor::Gradient, &gradient);
+            found.set(step, Tensor::Gradient, &gradient);
+        }
+        expected.run(step, Pass::Backward, &images);
+        found.run(step, Pass::Backward, &images);
+        if planned.data_gradient != DataGradient::None {
+            let reference = expected.get(step - 1, Tensor::Gradient);
+            let own = found.get(step - 1, Tensor::Gradient);
+            check(case, &planned, "data gradient", &reference, &own, size);
+        }
+        for index in planned.parameters.clone() {
+            let reference = expected.parameter_gradient(index);
+            let own = found.parameter_gradient(index);
+            let of = &expected.plan.parameters[index].name;
+            check(case, &planned, of, &reference, &own, size);
+        }
+    }
+}
+
+/// Removes the gradient where rounding decides which way it goes: where the two back ends differ on whether a
+/// rectified value is positive, and where the two largest values of a pooling window are nearly equal.
+fn forget_undecided(
+    expected: &Rig<Reference<f32>>,
+    step: usize,
+    value: &[f32],
+    own: &[f32],
+    gradient: &mut [f32],
+) {
+    let planned = &expected.plan.steps[step];
+    let epilogue = match planned.op {
+        StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
+            epilogue
+        }
+        _ => return,
+    };
+    if epilogue == Epilogue::None || planned.value_gradient == ValueGradient::Masked {
+        return;
+    }
+    for (i, gradient) in gradient.iter_mut().enumerate() {
+        let pooled = epilogue == Epilogue::ReluPool;
+        let tied = pooled && nearly_tied(&window(expected, step, i));
+        if tied || (value[i] > 0.0) != (own[i] > 0.0) {
+            *gradient = 0.0;
+        }
+    }
+}
+
+/// What output `i` of a step with a fused pooling was pooled from.
+fn window(expected: &Rig<Reference<f32>>, step: usize, i: usize) -> [f32; 4] {
+    let saved = expected
+        .backend
+        .saved(&expected.plan, step, &expected.arena)
+        .unwrap();
+    let Step { input, output, .. } = expected.plan.steps[step];
+    let (image, row, column) = (i / output.plane(), i % output.plane() / output.w, i % output.w);
+    let first = (image * input.h + 2 * row) * input.w + 2 * column;
+    [first, first + 1, first + input.w, first + input.w + 1].map(|i| saved[i])
+}
+
+fn nearly_tied(window: &[f32; 4]) -> bool {
+    let mut sorted = *window;
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted[0] > 0.0 && sorted[0] - sorted[1] <= 1e-4
+}
+
+/// A step without sums gives the same bits everywhere; another one agrees within the tolerance.
+fn check(case: &Case, step: &Step, what: &str, expected: &[f32], found: &[f32], size: f64) {
+    let exact = match step.op {
+        StepOp::Input | StepOp::Relu | StepOp::MaxPool | StepOp::Dropout { .. } => true,
+        StepOp::Conv { .. }
+        | StepOp::Linear { .. }
+        | StepOp::BatchNorm { .. }
+        | StepOp::Lrn
+        | StepOp::Loss => false,
+    };
+    let place = || format!("{}: {what} of step {step:?}", case.name);
+    if exact {
+        let differs = expected
+            .iter()
+            .zip(found)
+            .position(|(a, b)| a.to_bits() != b.to_bits());
+        if let Some(i) = differs {
+            panic!(
+                "{}: element {i}: expected {:e}, found {:e}",
+                place(),
+                expected[i],
+                found[i]
+            );
+        }
+        return;
+    }
+    let difference: Vec<f32> = expected.iter().zip(found).map(|(a, b)| a - b).collect();
+    let (error, norm) = (norm(&difference), norm(expected));
+    let allowed = TOLERANCE * norm + CANCELLATION * size;
+    assert!(
+        error <= allowed,
+        "{}: error {error:e} of norm {norm:e}, allowed {allowed:e}",
+        place()
+    );
+}
+
+/// Batch norm's forward pass in training leaves its statistics in the leaf.
+fn check_statistics<B: Backend>(case: &Case, expected: &Rig<Reference<f32>>, found: &Rig<B>, step: usize) {
+    let planned = &expected.plan.steps[step];
+    let statistics = planned.parameters.clone();
+    let is_statistic = |p: &Parameter| !p.role.is_learned();
+    for index in statistics.filter(|&i| is_statistic(&expected.plan.parameters[i])) {
+        let of = &expected.plan.parameters[index].name;
+        let (reference, own) = (
+            expected.parameter_gradient(index),
+            found.parameter_gradient(index),
+        );
+        check(case, planned, of, &reference, &own, 0.1);
+    }
+}
+
+fn check_outcomes<B: Backend>(case: &Case, expected: &Rig<Reference<f32>>, found: &Rig<B>) {
+    let ((losses, ranks), (own_losses, own_ranks)) = (expected.outcomes(), found.outcomes());
+    assert_eq!(ranks, own_ranks, "{}", case.name);
+    for (loss, own) in losses.iter().zip(&own_losses) {
+        let allowed = TOLERANCE as f32 * loss.abs().max(1.0);
+        assert!(
+            (loss - own).abs() <= allowed,
+            "{}: loss {loss}, found {own}",
+            case.name
+        );
+    }
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .map(|&x| f64::from(x) * f64::from(x))
+        .sum::<f64>()
+        .sqrt()
+}

@@ -1,0 +1,12 @@
+//! The harness of `tests/backend.rs`: it judges any back end.
+
+pub(crate) mod agreement;
+pub(crate) mod cases;
+pub(crate) mod differences;
+pub(crate) mod draw;
+pub(crate) mod exact;
+pub(crate) mod rig;
+pub(crate) mod sentinels;
+
+pub(crate) use cases::{Case, Images};
+pub(crate) use draw::Draw;
