@@ -1,5 +1,5 @@
-//! Each step of a small net and of VGG-16, forward and backward: `cargo bench --bench layers [-- FILTER]`. Throughput is
-//! floating-point operations per second (of the direct computation) where a step multiplies.
+//! Each step of a small net and of VGG-16, forward and backward: `cargo bench --bench layers [-- FILTER]`.
+//! Throughput is floating-point operations per second (of the direct computation) where a step multiplies.
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use verydeep::backend::cpu::Cpu;

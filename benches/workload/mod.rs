@@ -16,7 +16,7 @@ pub(crate) fn threads() -> usize {
 /// One plan and what it runs in.
 pub(crate) struct Workload {
     /// The plan.
-    pub plan: Plan,
+    pub(crate) plan: Plan,
     cpu: Cpu,
     arena: Buffer,
     weights: Buffer,

@@ -2,8 +2,9 @@
 //!
 //! x, dx, y and dy: (N, C, H, W); gamma, beta, mean and variance: (C). A channel has m = N * H * W elements.
 //!
-//! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased) variance are
-//! the micro-batch's; saved for the backward pass: mean and `1 / sqrt(variance + epsilon)` of every channel.
+//! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased)
+//! variance are the micro-batch's; saved for the backward pass: mean and `1 / sqrt(variance + epsilon)` of
+//! every channel.
 
 use super::elementwise::mask_in_place;
 use super::isa::multiversion;
@@ -25,8 +26,8 @@ pub(super) fn footprint(step: &Step, epilogue: Epilogue) -> Footprint {
     }
 }
 
-/// Overwrites y. In training also the micro-batch's mean and unbiased variance, in the places of the gradients of the
-/// running statistics.
+/// Overwrites y. In training also the micro-batch's mean and unbiased variance, in the places of the
+/// gradients of the running statistics.
 pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, views: &mut Views<'_>) {
     let plane = step.output.plane();
     let channels = step.output.c;

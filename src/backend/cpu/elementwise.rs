@@ -1,4 +1,5 @@
-//! Everything that treats elements one by one, at the speed of the memory: ReLU, tree additions, the update rule, folds.
+//! Everything that treats elements one by one, at the speed of the memory: ReLU, tree additions, the update
+//! rule, folds.
 //!
 //! With explicit fused multiply-adds: the same bits on every path and on every back end.
 
@@ -68,7 +69,8 @@ multiversion! {
     }
 }
 
-/// `slots[0] <- slots[0] + (slots[1] + (... + slots[k]))` over `elements`: each slot is read once, the first written.
+/// `slots[0] <- slots[0] + (slots[1] + (... + slots[k]))` over `elements`: each slot is read once, the first
+/// written.
 pub(super) fn tree_add(cpu: &Cpu, slots: &mut [Buffer], elements: Range<usize>) {
     let Some((first, others)) = slots.split_first_mut() else {
         return;

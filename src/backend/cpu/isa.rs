@@ -62,10 +62,11 @@ impl Isa {
     }
 }
 
-/// Compiles a function once per path and adds a first argument that chooses: `fn f(a: A)` becomes `fn f(isa: Isa, a: A)`.
+/// Compiles a function once per path and adds a first argument that chooses: `fn f(a: A)` becomes
+/// `fn f(isa: Isa, a: A)`.
 ///
-/// The body must be plain code without reassociation, so that all paths give the same bits; `f32::mul_add` is one
-/// instruction in the AVX2 copy and an exact library call in the portable one.
+/// The body must be plain code without reassociation, so that all paths give the same bits; `f32::mul_add` is
+/// one instruction in the AVX2 copy and an exact library call in the portable one.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*

@@ -2,8 +2,8 @@
 //!
 //! x and dx: (N, I), flattened as (C, H, W); y and dy: (N, O); w and dw: (O, I); bias and db: (O).
 //!
-//! With micro-batches of 8 to 32 images, time is what it takes to read (or write) the weights once: each pass streams
-//! them in rows and keeps everything else in caches.
+//! With micro-batches of 8 to 32 images, time is what it takes to read (or write) the weights once: each pass
+//! streams them in rows and keeps everything else in caches.
 
 use super::elementwise::mask_in_place;
 use super::memory::f32_bytes;
@@ -158,7 +158,8 @@ fn transpose_images(cpu: &Cpu, shape: Shape, x: &[f32], transposed: &mut [f32]) 
     });
 }
 
-/// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this step.
+/// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
+/// step.
 pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Views<'_>) {
     let shape = Shape::of(step);
     if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
@@ -230,8 +231,8 @@ fn weight_gradient(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &mut
         });
 }
 
-/// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive: rows are images, lanes are inputs,
-/// the depth is the outputs.
+/// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive: rows are images, lanes
+/// are inputs, the depth is the outputs.
 fn data_gradient(
     cpu: &Cpu,
     shape: Shape,
@@ -292,7 +293,8 @@ fn data_gradient(
     });
 }
 
-/// `packed[column, row, lane] = rows[row * stride + 16 * column + lane]`, zero behind the last element of a row.
+/// `packed[column, row, lane] = rows[row * stride + 16 * column + lane]`, zero behind the last element of a
+/// row.
 fn pack_rows(rows: &[f32], (count, len, stride): (usize, usize, usize), packed: &mut [f32]) {
     let packed: &mut [[f32; LANES]] = bytemuck::cast_slice_mut(packed);
     for row in 0..count {

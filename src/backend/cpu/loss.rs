@@ -17,8 +17,8 @@ pub(super) fn footprint(step: &Step) -> Footprint {
     }
 }
 
-/// `y[k] = exp(x[k] - max x) / sum of exp(x - max x)`, the loss `ln sum - (x[label] - max x)`, and the rank. Overwrites
-/// all of them; a label that names no class is an error, before anything is written.
+/// `y[k] = exp(x[k] - max x) / sum of exp(x - max x)`, the loss `ln sum - (x[label] - max x)`, and the rank.
+/// Overwrites all of them; a label that names no class is an error, before anything is written.
 pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) -> Result<()> {
     let classes = step.output.len();
     let labels = &views.batch.labels[..step.batch];
@@ -55,7 +55,8 @@ fn soft_max(x: &[f32], label: usize, posteriors: &mut [f32]) -> f64 {
     libm::log(sum) - (f64::from(x[label]) - max)
 }
 
-/// How many classes come before the true one: all but those with a lower score, or an equal one and a higher index.
+/// How many classes come before the true one: all but those with a lower score, or an equal one and a higher
+/// index.
 fn rank_of(x: &[f32], label: usize) -> u32 {
     let after = |k: usize| k == label || x[k] < x[label] || x[k] == x[label] && k > label;
     (0..x.len()).filter(|&k| !after(k)).count() as u32

@@ -1,7 +1,7 @@
 //! Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3).
 //!
-//! x, dx, y, dy and d: (N, C, H, W). `y[c] = x[c] * d[c]^-beta` with `d[c] = k + alpha * sum of x[j]^2` over the window
-//! `c - 2 ..= c + 2`, cut at the ends. Saved for the backward pass: d.
+//! x, dx, y, dy and d: (N, C, H, W). `y[c] = x[c] * d[c]^-beta` with `d[c] = k + alpha * sum of x[j]^2` over
+//! the window `c - 2 ..= c + 2`, cut at the ends. Saved for the backward pass: d.
 
 use super::isa::multiversion;
 use super::memory::f32_bytes;
@@ -85,8 +85,8 @@ fn power_minus_beta(d: f32) -> f32 {
     1.0 / (root * root.sqrt())
 }
 
-/// `dx[c] = dy[c] * d[c]^-beta - 2 * alpha * beta * x[c] * sum over the window of dy[j] * x[j] * d[j]^(-beta - 1)`, zero
-/// where a mask is asked for and x is not positive. Overwrites dx.
+/// `dx[c] = dy[c] * d[c]^-beta - 2 * alpha * beta * x[c] * sum of dy[j] * x[j] * d[j]^(-beta - 1)` over the
+/// window, zero where a mask is asked for and x is not positive. Overwrites dx.
 pub(super) fn backward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) {
     let masked = match step.data_gradient {
         DataGradient::None => return,
@@ -156,7 +156,8 @@ multiversion! {
         let (x, d, dy) = at;
         for ((((dx, &x), &d), &dy), &sum) in dx.iter_mut().zip(x).zip(d).zip(dy).zip(sum) {
             let gradient = (-2.0 * ALPHA * BETA * x).mul_add(sum, dy * power_minus_beta(d));
-            *dx = if masked && !(x > 0.0) { 0.0 } else { gradient };
+            let passes = !masked || x > 0.0;
+            *dx = if passes { gradient } else { 0.0 };
         }
     }
 }

@@ -1,7 +1,8 @@
 //! Maximum over 2x2 windows, stride 2; an odd last row or column is dropped.
 //!
-//! x and dx: (N, C, H, W); y and dy: (N, C, H/2, W/2). Saved for the backward pass: which of the window's four elements,
-//! in row-major order, is the maximum (u8, the shape of y). Of equal ones it is the first; NaN counts as the largest.
+//! x and dx: (N, C, H, W); y and dy: (N, C, H/2, W/2). Saved for the backward pass: which of the window's
+//! four elements, in row-major order, is the maximum (u8, the shape of y). Of equal ones it is the first; NaN
+//! counts as the largest.
 
 use super::isa::multiversion;
 use super::memory::f32_bytes;

@@ -12,8 +12,8 @@ pub(super) fn f32_bytes(elements: usize) -> usize {
 /// Parameter arrays of a step at most: those of batch norm.
 const ARRAYS: usize = 4;
 
-/// What one pass of one step reads and writes. A tensor that the pass has no use for is empty: in the backward pass its
-/// place may already belong to another.
+/// What one pass of one step reads and writes. A tensor that the pass has no use for is empty: in the
+/// backward pass its place may already belong to another.
 pub(super) struct Views<'a> {
     /// x, (N, C, H, W).
     pub(super) input: &'a [f32],
@@ -105,7 +105,8 @@ fn elements(region: Region) -> std::ops::Range<usize> {
     range.start / size..range.end.div_ceil(size)
 }
 
-/// One region to read and some to write, which do not overlap: the plan's lifetimes say so and this checks it.
+/// One region to read and some to write, which do not overlap: the plan's lifetimes say so and this checks
+/// it.
 fn cut<const W: usize>(arena: &mut Buffer, read: Region, write: [Region; W]) -> (&[f32], [&mut [f32]; W]) {
     let arena = arena.as_mut_slice();
     let ranges = write.map(elements);
@@ -122,8 +123,8 @@ fn cut<const W: usize>(arena: &mut Buffer, read: Region, write: [Region; W]) -> 
     }
     assert!(read.end <= arena.len(), "region {read:?} ends in the arena");
     let start = arena.as_mut_ptr();
-    // SAFETY: all ranges lie inside the arena, which is borrowed exclusively for the slices' lifetime, and no two of
-    // them overlap, as just checked.
+    // SAFETY: all ranges lie inside the arena, which is borrowed exclusively for the slices' lifetime, and no
+    // two of them overlap, as just checked.
     unsafe {
         (
             std::slice::from_raw_parts(start.add(read.start), read.len()),

@@ -1,10 +1,11 @@
 //! The CPU back end: fp32 on any number of threads.
 //!
-//! Layouts are the logical ones: activations (N, C, H, W), parameters as in the checkpoint. Everything that multiplies
-//! goes through one kernel ([`tile`]); everything else runs at the speed of the memory.
+//! Layouts are the logical ones: activations (N, C, H, W), parameters as in the checkpoint. Everything that
+//! multiplies goes through one kernel (`tile`); everything else runs at the speed of the memory.
 //!
-//! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is computed by
-//! one task, in a fixed order; a task writes to a place of its own. Scratch is per thread, results never are.
+//! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is
+//! computed by one task, in a fixed order; a task writes to a place of its own. Scratch is per thread,
+//! results never are.
 
 mod batch_norm;
 mod buffer;
@@ -40,8 +41,8 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// `threads` threads, the caller's among them. `VERYDEEP_ISA` (auto, portable, avx2) forces an instruction-set path;
-    /// it is read here and nowhere else.
+    /// `threads` threads, the caller's among them. `VERYDEEP_ISA` (auto, portable, avx2) forces an
+    /// instruction-set path; it is read here and nowhere else.
     pub fn new(threads: usize) -> Result<Self> {
         if threads == 0 {
             return Err(Error::invalid("--threads", "at least 1", 0));

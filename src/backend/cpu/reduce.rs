@@ -9,7 +9,10 @@ const LANES: usize = 16;
 
 /// Defines `fn name(isa, a, ...) -> [f64; S]`: S sums over the elements of slices of equal length.
 macro_rules! sums {
-    ($(#[$meta:meta])* $name:ident[$count:literal]($first:ident $(, $slice:ident)*; $($factor:ident),*) $term:expr) => {
+    (
+        $(#[$meta:meta])*
+        $name:ident[$count:literal]($first:ident $(, $slice:ident)*; $($factor:ident),*) $term:expr
+    ) => {
         multiversion! {
             $(#[$meta])*
             pub(super) fn $name($first: &[f32], $($slice: &[f32],)* $($factor: f32),*) -> [f64; $count] {
@@ -23,8 +26,8 @@ macro_rules! sums {
                     let full = start + (end - start) / LANES * LANES;
                     let mut at = start;
                     while at < full {
-                        let $first: &[f32; LANES] = $first[at..].first_chunk().expect("a full group of lanes");
-                        $(let $slice: &[f32; LANES] = $slice[at..].first_chunk().expect("a full group of lanes");)*
+                        let $first: &[f32; LANES] = $first[at..].first_chunk().expect("a full group");
+                        $(let $slice: &[f32; LANES] = $slice[at..].first_chunk().expect("a full group");)*
                         for l in 0..LANES {
                             let ($first, $($slice,)*) = ($first[l], $($slice[l],)*);
                             let terms: [f32; $count] = $term;

@@ -1,8 +1,9 @@
 //! The threads: tasks of one parallel region, dealt to whoever is free.
 //!
-//! A training step is a few hundred regions of 10 microseconds to 10 milliseconds. The caller works too, and never
-//! waits for a thread that has not started; idle threads look for work for a short while before they sleep. Which
-//! thread runs a task is chance: tasks must write to places of their own, and nothing they compute may depend on it.
+//! A training step is a few hundred regions of 10 microseconds to 10 milliseconds. The caller works too, and
+//! never waits for a thread that has not started; idle threads look for work for a short while before they
+//! sleep. Which thread runs a task is chance: tasks must write to places of their own, and nothing they
+//! compute may depend on it.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// How long an idle thread looks for work before it sleeps: longer than the gaps between the regions of a step.
+/// How long an idle thread looks for work before it sleeps: longer than the gaps between the regions of a
+/// step.
 const PATIENCE: Duration = Duration::from_micros(50);
 
 /// Stack of a worker in bytes; tasks keep tiles of a few kilobytes on it.
@@ -52,8 +54,8 @@ struct Job {
     tasks: usize,
 }
 
-// SAFETY: the pointees are Sync and outlive the region: `Team::run` withdraws the job and waits for the last worker
-// before it returns (see `Withdraw`).
+// SAFETY: the pointees are Sync and outlive the region: `Team::run` withdraws the job and waits for the last
+// worker before it returns (see `Withdraw`).
 unsafe impl Send for Job {}
 
 impl Job {
@@ -118,7 +120,8 @@ impl Drop for Leave<'_> {
     }
 }
 
-/// Ends a region: nobody enters any more, and the last worker has left. Also when a task of the caller panics.
+/// Ends a region: nobody enters any more, and the last worker has left. Also when a task of the caller
+/// panics.
 struct Withdraw<'a>(&'a Shared);
 
 impl Drop for Withdraw<'_> {
@@ -169,8 +172,8 @@ impl Team {
         self.workers.len() + 1
     }
 
-    /// Calls `call(task, worker)` once for every task below `tasks` and returns when all are done. Two tasks that run
-    /// at the same time have different worker numbers.
+    /// Calls `call(task, worker)` once for every task below `tasks` and returns when all are done. Two tasks
+    /// that run at the same time have different worker numbers.
     pub(super) fn run(&self, tasks: usize, call: impl Fn(usize, usize) + Sync) {
         let alone = tasks < 2 || self.workers.is_empty();
         let Some(_turn) = (if alone { None } else { self.turn.try_lock().ok() }) else {
@@ -209,7 +212,8 @@ impl Team {
         );
     }
 
-    /// Cuts `slice` into chunks of `chunk` elements (the last may be shorter) and calls `call(index, chunk)` for each.
+    /// Cuts `slice` into chunks of `chunk` elements (the last may be shorter) and calls `call(index, chunk)`
+    /// for each.
     pub(super) fn chunks<T: Send>(
         &self,
         slice: &mut [T],

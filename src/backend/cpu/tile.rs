@@ -2,10 +2,10 @@
 //!
 //! `acc[r][l] += sum over the depth d of a[rows[r] + d] * b[d][l]`
 //!
-//! Convolutions, fully connected layers and their gradients differ in what they call rows, lanes and depth. The depth
-//! is up to three nested loops with their own strides, so that rows are read in place: a row of pixels, then the next
-//! image row, then the next image. Every lane sums in the order of the depth: results depend on where the caller cuts
-//! the depth, and on nothing else.
+//! Convolutions, fully connected layers and their gradients differ in what they call rows, lanes and depth.
+//! The depth is up to three nested loops with their own strides, so that rows are read in place: a row of
+//! pixels, then the next image row, then the next image. Every lane sums in the order of the depth: results
+//! depend on where the caller cuts the depth, and on nothing else.
 
 use super::isa::Isa;
 
@@ -41,7 +41,8 @@ impl Depth {
     }
 }
 
-/// Cuts `total` rows into strips of at most [`ROWS`], as equal as possible: strip `index` is (first row, rows).
+/// Cuts `total` rows into strips of at most [`ROWS`], as equal as possible: strip `index` is (first row,
+/// rows).
 pub(super) fn strip(total: usize, index: usize) -> (usize, usize) {
     let strips = strips(total);
     let (small, larger) = (total / strips, total % strips);
@@ -80,8 +81,8 @@ fn sized<const R: usize>(isa: Isa, depth: &Depth, a: &[f32], rows: [usize; R], b
     assert!(depth.span(depth.b) + LANES <= b.len(), "lanes end inside b");
     match isa {
         Isa::Portable => portable(depth, a, rows, b, acc),
-        // SAFETY: `Isa::Avx2` is made only where the processor has AVX2 and FMA; the assertions above keep every
-        // element that `avx2` reads inside `a` and `b`.
+        // SAFETY: `Isa::Avx2` is made only where the processor has AVX2 and FMA; the assertions above keep
+        // every element that `avx2` reads inside `a` and `b`.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2(depth, a.as_ptr(), rows, b.as_ptr(), acc) },
     }
@@ -177,7 +178,8 @@ unsafe fn avx2<const R: usize>(
     }
 }
 
-/// `to[j][i] = from[i][j]` for `rows` rows `i` and `columns` columns `j`; rows are `from_stride` and `to_stride` apart.
+/// `to[j][i] = from[i][j]` for `rows` rows `i` and `columns` columns `j`; rows are `from_stride` and
+/// `to_stride` apart.
 pub(super) fn transpose(
     isa: Isa,
     (rows, columns): (usize, usize),

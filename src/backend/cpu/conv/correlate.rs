@@ -1,7 +1,9 @@
-//! The sum that forward pass and data gradient share: `y[n,k,p] = sum over (c,r,s) of w[k,(c,r,s)] * panel[(c,r,s),p]`.
+//! The sum that forward pass and data gradient share:
+//! `y[n,k,p] = sum over (c,r,s) of w[k,(c,r,s)] * panel[(c,r,s),p]`.
 //!
-//! Rows of a tile are output channels, lanes are pixels, the depth is (channel, filter row, filter column). Filters are
-//! read where they are; pixels are packed by whoever multiplies by them, in blocks that stay in its L2 cache.
+//! Rows of a tile are output channels, lanes are pixels, the depth is (channel, filter row, filter column).
+//! Filters are read where they are; pixels are packed by whoever multiplies by them, in blocks that stay in
+//! its L2 cache.
 
 use super::super::Cpu;
 use super::super::team::Parts;
@@ -10,7 +12,8 @@ use super::Shape;
 use super::pack::pack_panel;
 use crate::plan::Epilogue;
 
-/// Depth of a block at most: a panel of pixels (18 KB) and a strip of filters (7 KB) fit the L1 cache together.
+/// Depth of a block at most: a panel of pixels (18 KB) and a strip of filters (7 KB) fit the L1 cache
+/// together.
 const BLOCK_DEPTH: usize = 288;
 /// Panels of one task at most: 290 KB of packed pixels.
 const BLOCK_PANELS: usize = 16;
@@ -209,7 +212,8 @@ fn copy_lanes(from: &[f32], to: &mut [f32; LANES]) {
     }
 }
 
-/// Filters (K, C, R, R) turned round for the data gradient: `turned[c, k, r, s] = filters[k, c, R-1-r, R-1-s]`.
+/// Filters (K, C, R, R) turned round for the data gradient:
+/// `turned[c, k, r, s] = filters[k, c, R-1-r, R-1-s]`.
 pub(super) fn turn_filters(cpu: &Cpu, shape: Shape, filters: &[f32], turned: &mut [f32]) {
     let taps = shape.taps();
     cpu.team.chunks(turned, shape.outputs * taps, |c, turned| {

@@ -1,15 +1,17 @@
 //! The filter gradient: `dw[k,c,r,s] = sum over n, i, j of dy[n,k,i,j] * x[n, c, i+r-P, j+s-P]`.
 //!
-//! Rows of a tile are filter elements (c, r, s), lanes are 16 output channels, the depth is (image, row, column). A
-//! filter element reads the pixels of x in place, shifted, in a copy of x with a border of zeros; dy is packed with
-//! its channels as lanes. Images go in groups of a fixed number; each sum runs over images, rows and columns in order.
+//! Rows of a tile are filter elements (c, r, s), lanes are 16 output channels, the depth is (image, row,
+//! column). A filter element reads the pixels of x in place, shifted, in a copy of x with a border of zeros;
+//! dy is packed with its channels as lanes. Images go in groups of a fixed number; each sum runs over images,
+//! rows and columns in order.
 
 use super::super::Cpu;
 use super::super::team::Parts;
 use super::super::tile::{self, Depth, LANES, ROWS, Tile, transpose};
 use super::Shape;
 
-/// Pixels of a block of the depth: its panel of dy (16 KB) stays in the L1 cache while all filter elements use it.
+/// Pixels of a block of the depth: its panel of dy (16 KB) stays in the L1 cache while all filter elements
+/// use it.
 const BLOCK_PIXELS: usize = 256;
 /// Elements of the copies of x and dy of one group of images: 4 MB, unless one image is larger.
 const GROUP_ELEMENTS: usize = 1 << 20;
@@ -205,7 +207,8 @@ fn accumulate(
     });
 }
 
-/// Where filter element (c, r, s) finds the pixel that belongs to pixel 0 of dy, in the bordered copy of an image.
+/// Where filter element (c, r, s) finds the pixel that belongs to pixel 0 of dy, in the bordered copy of an
+/// image.
 fn shift(shape: Shape, blocks: &Blocks, element: usize) -> usize {
     let (c, tap) = (element / shape.taps(), element % shape.taps());
     let (r, s) = (tap / shape.kernel, tap % shape.kernel);

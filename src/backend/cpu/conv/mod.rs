@@ -2,8 +2,9 @@
 //!
 //! x and dx: (N, C, H, W); y and dy: (N, K, H, W); w and dw: (K, C, R, R); bias and db: (K).
 //!
-//! Forward and data gradient are the same sum ([`correlate`]): the data gradient is the correlation of dy with the
-//! filters turned round, `dx[n,c] = sum over k of dy[n,k] * w[k,c,-r,-s]`. The filter gradient is in [`filter`].
+//! Forward and data gradient are the same sum ([`correlate`]): the data gradient is the correlation of dy
+//! with the filters turned round, `dx[n,c] = sum over k of dy[n,k] * w[k,c,-r,-s]`. The filter gradient is in
+//! [`filter`].
 
 mod correlate;
 mod filter;
@@ -110,7 +111,8 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue,
     );
 }
 
-/// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this step.
+/// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
+/// step.
 pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue, views: &mut Views<'_>) {
     let shape = Shape::forward(step, kernel);
     if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {

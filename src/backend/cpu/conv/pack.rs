@@ -1,4 +1,5 @@
-//! Pixels as the lanes of a tile: one panel of the matrix that convolution multiplies by (im2col), made where it is used.
+//! Pixels as the lanes of a tile: one panel of the matrix that convolution multiplies by (im2col), made where
+//! it is used.
 
 use super::super::isa::multiversion;
 use super::super::tile::LANES;
@@ -70,11 +71,12 @@ impl Pixels {
 }
 
 multiversion! {
-    /// Writes the panel of the 16 pixels from `first` on, of image `n` and channels `channels.0..channels.1` of x:
-    /// `panel[(c, r, s)][l] = x[n, c, i + r - P, j + s - P]` where (i, j) is pixel `first + l`; 0 outside the image.
+    /// Writes the panel of the 16 pixels from `first` on, of image `n` and channels `channels.0..channels.1`
+    /// of x: `panel[(c, r, s)][l] = x[n, c, i + r - P, j + s - P]` where (i, j) is pixel `first + l`; 0
+    /// outside the image.
     ///
-    /// A shifted row of pixels is a row of pixels: every lane group is one contiguous load, and lanes that the shift
-    /// took across an edge of the image are masked.
+    /// A shifted row of pixels is a row of pixels: every lane group is one contiguous load, and lanes that
+    /// the shift took across an edge of the image are masked.
     pub(super) fn pack_panel(
         shape: Shape,
         x: &[f32],
