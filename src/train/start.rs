@@ -6,7 +6,7 @@ use super::recipe::Recipe;
 use super::trainer::Progress;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Op};
-use crate::weights::{Loaded, RunFolder, newest_checkpoint, open_weights, weights_sha256};
+use crate::weights::{Loaded, Newest, RunFolder, newest_checkpoint, open_weights, weights_sha256};
 
 /// State to start from, on the host; flat vectors.
 pub struct Start {
@@ -52,7 +52,10 @@ impl Start {
     pub fn resumed(run: &RunFolder, recipe: &Recipe, network: &Network) -> Result<Self> {
         let (mut weights, mut momentum) = (vec![0.0; network.flat_len()], vec![0.0; network.flat_len()]);
         let whole = |file: &Loaded| file.state(&network.parameters, &mut weights, &mut momentum);
-        let (found, mut passed_over) = newest_checkpoint(run, whole)?;
+        let Newest {
+            found,
+            mut passed_over,
+        } = newest_checkpoint(run, whole)?;
         let Some((file, _)) = found else {
             return match passed_over.pop() {
                 Some(error) => Err(error),

@@ -12,4 +12,4 @@ pub use checkpoint::{CheckpointMeta, CheckpointView, MOMENTUM_PREFIX, write_chec
 pub use hash::{StateHasher, weights_sha256};
 pub use load::{Loaded, load};
 pub use model::Model;
-pub use run::{RunFolder, newest_checkpoint, open_weights};
+pub use run::{Newest, RunFolder, newest_checkpoint, open_weights};

@@ -70,24 +70,39 @@ impl RunFolder {
     }
 }
 
-/// Opens the newest checkpoint of a run that `check` accepts, and returns it with the errors of those it passed over.
-/// `Ok((None, ..))` where the run has no checkpoint file at all.
+/// What a search for the newest whole checkpoint found.
+pub struct Newest<T> {
+    /// The checkpoint and what the check made of it; `None` where there is no whole one.
+    pub found: Option<(Loaded, T)>,
+    /// What is wrong with the newer ones.
+    pub passed_over: Vec<Error>,
+}
+
+/// Opens the newest checkpoint of a run that `check` accepts. `check` reads the arrays and so decides what is whole.
 pub fn newest_checkpoint<T>(
     run: &RunFolder,
     mut check: impl FnMut(&Loaded) -> Result<T>,
-) -> Result<(Option<(Loaded, T)>, Vec<Error>)> {
+) -> Result<Newest<T>> {
     let mut passed_over = Vec::new();
     for (_, path) in run.list_checkpoints()? {
         match load(&path).and_then(|loaded| check(&loaded).map(|value| (loaded, value))) {
-            Ok(found) => return Ok((Some(found), passed_over)),
+            Ok(found) => {
+                return Ok(Newest {
+                    found: Some(found),
+                    passed_over,
+                });
+            }
             Err(error) => passed_over.push(error),
         }
     }
-    Ok((None, passed_over))
+    Ok(Newest {
+        found: None,
+        passed_over,
+    })
 }
 
-/// Opens what `--weights` names: a safetensors file, or a run folder, which means its newest whole checkpoint.
-/// `check` reads the arrays and so decides whether a checkpoint is whole.
+/// Opens what `--weights` names: a safetensors file, or a run folder, which means its newest whole checkpoint. Returns
+/// what `check` made of it and what was passed over.
 pub fn open_weights<T>(
     path: &Path,
     mut check: impl FnMut(&Loaded) -> Result<T>,
@@ -97,9 +112,10 @@ pub fn open_weights<T>(
         let value = check(&loaded)?;
         return Ok((loaded, value, Vec::new()));
     }
-    match newest_checkpoint(&RunFolder::new(path), check)? {
-        (Some((loaded, value)), passed_over) => Ok((loaded, value, passed_over)),
-        (None, mut passed_over) => Err(passed_over.pop().unwrap_or_else(|| {
+    let mut newest = newest_checkpoint(&RunFolder::new(path), check)?;
+    match newest.found {
+        Some((loaded, value)) => Ok((loaded, value, newest.passed_over)),
+        None => Err(newest.passed_over.pop().unwrap_or_else(|| {
             Error::invalid_hint(
                 path.display(),
                 "a run folder with a checkpoint, or a safetensors file",

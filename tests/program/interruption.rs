@@ -61,21 +61,20 @@ fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
     }
 }
 
-/// A seed to draw moments from; printed, and taken from VERYDEEP_TEST_SEED where that is set.
+/// A seed to draw moments from; taken from VERYDEEP_TEST_SEED where that is set, and in every message.
 fn fresh_seed() -> u64 {
     let said = std::env::var("VERYDEEP_TEST_SEED")
         .ok()
         .and_then(|text| text.parse().ok());
-    let seed = said.unwrap_or_else(|| std::process::id().into());
-    println!("VERYDEEP_TEST_SEED={seed}");
-    seed
+    said.unwrap_or_else(|| std::process::id().into())
 }
 
 #[test]
 fn a_run_killed_at_random_moments_ends_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
     let expected = undisturbed(folder.path());
-    let mut draws = Stream::new(fresh_seed(), 0, Purpose::Synthetic, 0);
+    let seed = fresh_seed();
+    let mut draws = Stream::new(seed, 0, Purpose::Synthetic, 0);
     let run: PathBuf = folder.path().join("killed");
     let mut kills = 0;
     for target in (0..12).map(|kill| 1 + kill * 5) {
@@ -85,9 +84,12 @@ fn a_run_killed_at_random_moments_ends_with_the_same_bits() {
         child.kill().unwrap();
         kills += usize::from(child.wait().unwrap().signal() == Some(9));
     }
-    assert!(kills >= 10, "only {kills} kills hit a running process");
+    assert!(
+        kills >= 10,
+        "only {kills} kills hit a running process, VERYDEEP_TEST_SEED={seed}"
+    );
     assert!(start_or_resume(&run).wait().unwrap().success());
-    assert_eq!(hashes(&run), expected);
+    assert_eq!(hashes(&run), expected, "VERYDEEP_TEST_SEED={seed}");
     let steps: Vec<_> = events(&run, "step")
         .iter()
         .map(|event| event["step"].as_u64().unwrap())
