@@ -9,6 +9,7 @@ fn decode(bytes: &[u8]) -> Result<(Decoded, Vec<u8>), DecodeError> {
         .map(|decoded| (decoded, rgb))
 }
 
+#[cfg(feature = "turbojpeg")]
 fn decode_region(
     decoder: &mut Decoder,
     bytes: &[u8],
