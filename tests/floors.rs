@@ -134,6 +134,12 @@ fn absences_are_kept() {
         if module != "backend" {
             forbid("cudarc", "only backend/cuda names cudarc");
         }
+        if path
+            .components()
+            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs")
+        {
+            continue; // a test may compute what it expects as it likes
+        }
         for host in [".powf(", ".exp()", ".ln()", ".sin()", ".cos()", ".powi("] {
             if ["network", "plan", "backend", "exec", "rng", "train"].contains(&module.as_str()) {
                 let production = code.split("#[cfg(test)]").next().unwrap_or_default();
