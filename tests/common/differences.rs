@@ -26,7 +26,8 @@ pub(crate) fn of_every_operation() {
             let mut rig = Rig::new(&reference, &reference, &case, step_params(&mut draw));
             let images = Images::new(&mut draw, &case);
             for step in 1..rig.plan.steps.len() {
-                one_step(&mut draw, &mut rig, step, &images, &case);
+                let what = format!("{}: step {:?}", case.name, rig.plan.steps[step]);
+                once_of_three(&what, || one_step(&mut draw, &mut rig, step, &images, &case));
             }
         }
     }
@@ -39,16 +40,25 @@ pub(crate) fn of_whole_networks() {
         for reference in [Reference::new(), Reference::fused()] {
             let mut rig = Rig::new(&reference, &reference, &case, step_params(&mut draw));
             let images = Images::new(&mut draw, &case);
-            // A kink may lie next to one set of weights; a wrong gradient is wrong at all of them.
-            let failures = (0..3).map_while(|_| whole_network(&mut draw, &mut rig, &images, &case).err());
-            let failures: Vec<String> = failures.collect();
-            assert!(failures.len() < 3, "{}: {failures:#?}", case.name);
+            once_of_three(&case.name, || whole_network(&mut draw, &mut rig, &images, &case));
         }
     }
 }
 
-fn one_step(draw: &mut Draw, rig: &mut Judge, step: usize, images: &Images, case: &Case) {
-    let what = format!("{}: step {:?}", case.name, rig.plan.steps[step]);
+/// A kink may lie next to the numbers of one attempt; a wrong gradient is wrong at all of them.
+fn once_of_three(what: &str, mut attempt: impl FnMut() -> Result<(), String>) {
+    let failures: Vec<String> = (0..3).map_while(|_| attempt().err()).collect();
+    assert!(failures.len() < 3, "{what}: {failures:#?}");
+}
+
+/// Every single derivative at random numbers; else which gradient disagrees, and by how much.
+fn one_step(
+    draw: &mut Draw,
+    rig: &mut Judge,
+    step: usize,
+    images: &Images,
+    case: &Case,
+) -> Result<(), String> {
     let planned = rig.plan.steps[step].clone();
     let x: Vec<f64> = draw
         .apart(rig.len(step - 1))
@@ -84,7 +94,7 @@ fn one_step(draw: &mut Draw, rig: &mut Judge, step: usize, images: &Images, case
         }
     };
     if let Some(dx) = dx {
-        agrees(&what, "the input", &dx, |h| {
+        compare("the input", &dx, &STEPS, 1e-10, |h| {
             let numeric = (0..x.len()).map(|i| {
                 let masked = planned.data_gradient == DataGradient::Masked && x[i] <= 0.0;
                 if masked {
@@ -94,19 +104,26 @@ fn one_step(draw: &mut Draw, rig: &mut Judge, step: usize, images: &Images, case
                 }
             });
             numeric.collect()
-        });
+        })?;
     }
     for parameter in rig.plan.parameters_of(step).to_vec() {
         if !parameter.role.is_learned() {
             continue;
         }
-        agrees(&what, &parameter.name, &gradient[parameter.range()], |h| {
-            let numeric = parameter
-                .range()
-                .map(|i| difference(h, |t| objective(rig, &x, &moved(&weights, i, t))));
-            numeric.collect()
-        });
+        compare(
+            &parameter.name,
+            &gradient[parameter.range()],
+            &STEPS,
+            1e-10,
+            |h| {
+                let numeric = parameter
+                    .range()
+                    .map(|i| difference(h, |t| objective(rig, &x, &moved(&weights, i, t))));
+                numeric.collect()
+            },
+        )?;
     }
+    Ok(())
 }
 
 /// Every array's derivative at random weights; else the name of the first that disagrees, and by how much.
@@ -130,46 +147,31 @@ fn whole_network(draw: &mut Draw, rig: &mut Judge, images: &Images, case: &Case)
         if !parameter.role.is_learned() {
             continue;
         }
-        // A kink may lie within every step of one direction; a wrong gradient is wrong in all directions.
-        let mut errors = Vec::new();
-        let agrees = (0..3).any(|_| {
-            let direction = draw.normals(parameter.len());
-            let analytic = dot(&gradient[parameter.range()], &direction);
-            let moved = |t: f64| {
-                let mut weights = weights.clone();
-                for (w, d) in weights[parameter.range()].iter_mut().zip(&direction) {
-                    *w += t * d;
-                }
-                weights
-            };
-            // A bias before a batch norm has no effect: its derivative is the rounding of what it passes through.
-            let numeric = |h: f64| vec![difference(h, |t| forward(rig, &moved(t)))];
-            let compared = compare(&[analytic], &SMALL_STEPS, 1e-8, numeric);
-            compared.map_err(|found| errors.push((analytic, found))).is_ok()
-        });
-        if !agrees {
-            return Err(format!(
-                "{}: (derivative, steps with relative errors) {errors:?}",
-                parameter.name
-            ));
-        }
+        let direction = draw.normals(parameter.len());
+        let analytic = dot(&gradient[parameter.range()], &direction);
+        let moved = |t: f64| {
+            let mut weights = weights.clone();
+            for (w, d) in weights[parameter.range()].iter_mut().zip(&direction) {
+                *w += t * d;
+            }
+            weights
+        };
+        // A bias before a batch norm has no effect: its derivative is the rounding of what it passes through.
+        compare(&parameter.name, &[analytic], &SMALL_STEPS, 1e-8, |h| {
+            vec![difference(h, |t| forward(rig, &moved(t)))]
+        })?;
     }
     Ok(())
 }
 
-fn agrees(what: &str, of: &str, analytic: &[f64], numeric: impl FnMut(f64) -> Vec<f64>) {
-    if let Err(errors) = compare(analytic, &STEPS, 1e-10, numeric) {
-        panic!("{what}: gradient of {of}: (step, relative error) {errors:?}");
-    }
-}
-
-/// Whether the gradient agrees at one of the steps; else every step with its relative error.
+/// Whether the gradient of `what` agrees at one of the steps; else every step with its relative error.
 fn compare(
+    what: &str,
     analytic: &[f64],
     steps: &[f64],
     floor: f64,
     mut numeric: impl FnMut(f64) -> Vec<f64>,
-) -> Result<(), Vec<(f64, f64)>> {
+) -> Result<(), String> {
     let mut errors = Vec::new();
     for &h in steps {
         let numeric = numeric(h);
@@ -186,7 +188,7 @@ fn compare(
         }
         errors.push((h, error / size));
     }
-    Err(errors)
+    Err(format!("gradient of {what}: (step, relative error) {errors:?}"))
 }
 
 /// The derivative at 0, with an error of order h^4.
