@@ -99,8 +99,8 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
 const CHECKPOINT_HEADER_BYTES: u64 = 16 << 10;
 
 /// What a worker thread of the loader holds: a decoded window, its resampling tables and the decoder's own state, for
-/// photographs of ImageNet's size.
-const LOADER_THREAD_BYTES: u64 = 2 << 20;
+/// photographs of ImageNet's size. Measured.
+const LOADER_THREAD_BYTES: u64 = 512 << 10;
 
 /// Memory of a training run on `backend`.
 pub(super) fn forecast<B: Backend>(

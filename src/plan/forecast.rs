@@ -15,7 +15,8 @@ pub struct Memory {
     pub optimizer: u64,
     /// The arena: values, their gradients, saved state and scratch; the larger of training and validation.
     pub activations: u64,
-    /// What the back end and its threads need beside the arena.
+    /// What the back end and its threads need beside the arena, and the copy of the largest array that is made to
+    /// hash and save it.
     pub workspace: u64,
     /// The ring of slots between the workers and the network, and the workers' own buffers.
     pub loader: u64,
@@ -25,8 +26,8 @@ pub struct Memory {
     pub total: u64,
 }
 
-/// What a process of this program holds before it has a network: allocator, stacks, tables. Measured (README, "Memory").
-const PROCESS_BYTES: u64 = 6 << 20;
+/// What a process of this program holds before it has a network: allocator, stacks, tables. Measured.
+const PROCESS_BYTES: u64 = 1 << 20;
 
 impl Memory {
     /// A training run over `plan` with validation over `evaluation`; `workspace` is the back end's, `loader` the input
@@ -34,14 +35,15 @@ impl Memory {
     pub fn training(plan: &Plan, evaluation: &Plan, tree: Tree, workspace: u64, loader: u64) -> Self {
         let flat = 4 * plan.flat_len as u64;
         let activations = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
-        Self::sum(
-            flat,
-            flat * tree.slots() as u64,
-            flat,
-            activations,
-            workspace,
-            loader,
-        )
+        // Hashes and checkpoints copy one array at a time to the host.
+        let staging = plan
+            .parameters
+            .iter()
+            .map(|p| 4 * p.len() as u64)
+            .max()
+            .unwrap_or(0);
+        let gradients = flat * tree.slots() as u64;
+        Self::sum(flat, gradients, flat, activations, workspace + staging, loader)
     }
 
     /// Inference over `plan`.
