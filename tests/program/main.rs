@@ -1,6 +1,7 @@
 //! The program as people and scripts use it, on images and shards made by the tests.
 
 mod bench;
+mod chain;
 mod errors;
 mod evaluation;
 mod exactness;
