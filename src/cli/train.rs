@@ -23,6 +23,7 @@ use crate::train::event::Event;
 use crate::train::schedule::Schedule;
 use crate::train::{
     Ended, Job, Recipe, Start, Stop, compare_classes, create_run, diff as folds, equivalence_class, log,
+    write_recipe,
 };
 use crate::weights::RunFolder;
 
@@ -122,6 +123,9 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
         && let Some(event) = finished(&run)?
     {
         return Ok(Some(Ended { event, error: None }));
+    }
+    if args.epochs.is_some() || args.iterations.is_some() {
+        write_recipe(&run, &recipe)?;
     }
     let job = data.job(recipe, run, network, class, start, stop);
     crate::train::train(cpu, job, &mut Progress::new(args.quiet)).map(Some)

@@ -13,4 +13,4 @@ mod trainer;
 pub use recipe::{PAPER_EPOCHS, Recipe, compare_classes, equivalence_class};
 pub use start::Start;
 pub use stop::Stop;
-pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState, create_run, train};
+pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState, create_run, train, write_recipe};

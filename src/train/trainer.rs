@@ -585,8 +585,13 @@ pub fn create_run(root: &Path, recipe: &Recipe) -> Result<RunFolder> {
         ));
     }
     let run = RunFolder::new(root);
+    write_recipe(&run, recipe)?;
+    Ok(run)
+}
+
+/// Writes the recipe of a run: at its start, and when its length is changed on resuming.
+pub fn write_recipe(run: &RunFolder, recipe: &Recipe) -> Result<()> {
     let path = run.recipe();
     durable::write_atomically(&path, |file| file.write_all(recipe.to_toml().as_bytes()))
-        .map_err(Error::io("write", &path))?;
-    Ok(run)
+        .map_err(Error::io("write", &path))
 }
