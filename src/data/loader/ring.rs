@@ -191,9 +191,6 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
 
     /// Lends slot `number` to the consumer, waiting until it is filled; `None` after the end of the stream.
     pub(super) fn take(&self, number: u64) -> Result<Option<Slot<B>>> {
-        if self.positions.slot(number).is_none() {
-            return Ok(None);
-        }
         let place = self.place(number);
         let mut state = self.state();
         loop {
@@ -205,14 +202,25 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ring<B> {
                     "this is a bug: please report it with the file that was being read",
                 ));
             }
+            // Before the look at the slot: what a failed loader still holds is not served.
+            if state.closed {
+                return Err(Error::invalid(
+                    "the loader",
+                    "no use after an error",
+                    "another call",
+                ));
+            }
+            if self.positions.slot(number).is_none() {
+                return Ok(None);
+            }
             match state.phases[place] {
                 Phase::Filled => break,
-                // The second reason cannot happen; if it does, it must not become a wait for ever.
-                Phase::Free | Phase::Filling { .. } if state.closed || state.workers == 0 => {
+                // Cannot happen; if it does, it must not become a wait for ever.
+                Phase::Free | Phase::Filling { .. } if state.workers == 0 => {
                     return Err(Error::invalid(
                         "the loader",
-                        "no use after an error",
-                        "another call",
+                        "a thread at work on the next slot",
+                        "none that is left",
                     ));
                 }
                 Phase::Lent => {
