@@ -43,6 +43,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// A library that the device asked for needs is missing or of the wrong version. Exit 4.
+    #[error("{0}")]
+    Library(Box<UnusableLibrary>),
+
     /// Memory ran out. Exit 5.
     #[error("out of memory: {what} needs {bytes} bytes; a smaller --micro-batch or --batch needs less")]
     OutOfMemory {
@@ -133,6 +137,38 @@ impl fmt::Display for Mismatch {
     }
 }
 
+/// A shared library that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusableLibrary {
+    /// Its name as NVIDIA spells it.
+    pub library: String,
+    /// The versions that would do.
+    pub wanted: String,
+    /// What is there instead, or "none".
+    pub found: String,
+    /// Where it was looked for, in that order.
+    pub searched: Vec<String>,
+    /// What to do about it.
+    pub hint: String,
+}
+
+impl UnusableLibrary {
+    /// Everything but the name.
+    pub fn reason(&self) -> String {
+        let Self {
+            wanted, found, hint, ..
+        } = self;
+        let searched = self.searched.join(", ");
+        format!("expected {wanted}, found {found}; searched {searched}; {hint}")
+    }
+}
+
+impl fmt::Display for UnusableLibrary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.library, self.reason())
+    }
+}
+
 /// One sample that cannot be used, and where it lies.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct BadSample {
@@ -188,7 +224,7 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::Invalid(_) | Self::Io { .. } | Self::Sample(_) => 3,
-            Self::Device { .. } => 4,
+            Self::Device { .. } | Self::Library(_) => 4,
             Self::OutOfMemory { .. } => 5,
             Self::NonFinite { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,

@@ -4,6 +4,7 @@
 //! Layouts and padding are private to a back end; above this floor shapes are logical.
 
 pub mod cpu;
+pub mod cuda;
 pub mod reference;
 
 use std::ops::Range;

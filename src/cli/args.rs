@@ -46,6 +46,8 @@ pub(super) enum Command {
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Say what this machine has, and whether a device would work (exit 4 when not)
+    Doctor(DoctorArgs),
     /// Train a small network A on the real images that come with the program, and evaluate it
     Quickstart(QuickstartArgs),
 }
@@ -460,4 +462,28 @@ pub(super) struct QuickstartArgs {
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// The device that shall work [default: cuda where there is a driver, else cpu]
+    #[arg(long)]
+    pub(super) device: Option<DoctorDevice>,
+    /// Train and evaluate a small network, too
+    #[arg(long)]
+    pub(super) full: bool,
+    /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
+    #[arg(long, value_name = "DIR")]
+    pub(super) cuda_libs: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum DoctorDevice {
+    /// The host's processor
+    Cpu,
+    /// NVIDIA's devices
+    Cuda,
 }

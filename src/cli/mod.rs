@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod compute;
+mod doctor;
 mod eval;
 mod inspect;
 mod output;
@@ -49,6 +50,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),
     }
 }
