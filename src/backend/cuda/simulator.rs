@@ -16,11 +16,17 @@ const FILE: &str = "libcudasim.so";
 /// What one node has at most.
 const MOST_DEVICES: c_uint = 16;
 
+static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+
+/// Whether the simulator stands in for NVIDIA's libraries in this process.
+pub(super) fn is_installed() -> bool {
+    matches!(STARTED.get(), Some(Ok(())))
+}
+
 /// Puts the simulator in the place of NVIDIA's libraries where the variable asks for it, and says whether it did.
 ///
 /// Must come before the first look for these libraries: the loader then finds the simulator by their names.
 pub(super) fn install() -> Result<bool> {
-    static INSTALLED: OnceLock<Result<bool, String>> = OnceLock::new();
     let Ok(devices) = std::env::var(VARIABLE) else {
         return Ok(false);
     };
@@ -32,8 +38,8 @@ pub(super) fn install() -> Result<bool> {
             )));
         }
     };
-    let installed = INSTALLED.get_or_init(|| start(devices).map(|()| true));
-    installed.clone().map_err(|reason| Error::Device {
+    let started = STARTED.get_or_init(|| start(devices));
+    started.clone().map(|()| true).map_err(|reason| Error::Device {
         device: format!("{devices} simulated"),
         reason,
     })
