@@ -54,6 +54,11 @@ pub trait Backend: Lowering + Send + Sync {
     /// What results depend on besides the program and the recipe: device kind and instruction-set path.
     fn class(&self) -> String;
 
+    /// Makes ready whatever a plan needs that is not in its arena, so that steps allocate nothing.
+    fn prepare(&self, _plan: &Plan) -> Result<()> {
+        Ok(())
+    }
+
     /// Bytes that the back end and its threads use beside arena and parameters.
     fn workspace_bytes(&self, plan: &Plan) -> u64;
 

@@ -134,7 +134,7 @@ pub(super) struct PlanArgs {
     /// Replicas: 1
     #[arg(long, value_name = "R", default_value_t = 1)]
     pub(super) replicas: usize,
-    /// Where it would run: cpu
+    /// Where it would run: cpu, cuda or cuda:N
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
     /// Threads of the CPU [default: all cores]
@@ -282,9 +282,12 @@ pub(super) struct TrainArgs {
 /// Where and how to compute; none of it changes a bit of the result on the same back end.
 #[derive(Debug, Args)]
 pub(super) struct ComputeArgs {
-    /// Where to compute: cpu [default: cpu]
+    /// Where to compute: cpu, cuda or cuda:N [default: cpu]
     #[arg(long)]
     pub(super) device: Option<String>,
+    /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
+    #[arg(long, value_name = "DIR")]
+    pub(super) cuda_libs: Option<PathBuf>,
     /// Replicas that share the batch: 1 [default: 1]
     #[arg(long, value_name = "R")]
     pub(super) replicas: Option<usize>,

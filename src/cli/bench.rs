@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::{BenchDataArgs, BenchStepArgs};
-use super::compute::{Device, check_threads};
+use super::compute::{check_threads, on_device};
 use super::output::{print_json, say};
 use crate::bench::{StepTimes, infer_steps, peak_flops, peak_memory, pipeline, train_steps};
 use crate::data::shards::{Dataset, Split};
@@ -28,16 +28,18 @@ pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
         ));
     }
     let (network, threads) = prepare(args)?;
-    let Device::Cpu(cpu) = &Device::open(args.compute.device(), threads)?;
-    let times = train_steps(cpu, &network, args.batch, micro_batch, args.steps)?;
+    let times = on_device!(&args.compute.open()?, backend => {
+        train_steps(backend, &network, args.batch, micro_batch, args.steps)?
+    });
     report(args, &network, threads, &times, TRAINING_FACTOR);
     Ok(0)
 }
 
 pub(super) fn infer(args: &BenchStepArgs) -> Result<u8> {
     let (network, threads) = prepare(args)?;
-    let Device::Cpu(cpu) = &Device::open(args.compute.device(), threads)?;
-    let times = infer_steps(cpu, &network, args.batch, args.steps)?;
+    let times = on_device!(&args.compute.open()?, backend => {
+        infer_steps(backend, &network, args.batch, args.steps)?
+    });
     report(args, &network, threads, &times, 1);
     Ok(0)
 }

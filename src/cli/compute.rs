@@ -1,28 +1,66 @@
 //! Where to compute: from the flags to a back end.
 
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use super::args::ComputeArgs;
+use super::args::{ComputeArgs, ConvAlgo};
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
 
 /// The devices that this program computes on.
 pub(super) enum Device {
     /// The host's processor.
     Cpu(Cpu),
+    /// One GPU.
+    Cuda(Box<Cuda>),
 }
 
-impl Device {
-    /// Opens the device by its name.
-    pub(super) fn open(name: &str, threads: usize) -> Result<Self> {
-        match name {
-            "cpu" => Ok(Self::Cpu(Cpu::new(threads)?)),
-            cuda if cuda == "cuda" || cuda.starts_with("cuda:") => Err(Error::Device {
-                device: cuda.into(),
-                reason: "this version has no CUDA back end; use --device cpu".into(),
-            }),
-            other => Err(Error::Usage(format!("--device: expected cpu, found '{other}'"))),
+/// `on_device!(device, backend => expression)`: the expression with the device's back end. The one place that tells the
+/// kinds of device apart.
+macro_rules! on_device {
+    ($device:expr, $backend:ident => $then:expr) => {
+        match $device {
+            $crate::cli::compute::Device::Cpu($backend) => $then,
+            $crate::cli::compute::Device::Cuda($backend) => {
+                let $backend = &**$backend;
+                $then
+            }
         }
+    };
+}
+pub(super) use on_device;
+
+impl Device {
+    /// Opens the device by its name: `cpu`, `cuda` or `cuda:N`. `folders` is where NVIDIA's libraries may be.
+    pub(super) fn open(name: &str, threads: usize, folders: Option<&Path>) -> Result<Self> {
+        let unknown = || Error::Usage(format!("--device: expected cpu, cuda or cuda:N, found '{name}'"));
+        if name == "cpu" {
+            return Ok(Self::Cpu(Cpu::new(threads)?));
+        }
+        let ordinal = match name.strip_prefix("cuda").ok_or_else(unknown)? {
+            "" => 0,
+            rest => match rest.strip_prefix(':').ok_or_else(unknown)? {
+                several if several.contains(['-', ',']) => {
+                    return Err(Error::Usage(format!(
+                        "--device: expected one device, found '{name}'; this version does not split the batch"
+                    )));
+                }
+                ordinal => ordinal.parse().map_err(|_| unknown())?,
+            },
+        };
+        let libraries = Libraries::load(&library_folders(folders))?;
+        Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries)?)))
+    }
+}
+
+/// Where NVIDIA's libraries are looked for first: as said, or as the variable says, in the manner of PATH.
+pub(super) fn library_folders(said: Option<&Path>) -> Vec<PathBuf> {
+    match (said, std::env::var_os("VERYDEEP_CUDA_LIBS")) {
+        (Some(folder), _) => vec![folder.to_path_buf()],
+        (None, Some(folders)) => std::env::split_paths(&folders).collect(),
+        (None, None) => Vec::new(),
     }
 }
 
@@ -32,6 +70,11 @@ impl ComputeArgs {
         self.device.as_deref().unwrap_or("cpu")
     }
 
+    /// The device, opened.
+    pub(super) fn open(&self) -> Result<Device> {
+        Device::open(self.device(), self.threads()?, self.cuda_libs.as_deref())
+    }
+
     /// Threads: as said, or all cores.
     pub(super) fn threads(&self) -> Result<usize> {
         check_threads(self.threads)
@@ -39,7 +82,13 @@ impl ComputeArgs {
 
     /// Refuses what this version does not have.
     pub(super) fn check(&self) -> Result<()> {
-        check_replicas(self.replicas.unwrap_or(1))
+        check_replicas(self.replicas.unwrap_or(1))?;
+        match self.conv_algo {
+            Some(ConvAlgo::Direct) if self.device() != "cpu" => Err(Error::Usage(
+                "--conv-algo: expected auto, found direct; on CUDA devices cuDNN's heuristics choose".into(),
+            )),
+            None | Some(ConvAlgo::Auto | ConvAlgo::Direct) => Ok(()),
+        }
     }
 }
 

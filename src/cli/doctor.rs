@@ -1,12 +1,10 @@
 //! `verydeep doctor`: what this machine has, and what a device would need.
 
-use std::path::PathBuf;
-
 use serde::Serialize;
 use serde_json::json;
 
 use super::args::{DoctorArgs, DoctorDevice};
-use super::compute::check_threads;
+use super::compute::{check_threads, library_folders};
 use super::output::{print_json, say};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
@@ -41,7 +39,7 @@ impl Check {
 
 /// Exit 4 when something that the asked device needs is missing.
 pub(super) fn doctor(args: &DoctorArgs) -> Result<u8> {
-    let libraries = Libraries::load(&cuda_folders(args.cuda_libs.as_deref()))?;
+    let libraries = Libraries::load(&library_folders(args.cuda_libs.as_deref()))?;
     let has_driver = libraries.get(Library::Driver).is_ok();
     let device = args.device.unwrap_or(if has_driver {
         DoctorDevice::Cuda
@@ -62,15 +60,6 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8> {
         report(&checks, ok, device);
     }
     Ok(if ok { 0 } else { 4 })
-}
-
-/// Where libraries are looked for first: as said, or as the variable says, in the manner of PATH.
-pub(super) fn cuda_folders(said: Option<&std::path::Path>) -> Vec<PathBuf> {
-    match (said, std::env::var_os("VERYDEEP_CUDA_LIBS")) {
-        (Some(folder), _) => vec![folder.to_path_buf()],
-        (None, Some(folders)) => std::env::split_paths(&folders).collect(),
-        (None, None) => Vec::new(),
-    }
 }
 
 fn cpu_checks(full: bool) -> Vec<Check> {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use super::args::{EvalArgs, Protocol};
-use super::compute::Device;
+use super::compute::on_device;
 use super::output::{note, print_json, say};
 use crate::data::preprocess::Preprocess;
 use crate::data::shards::{Dataset, Split};
@@ -42,9 +42,9 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
         threads,
     };
     let started = Instant::now();
-    let tally = match &Device::open(args.compute.device(), threads)? {
-        Device::Cpu(cpu) => evaluate(cpu, &model, &preprocess, Arc::clone(&data), center)?,
-    };
+    let tally = on_device!(&args.compute.open()?, backend => {
+        evaluate(backend, &model, &preprocess, Arc::clone(&data), center)?
+    });
     let images_per_sec = tally.n as f64 / started.elapsed().as_secs_f64();
     report(args, &model, &tally, scale, images_per_sec);
     Ok(0)

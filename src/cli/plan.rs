@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::args::{NetworkArgs, PlanArgs};
-use super::compute::{Device, check_replicas, check_threads};
+use super::compute::{Device, check_replicas, check_threads, on_device};
 use super::output::{print_json, say};
 use crate::backend::Backend;
 use crate::data::loader::ring_bytes;
@@ -46,9 +46,10 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     }
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
-    let memory = match Device::open(&args.device, threads)? {
-        Device::Cpu(cpu) => forecast(&cpu, &network, args.batch / micro_batch, micro_batch, threads)?,
-    };
+    let device = Device::open(&args.device, threads, None)?;
+    let memory = on_device!(&device, backend => {
+        forecast(backend, &network, args.batch / micro_batch, micro_batch, threads)?
+    });
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
     if args.json {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::args::{PredictArgs, Protocol};
-use super::compute::Device;
+use super::compute::on_device;
 use super::eval::{open_model, scale_of};
 use super::output::{print_json, say};
 use crate::backend::Backend;
@@ -51,9 +51,9 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
         ));
     };
     let scale = scale_of(&args.scales, &model)?;
-    let predictions = match &Device::open(args.compute.device(), args.compute.threads()?)? {
-        Device::Cpu(cpu) => predictions(cpu, args, &model, &meta.preprocess, scale, top)?,
-    };
+    let predictions = on_device!(&args.compute.open()?, backend => {
+        predictions(backend, args, &model, &meta.preprocess, scale, top)?
+    });
     if args.json {
         print_json(&json!({ "predictions": predictions }));
         return Ok(0);

@@ -7,11 +7,12 @@ use clap::Parser;
 use serde_json::json;
 
 use super::args::{Cli, Command, QuickstartArgs};
-use super::compute::{Device, check_threads};
+use super::compute::check_threads;
 use super::eval::open_model;
 use super::output::{note, print_json, say};
 use super::progress::Progress;
 use super::train::{Data, decide, start_run};
+use crate::backend::cpu::Cpu;
 use crate::data::shards::{Dataset, Split};
 use crate::data::verify::verify;
 use crate::error::{Error, Result};
@@ -56,7 +57,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         recipe.epochs.unwrap_or(0),
         run.display()
     ));
-    let Device::Cpu(cpu) = &Device::open(&recipe.device, threads)?;
+    let cpu = &Cpu::new(threads)?;
     let opened = Data::open(&recipe)?;
     let ended = start_run(cpu, recipe.clone(), opened, &run, stop, &mut Progress::new(false))?;
     if let Some(error) = ended.error {

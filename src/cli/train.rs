@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::{DiffArgs, TrainArgs};
-use super::compute::{Device, check_threads};
+use super::compute::{Device, check_threads, on_device};
 use super::output::{complain, print_json, say};
 use super::plan::{forecast, micro_batch};
 use super::progress::Progress;
@@ -49,17 +49,13 @@ pub(super) fn train(args: &TrainArgs) -> Result<u8> {
 fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let recipe = decide(args)?;
     let data = Data::open(&recipe)?;
-    let device = Device::open(&recipe.device, recipe.threads)?;
-    let Device::Cpu(cpu) = &device;
+    let device = Device::open(&recipe.device, recipe.threads, args.compute.cuda_libs.as_deref())?;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
-        let memory = forecast(
-            cpu,
-            &network,
-            recipe.micro_batches(),
-            recipe.micro_batch,
-            recipe.threads,
-        )?;
+        let (micro_batches, micro_batch) = (recipe.micro_batches(), recipe.micro_batch);
+        let memory = on_device!(&device, backend => {
+            forecast(backend, &network, micro_batches, micro_batch, recipe.threads)?
+        });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
     }
@@ -67,7 +63,8 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .run
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
-    start_run(cpu, recipe, data, run, stop, &mut Progress::new(args.quiet)).map(Some)
+    let mut progress = Progress::new(args.quiet);
+    on_device!(&device, backend => start_run(backend, recipe, data, run, stop, &mut progress)).map(Some)
 }
 
 /// Starts a run in a new folder and trains it to its end.
@@ -112,8 +109,8 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::resumed(&run, &recipe, &network)?;
-    let Device::Cpu(cpu) = &Device::open(&recipe.device, recipe.threads)?;
-    let class = class_of(cpu, &recipe, &data, &start);
+    let device = Device::open(&recipe.device, recipe.threads, args.compute.cuda_libs.as_deref())?;
+    let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
     if let Some(stored) = &start.class
         && !args.allow_drift
     {
@@ -128,7 +125,8 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
         write_recipe(&run, &recipe)?;
     }
     let job = data.job(recipe, run, network, class, start, stop);
-    crate::train::train(cpu, job, &mut Progress::new(args.quiet)).map(Some)
+    let mut progress = Progress::new(args.quiet);
+    on_device!(&device, backend => crate::train::train(backend, job, &mut progress)).map(Some)
 }
 
 /// The `end` event of a run that is finished already.

@@ -28,6 +28,7 @@ impl<'b, B: Backend> Inference<'b, B> {
         flat: &[f32],
     ) -> Result<Self> {
         let plan = Plan::new(network, preprocess, batch, Mode::Evaluation, backend)?;
+        backend.prepare(&plan)?;
         let arena = backend.allocate_arena(plan.arena_bytes)?;
         let mut weights = backend.allocate_parameters(plan.flat_len)?;
         backend.write_parameters(&mut weights, 0, flat)?;

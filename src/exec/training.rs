@@ -48,6 +48,8 @@ impl<'b, B: Backend> Training<'b, B> {
         let micro_batch = rule.batch / rule.micro_batches;
         let plan = Plan::new(network, preprocess, micro_batch, Mode::Training, backend)?;
         let evaluation = Plan::new(network, preprocess, micro_batch, Mode::Evaluation, backend)?;
+        backend.prepare(&plan)?;
+        backend.prepare(&evaluation)?;
         let tree = Tree::new(rule.micro_batches);
         let parameters = || backend.allocate_parameters(plan.flat_len);
         Ok(Self {

@@ -40,7 +40,7 @@ impl Blas {
 impl Drop for Blas {
     fn drop(&mut self) {
         // SAFETY: made by create_handle and not destroyed yet. A failure at this point has nobody to tell.
-        drop(unsafe { lt::destroy_handle(self.handle) });
+        let _ = unsafe { lt::destroy_handle(self.handle) };
     }
 }
 
@@ -89,8 +89,6 @@ pub(super) struct Matrices {
     pub(super) c: DevicePtr,
     /// (n); ignored where [`Finish::None`].
     pub(super) bias: DevicePtr,
-    /// [`WORKSPACE_BYTES`].
-    pub(super) workspace: DevicePtr,
 }
 
 /// A product with the algorithm that computes it.
@@ -147,8 +145,14 @@ impl ProductPlan {
     ///
     /// # Safety
     ///
-    /// The matrices must have the product's sizes and stay allocated until the stream has executed it.
-    pub(super) unsafe fn execute(&self, blas: &Blas, stream: &CudaStream, matrices: Matrices) -> Result<()> {
+    /// The matrices must have the product's sizes, the workspace [`WORKSPACE_BYTES`], and all stay allocated until the stream has executed it.
+    pub(super) unsafe fn execute(
+        &self,
+        blas: &Blas,
+        stream: &CudaStream,
+        matrices: Matrices,
+        workspace: DevicePtr,
+    ) -> Result<()> {
         if self.product.finish != Finish::None {
             self.description
                 .set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &matrices.bias)?;
@@ -171,7 +175,7 @@ impl ProductPlan {
                 pointer(matrices.c),
                 self.out.0,
                 &raw const self.algorithm,
-                pointer(matrices.workspace),
+                pointer(workspace),
                 WORKSPACE_BYTES,
                 stream.cu_stream().cast(),
             )
@@ -217,7 +221,7 @@ impl Description {
 impl Drop for Description {
     fn drop(&mut self) {
         // SAFETY: not destroyed yet.
-        drop(unsafe { lt::destroy_matmul_desc(self.0) });
+        let _ = unsafe { lt::destroy_matmul_desc(self.0) };
     }
 }
 
@@ -242,7 +246,7 @@ impl Layout {
 impl Drop for Layout {
     fn drop(&mut self) {
         // SAFETY: not destroyed yet.
-        drop(unsafe { lt::destroy_matrix_layout(self.0) });
+        let _ = unsafe { lt::destroy_matrix_layout(self.0) };
     }
 }
 
@@ -273,6 +277,6 @@ impl PreferenceOf {
 impl Drop for PreferenceOf {
     fn drop(&mut self) {
         // SAFETY: not destroyed yet.
-        drop(unsafe { lt::destroy_matmul_pref(self.0) });
+        let _ = unsafe { lt::destroy_matmul_pref(self.0) };
     }
 }

@@ -201,8 +201,6 @@ pub(super) struct ConvTensors {
     pub(super) y: DevicePtr,
     /// (K).
     pub(super) bias: DevicePtr,
-    /// At least [`ConvPlan::workspace`] bytes.
-    pub(super) workspace: DevicePtr,
 }
 
 /// A graph with the engine that executes it.
@@ -254,8 +252,8 @@ impl ConvPlan {
     ///
     /// # Safety
     ///
-    /// The tensors must have the plan's sizes and stay allocated until the stream has executed it.
-    pub(super) unsafe fn execute(&self, dnn: &Dnn, tensors: ConvTensors) -> Result<()> {
+    /// The tensors must have the plan's sizes, the workspace at least [`ConvPlan::workspace`] bytes, and all stay allocated until the stream has executed it.
+    pub(super) unsafe fn execute(&self, dnn: &Dnn, tensors: ConvTensors, workspace: DevicePtr) -> Result<()> {
         let named = [
             (Uid::X, tensors.x),
             (Uid::W, tensors.w),
@@ -278,7 +276,7 @@ impl ConvPlan {
             .set(
                 Name::CUDNN_ATTR_VARIANT_PACK_WORKSPACE,
                 Type::CUDNN_TYPE_VOID_PTR,
-                &[tensors.workspace as *mut c_void],
+                &[workspace as *mut c_void],
             )?
             .finalize("finalizing a variant pack")?;
         // SAFETY: the caller vouches for the memory; plan and pack are finalized.

@@ -1,8 +1,374 @@
-//! The CUDA back end: NVIDIA's libraries for convolutions and matrix products, our kernels for everything else.
+//! The CUDA back end: cuDNN for convolutions, cuBLASLt for matrix products, our kernels for everything else.
+//!
+//! Activations lie as (N, H, W, C), channels innermost, the input image padded to 8 channels. Parameters lie in the
+//! logical order of the checkpoint, (K, C, R, S) and (out, in), so that everything that treats them as one flat vector
+//! (the tree, the update, folds, slices of a reduction) needs no map. A convolution makes its filter's (K, R, S, C) copy
+//! in scratch and turns its filter gradient back, which costs the size of the filter; the first fully connected layer
+//! turns its input instead, which is far smaller than its weights.
+//!
+//! Everything is enqueued on one compute stream; images arrive on a copy stream of their own ([`staging`]).
 
 mod blas;
 pub mod device;
 mod dnn;
 pub mod image;
+pub mod launch;
 pub mod libraries;
+mod lower;
+mod memory;
+mod run;
 pub mod simulator;
+mod staging;
+
+pub use memory::Buffer;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::{CudaContext, CudaStream};
+
+use self::blas::{Blas, Product, ProductPlan};
+use self::device::{DeviceFacts, failed};
+use self::dnn::{ConvPass, ConvPlan, ConvShape, Dnn};
+use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
+use self::libraries::{Libraries, Library};
+use self::staging::{Staging, read, write};
+use super::{Backend, Memory, State, Tensor};
+use crate::error::{Error, Result};
+use crate::network::batch_norm::MOMENTUM;
+use crate::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
+
+/// One CUDA device. Calls take turns: there is one compute stream.
+pub struct Cuda {
+    facts: DeviceFacts,
+    class: String,
+    state: Mutex<Resources>,
+}
+
+/// What one device needs besides arenas and parameters. Fields are dropped in this order: what uses a stream before it.
+struct Resources {
+    convolutions: HashMap<(ConvPass, ConvShape), ConvPlan>,
+    products: HashMap<Product, ProductPlan>,
+    dnn: Dnn,
+    blas: Blas,
+    images: Option<Staging>,
+    labels: Option<Staging>,
+    /// For the plans that were prepared; grows with them.
+    workspace: Buffer,
+    /// A [`DeviceStepParams`], then a u64 for results.
+    block: Buffer,
+    /// What the device's block holds.
+    params: Option<StepParams>,
+    launcher: Launcher,
+    copy: Arc<CudaStream>,
+}
+
+/// Where in the small block a result is left.
+const RESULT: usize = size_of::<DeviceStepParams>();
+
+impl Cuda {
+    /// Opens device `ordinal`. `libraries` says where NVIDIA's libraries are.
+    pub fn open(ordinal: usize, libraries: &Libraries) -> Result<Self> {
+        for library in Library::ALL.into_iter().filter(|library| !library.is_optional()) {
+            libraries.need(library)?;
+        }
+        let name = format!("cuda:{ordinal}");
+        let devices = device::devices(libraries)?;
+        let facts = devices.get(ordinal).cloned().ok_or_else(|| Error::Device {
+            device: name.clone(),
+            reason: format!("there are {} devices, counted from 0", devices.len()),
+        })?;
+        let driver = |doing: &'static str| {
+            let name = name.clone();
+            move |why| failed(&name, doing, &why)
+        };
+        let context = CudaContext::new(ordinal).map_err(driver("opening"))?;
+        // SAFETY: this back end orders its two streams itself (`staging`); tracking would add two events per buffer.
+        unsafe { context.disable_event_tracking() };
+        let compute = context.new_stream().map_err(driver("creating a stream"))?;
+        let copy = context.new_stream().map_err(driver("creating a stream"))?;
+        let launcher = Launcher::new(&compute, libraries, &facts)?;
+        let dnn = Dnn::new(&compute)?;
+        let blas = Blas::new()?;
+        let workspace = Buffer::new(&compute, "the workspace", blas::WORKSPACE_BYTES)?;
+        let block = Buffer::zeroed(&compute, "the step's parameters", RESULT + size_of::<u64>())?;
+        launcher.synchronize()?;
+        Ok(Self {
+            class: class(&facts, libraries)?,
+            facts,
+            state: Mutex::new(Resources {
+                convolutions: HashMap::new(),
+                products: HashMap::new(),
+                dnn,
+                blas,
+                images: None,
+                labels: None,
+                workspace,
+                block,
+                params: None,
+                launcher,
+                copy,
+            }),
+        })
+    }
+
+    /// What the driver says of the device.
+    pub fn facts(&self) -> &DeviceFacts {
+        &self.facts
+    }
+
+    /// A panic in another call leaves nothing half-done that this one would see: work is only enqueued.
+    fn lock(&self) -> MutexGuard<'_, Resources> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What results depend on besides the program and the recipe.
+fn class(facts: &DeviceFacts, libraries: &Libraries) -> Result<String> {
+    let version = |library: Library| libraries.need(library).map(|found| found.version);
+    let simulated = if simulator::is_installed() {
+        " simulated"
+    } else {
+        ""
+    };
+    Ok(format!(
+        "cuda{simulated} {}, {} multiprocessors, cuDNN {}, cuBLASLt {}",
+        facts.name,
+        facts.multiprocessors,
+        version(Library::Cudnn)?,
+        version(Library::CublasLt)?
+    ))
+}
+
+impl Lowering for Cuda {
+    fn accepts(&self, op: StepOp) -> bool {
+        lower::accepts(op)
+    }
+
+    fn masks(&self, op: StepOp) -> bool {
+        lower::masks(op)
+    }
+
+    fn footprint(&self, step: &Step) -> Footprint {
+        lower::footprint(step)
+    }
+}
+
+impl Backend for Cuda {
+    type Buffer = Buffer;
+
+    fn class(&self) -> String {
+        self.class.clone()
+    }
+
+    fn prepare(&self, plan: &Plan) -> Result<()> {
+        run::prepare(&mut self.lock(), plan)
+    }
+
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        // What plans may ask for at most.
+        (dnn::WORKSPACE_CAP + RESULT) as u64
+    }
+
+    fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::new(self.lock().launcher.stream(), "the arena of activations", bytes)
+    }
+
+    fn allocate_parameters(&self, elements: usize) -> Result<Buffer> {
+        let bytes = elements.saturating_mul(size_of::<f32>());
+        Buffer::zeroed(self.lock().launcher.stream(), "a vector of all parameters", bytes)
+    }
+
+    fn write_parameters(&self, buffer: &mut Buffer, offset: usize, values: &[f32]) -> Result<()> {
+        inside(buffer, offset..offset.saturating_add(values.len()))?;
+        // SAFETY: the range has just been checked.
+        unsafe { write(&self.lock().launcher, buffer.element(offset), values) }
+    }
+
+    fn read_parameters(&self, buffer: &Buffer, offset: usize, values: &mut [f32]) -> Result<()> {
+        inside(buffer, offset..offset.saturating_add(values.len()))?;
+        // SAFETY: the range has just been checked.
+        unsafe { read(&self.lock().launcher, buffer.element(offset), values) }
+    }
+
+    fn run(
+        &self,
+        plan: &Plan,
+        step: usize,
+        pass: Pass,
+        memory: Memory<'_, Buffer>,
+        params: &StepParams,
+    ) -> Result<()> {
+        run::run(&mut self.lock(), plan, step, pass, &memory, params)
+    }
+
+    fn read_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &Buffer,
+        values: &mut [f32],
+    ) -> Result<()> {
+        let at = lower::Stored::of(&plan.steps[step], tensor);
+        at.check(values.len(), &plan.steps[step])?;
+        let mut stored = vec![0.0f32; at.len()];
+        // SAFETY: the region holds the tensor.
+        unsafe { read(&self.lock().launcher, arena.at(at.offset), &mut stored)? };
+        at.to_logical(&stored, values);
+        Ok(())
+    }
+
+    fn write_tensor(
+        &self,
+        plan: &Plan,
+        step: usize,
+        tensor: Tensor,
+        arena: &mut Buffer,
+        values: &[f32],
+    ) -> Result<()> {
+        let at = lower::Stored::of(&plan.steps[step], tensor);
+        at.check(values.len(), &plan.steps[step])?;
+        let mut stored = vec![0.0f32; at.len()];
+        at.from_logical(values, &mut stored);
+        // SAFETY: the region holds the tensor.
+        unsafe { write(&self.lock().launcher, arena.at(at.offset), &stored) }
+    }
+
+    fn outcomes(&self, plan: &Plan, arena: &Buffer, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
+        let saved = plan.steps[plan.steps.len() - 1].memory.saved.offset;
+        let state = self.lock();
+        // SAFETY: the loss saves a loss, then a rank, of every sample.
+        unsafe {
+            read(&state.launcher, arena.at(saved), losses)?;
+            read(&state.launcher, arena.at(saved + size_of_val(losses)), ranks)
+        }
+    }
+
+    fn tree_add(&self, slots: &mut [Buffer], elements: Range<usize>) -> Result<()> {
+        if slots.len() < 2 {
+            return Ok(());
+        }
+        for slot in &*slots {
+            inside(slot, elements.clone())?;
+        }
+        let state = self.lock();
+        let addresses: Vec<_> = slots.iter().map(|slot| slot.element(elements.start)).collect();
+        // SAFETY: the ranges have just been checked.
+        unsafe { state.launcher.tree_add(&addresses, elements.len()) }
+    }
+
+    fn is_finite(&self, buffer: &Buffer, elements: Range<usize>) -> Result<bool> {
+        inside(buffer, elements.clone())?;
+        let state = self.lock();
+        let found = state.block.at(RESULT);
+        let mut flag = [0u32];
+        // SAFETY: the range has just been checked; the result's place holds 8 bytes.
+        unsafe {
+            state.launcher.clear(found, size_of::<u64>())?;
+            state
+                .launcher
+                .is_finite(buffer.element(elements.start), elements.len(), found)?;
+            read(&state.launcher, found, &mut flag)?;
+        }
+        Ok(flag[0] == 0)
+    }
+
+    fn update(
+        &self,
+        plan: &Plan,
+        parameter: usize,
+        rule: &UpdateRule,
+        params: &StepParams,
+        state: State<'_, Buffer>,
+    ) -> Result<()> {
+        let mut resources = self.lock();
+        resources.send_params(params)?;
+        let parameter = &plan.parameters[parameter];
+        let range = parameter.range();
+        for buffer in [&*state.weights, &*state.momentum, state.gradient] {
+            inside(buffer, range.clone())?;
+        }
+        let [weights, momentum, gradient] =
+            [&*state.weights, &*state.momentum, state.gradient].map(|buffer| buffer.element(range.start));
+        let launcher = &resources.launcher;
+        if !parameter.role.is_learned() {
+            let micro_batches = rule.micro_batches as f32;
+            // SAFETY: the ranges have just been checked.
+            return unsafe {
+                launcher.update_statistics(weights, gradient, range.len(), MOMENTUM, micro_batches)
+            };
+        }
+        // The multiplier of the step's rate is the rate at 1.
+        let (rate, decay) = rule.rates(parameter, 1.0);
+        let factors = UpdateFactors {
+            rate,
+            decay,
+            momentum: rule.momentum,
+            batch: rule.batch as f32,
+        };
+        let params = resources.block.at(0);
+        // SAFETY: the ranges have just been checked.
+        unsafe { launcher.update_parameters([weights, momentum, gradient], range.len(), params, factors) }
+    }
+
+    fn fold_parameters(&self, buffer: &Buffer, elements: Range<usize>) -> Result<u64> {
+        inside(buffer, elements.clone())?;
+        self.lock().fold(|launcher, sum| {
+            // SAFETY: the range has just been checked.
+            unsafe { launcher.fold(buffer.element(elements.start), elements.len(), sum) }
+        })
+    }
+
+    fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
+        let at = lower::Stored::of(&plan.steps[step], tensor);
+        let shape = Nhwc {
+            n: at.n,
+            h: at.plane,
+            w: 1,
+            c: at.channels,
+        };
+        self.lock().fold(|launcher, sum| {
+            // SAFETY: the region holds the tensor.
+            unsafe { launcher.fold_nhwc(shape, at.pitch, arena.at(at.offset), sum) }
+        })
+    }
+}
+
+impl Resources {
+    /// Brings the device's block up to date.
+    fn send_params(&mut self, params: &StepParams) -> Result<()> {
+        if self.params.as_ref() == Some(params) {
+            return Ok(());
+        }
+        let block = DeviceStepParams::from(params);
+        // SAFETY: the block was allocated for it.
+        unsafe { write(&self.launcher, self.block.at(0), &block.words())? };
+        self.params = Some(*params);
+        Ok(())
+    }
+
+    /// The sum that `enqueue` adds to.
+    fn fold(&self, enqueue: impl FnOnce(&Launcher, dnn::DevicePtr) -> Result<()>) -> Result<u64> {
+        let sum = self.block.at(RESULT);
+        let mut folded = [0u64];
+        // SAFETY: the result's place holds 8 bytes.
+        unsafe { self.launcher.clear(sum, size_of::<u64>())? };
+        enqueue(&self.launcher, sum)?;
+        // SAFETY: as above.
+        unsafe { read(&self.launcher, sum, &mut folded)? };
+        Ok(folded[0])
+    }
+}
+
+fn inside(buffer: &Buffer, elements: Range<usize>) -> Result<()> {
+    if elements.end <= buffer.len() {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "length of a parameter vector",
+        format_args!("at least {}", elements.end),
+        buffer.len(),
+    ))
+}

@@ -1,0 +1,238 @@
+//! What the planner asks of this back end: fusions, memory, and how tensors are stored.
+
+use super::launch::{INPUT_CHANNELS, column_sum_bytes};
+use super::staging::BatchLayout;
+use crate::backend::Tensor;
+use crate::error::{Error, Result};
+use crate::plan::{DataGradient, Epilogue, Footprint, Region, Step, StepOp, ValueGradient};
+
+pub(super) fn accepts(op: StepOp) -> bool {
+    match op {
+        StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
+            epilogue != Epilogue::ReluPool
+        }
+        StepOp::Input
+        | StepOp::Relu
+        | StepOp::Lrn
+        | StepOp::MaxPool
+        | StepOp::Dropout { .. }
+        | StepOp::Loss => true,
+    }
+}
+
+/// The library's gradients are not masked; those of our kernels are.
+pub(super) fn masks(op: StepOp) -> bool {
+    match op {
+        StepOp::Lrn | StepOp::MaxPool | StepOp::Dropout { .. } => true,
+        StepOp::Conv { .. }
+        | StepOp::Linear { .. }
+        | StepOp::BatchNorm { .. }
+        | StepOp::Input
+        | StepOp::Relu
+        | StepOp::Loss => false,
+    }
+}
+
+/// Bytes of `elements` f32.
+fn f32s(elements: usize) -> usize {
+    elements * size_of::<f32>()
+}
+
+/// The next place in scratch that any kernel can use.
+pub(super) fn aligned(bytes: usize) -> usize {
+    bytes.next_multiple_of(Region::ALIGNMENT)
+}
+
+/// Channels of a step's input as they lie in memory: the image's are padded.
+pub(super) fn input_pitch(step: &Step) -> usize {
+    let reads_image = step.layers.start == 0 && !step.layers.is_empty();
+    if reads_image { INPUT_CHANNELS } else { step.input.c }
+}
+
+/// Bytes of the filter of a convolution as cuDNN reads it, (K, R, S, pitch).
+pub(super) fn filter_bytes(step: &Step, kernel: usize) -> usize {
+    f32s(step.output.c * kernel * kernel * input_pitch(step))
+}
+
+/// Bytes of the input of a fully connected layer in the order of its weights, where it must be turned.
+pub(super) fn flat_bytes(step: &Step) -> usize {
+    if step.input.plane() > 1 {
+        f32s(step.batch * step.input.len())
+    } else {
+        0
+    }
+}
+
+/// Pixels of all images: rows of an (rows, channels) matrix.
+pub(super) fn rows(step: &Step) -> usize {
+    step.batch * step.output.plane()
+}
+
+pub(super) fn footprint(step: &Step) -> Footprint {
+    let value = f32s(step.batch * step.output.len());
+    let with_relu = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
+    let channels = step.output.c;
+    let plain = Footprint {
+        value,
+        gradient: value,
+        ..Footprint::default()
+    };
+    match step.op {
+        StepOp::Input => Footprint {
+            value: f32s(step.batch * step.output.plane() * INPUT_CHANNELS),
+            forward_scratch: BatchLayout::new(step.batch, step.output.plane()).bytes(),
+            ..Footprint::default()
+        },
+        StepOp::Conv { kernel, epilogue } => {
+            let filter = aligned(filter_bytes(step, kernel));
+            Footprint {
+                forward_scratch: filter,
+                backward_scratch: 2 * filter + column_sum_bytes(rows(step), channels, 1),
+                backward_reads_input: true,
+                backward_reads_value: with_relu(epilogue),
+                ..plain
+            }
+        }
+        StepOp::Linear { epilogue } => {
+            let flat = aligned(flat_bytes(step));
+            Footprint {
+                forward_scratch: flat,
+                backward_scratch: 2 * flat + column_sum_bytes(step.batch, channels, 1),
+                backward_reads_input: true,
+                backward_reads_value: with_relu(epilogue),
+                ..plain
+            }
+        }
+        StepOp::BatchNorm { epilogue } => Footprint {
+            saved: f32s(2 * channels),
+            forward_scratch: column_sum_bytes(rows(step), channels, 1),
+            backward_scratch: column_sum_bytes(rows(step), channels, 2) + f32s(2 * channels),
+            backward_reads_input: true,
+            backward_reads_value: with_relu(epilogue),
+            ..plain
+        },
+        StepOp::Relu => Footprint {
+            backward_reads_value: true,
+            ..plain
+        },
+        StepOp::Lrn => Footprint {
+            backward_reads_input: true,
+            ..plain
+        },
+        StepOp::MaxPool => Footprint {
+            saved: step.batch * step.output.len(),
+            backward_reads_value: step.data_gradient == DataGradient::Masked,
+            ..plain
+        },
+        StepOp::Dropout { .. } => Footprint {
+            // After a ReLU, y alone says what was kept and passed.
+            backward_reads_value: step.data_gradient == DataGradient::Masked,
+            ..plain
+        },
+        StepOp::Loss => Footprint {
+            // A loss, a rank and a label per sample.
+            saved: 3 * step.batch * size_of::<u32>(),
+            gradient: 0,
+            backward_reads_value: true,
+            ..plain
+        },
+    }
+}
+
+/// A tensor as it is stored: (N, plane, pitch), of which the first `channels` of every pixel count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Byte in the arena.
+    pub(super) offset: usize,
+    pub(super) n: usize,
+    pub(super) plane: usize,
+    pub(super) channels: usize,
+    pub(super) pitch: usize,
+}
+
+impl Stored {
+    pub(super) fn of(step: &Step, tensor: Tensor) -> Self {
+        let region = match tensor {
+            Tensor::Value => step.memory.value,
+            Tensor::Gradient => step.memory.gradient,
+        };
+        Self {
+            offset: region.offset,
+            n: step.batch,
+            plane: step.output.plane(),
+            channels: step.output.c,
+            pitch: if step.op == StepOp::Input {
+                INPUT_CHANNELS
+            } else {
+                step.output.c
+            },
+        }
+    }
+
+    /// Elements in memory.
+    pub(super) fn len(self) -> usize {
+        self.n * self.plane * self.pitch
+    }
+
+    /// Refuses a host's tensor of another size.
+    pub(super) fn check(self, found: usize, step: &Step) -> Result<()> {
+        let expected = self.n * self.plane * self.channels;
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::invalid(
+            format_args!("elements of the value of {}", step.name),
+            expected,
+            found,
+        ))
+    }
+
+    /// Calls `pair` with every (logical index, index in memory).
+    fn each(self, mut pair: impl FnMut(usize, usize)) {
+        for n in 0..self.n {
+            for p in 0..self.plane {
+                for c in 0..self.channels {
+                    pair(
+                        (n * self.channels + c) * self.plane + p,
+                        (n * self.plane + p) * self.pitch + c,
+                    );
+                }
+            }
+        }
+    }
+
+    /// From memory to (N, C, H, W).
+    pub(super) fn to_logical(self, stored: &[f32], logical: &mut [f32]) {
+        self.each(|l, s| logical[l] = stored[s]);
+    }
+
+    /// From (N, C, H, W) to memory; the padding is left alone.
+    pub(super) fn from_logical(self, logical: &[f32], stored: &mut [f32]) {
+        self.each(|l, s| stored[s] = logical[l]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logical_and_stored_order_are_inverse_maps() {
+        let at = Stored {
+            offset: 0,
+            n: 2,
+            plane: 5,
+            channels: 3,
+            pitch: 8,
+        };
+        let logical: Vec<f32> = (0..30).map(|i| i as f32).collect();
+        let mut stored = vec![-1.0; at.len()];
+        at.from_logical(&logical, &mut stored);
+        assert_eq!(stored.iter().filter(|&&value| value == -1.0).count(), 2 * 5 * 5);
+        // image 1, pixel 2, channel 1
+        assert_eq!(stored[(5 + 2) * 8 + 1], logical[(3 + 1) * 5 + 2]);
+        let mut back = vec![0.0; 30];
+        at.to_logical(&stored, &mut back);
+        assert_eq!(back, logical);
+    }
+}

@@ -1,0 +1,128 @@
+//! Memory on the device, and where a step finds its tensors in it.
+
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DriverError};
+
+use super::device::failed;
+use super::dnn::DevicePtr;
+use crate::backend::Memory;
+use crate::error::{Error, Result};
+use crate::plan::{Pass, Plan, Region};
+
+/// An arena, or a flat vector of all parameters, on a device.
+///
+/// Parameters lie there as they do in a checkpoint: (K, C, R, S) and (out, in) with `in` in the order C, H, W. What
+/// wants another order (cuDNN's filters) gets a copy in scratch.
+pub struct Buffer {
+    /// f32 elements; an arena is a whole number of them, too.
+    slice: CudaSlice<f32>,
+    stream: Arc<CudaStream>,
+}
+
+impl Buffer {
+    /// Memory for `bytes` bytes that nobody has written yet.
+    pub(super) fn new(stream: &Arc<CudaStream>, what: &str, bytes: usize) -> Result<Self> {
+        // The driver refuses to allocate nothing.
+        let elements = bytes.div_ceil(size_of::<f32>()).max(1);
+        // SAFETY: steps write values before they read them; what must be zero comes from `zeroed`.
+        let slice = unsafe { stream.alloc(elements) }.map_err(|why| refused(what, bytes, &why))?;
+        Ok(Self {
+            slice,
+            stream: Arc::clone(stream),
+        })
+    }
+
+    /// Memory for `bytes` bytes, all 0.
+    pub(super) fn zeroed(stream: &Arc<CudaStream>, what: &str, bytes: usize) -> Result<Self> {
+        let mut buffer = Self::new(stream, what, bytes)?;
+        let cleared = stream.memset_zeros(&mut buffer.slice);
+        cleared.map_err(|why| failed("cuda", "clearing memory", &why))?;
+        Ok(buffer)
+    }
+
+    /// Elements of f32.
+    pub(super) fn len(&self) -> usize {
+        self.slice.len()
+    }
+
+    /// Bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.slice.num_bytes()
+    }
+
+    /// The address of byte `offset`.
+    pub(super) fn at(&self, offset: usize) -> DevicePtr {
+        debug_assert!(offset <= self.slice.num_bytes(), "inside the buffer");
+        self.slice.device_ptr(&self.stream).0 + offset as u64
+    }
+
+    /// The address of element `index`.
+    pub(super) fn element(&self, index: usize) -> DevicePtr {
+        self.at(index * size_of::<f32>())
+    }
+}
+
+fn refused(what: &str, bytes: usize, why: &DriverError) -> Error {
+    match why.0 {
+        CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory {
+            what: format!("{what} on the device"),
+            bytes: bytes as u64,
+        },
+        _ => failed("cuda", &format!("allocating {what}"), why),
+    }
+}
+
+/// Parameter arrays of a step at most: those of batch norm.
+pub(super) const ARRAYS: usize = 4;
+
+/// Addresses of what one pass of one step reads and writes. Of what the pass has no use for, the address may belong to
+/// something else.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// x, (N, H, W, C).
+    pub(super) input: DevicePtr,
+    /// y, (N, H, W, C).
+    pub(super) value: DevicePtr,
+    pub(super) saved: DevicePtr,
+    /// Of this pass; undefined before and after.
+    pub(super) scratch: DevicePtr,
+    /// dy; free to be overwritten.
+    pub(super) gradient: DevicePtr,
+    /// dx; `None` where it is not wanted.
+    pub(super) input_gradient: Option<DevicePtr>,
+    /// The step's arrays in the order of the plan.
+    pub(super) weights: [DevicePtr; ARRAYS],
+    /// Their gradients.
+    pub(super) weight_gradients: [DevicePtr; ARRAYS],
+}
+
+impl Places {
+    pub(super) fn new(plan: &Plan, step: usize, pass: Pass, memory: &Memory<'_, Buffer>) -> Self {
+        let place = |region: Region| memory.arena.at(region.offset);
+        let regions = plan.steps[step].memory;
+        let mut weights = [0; ARRAYS];
+        let mut weight_gradients = [0; ARRAYS];
+        for (i, parameter) in plan.parameters_of(step).iter().enumerate() {
+            weights[i] = memory.weights.element(parameter.offset);
+            // In evaluation the leaf is empty; nothing is written to it then.
+            if parameter.range().end <= memory.gradient.len() {
+                weight_gradients[i] = memory.gradient.element(parameter.offset);
+            }
+        }
+        Self {
+            input: if step == 0 { 0 } else { place(plan.input_of(step)) },
+            value: place(regions.value),
+            saved: place(regions.saved),
+            scratch: place(match pass {
+                Pass::Forward => regions.forward_scratch,
+                Pass::Backward => regions.backward_scratch,
+            }),
+            gradient: place(regions.gradient),
+            input_gradient: plan.input_gradient_of(step).map(place),
+            weights,
+            weight_gradients,
+        }
+    }
+}
