@@ -1,0 +1,192 @@
+// Batch normalisation per channel (Ioffe and Szegedy 2015, algorithm 1), statistics per micro-batch.
+//
+// x, dx, y, dy: (rows, C), rows = N * H * W; everything else: (C) f32. y = gamma * z + beta with
+// z = (x - mean) * inverse, inverse = 1 / sqrt(variance + epsilon).
+//
+// Training, forward: mean_parts, mean, variance_parts, variance, forward; mean and inverse are kept for backward_parts,
+// backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; the element-wise kernels equal
+// backend/cpu/batch_norm.rs to the bit from equal statistics. All are launched by the functions of their names in
+// backend/cuda/launch.rs; the sums in blocks of BLOCK threads.
+#include "columns.cuh"
+
+constexpr float EPSILON = 1e-5f;
+
+__device__ __forceinline__ float inverse_deviation(double variance) {
+    return static_cast<float>(1.0 / sqrt(variance + static_cast<double>(EPSILON)));
+}
+
+struct MeanTerms {
+    const float* x;
+    unsigned channels;
+    __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const { t[0] = x[row * channels + c]; }
+};
+
+// parts[slice, c] = sum over the slice's rows of x. Reads 4 bytes per element. Overwrites parts (slices, C) f64.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean_parts(const float* __restrict__ x, u64 rows,
+                                                                          unsigned channels, unsigned slices,
+                                                                          double* __restrict__ parts) {
+    column_parts<1>(rows, channels, slices, parts, MeanTerms{x, channels});
+}
+
+struct MeanFinish {
+    double count;
+    float *mean, *mean_out;
+    __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
+        mean[c] = mean_out[c] = static_cast<float>(sums[0] / count);
+    }
+};
+
+// mean = mean_out = sum of the parts / rows. Overwrites both; mean_out is the running mean's place in the gradient.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean(const double* __restrict__ parts, u64 rows,
+                                                                    unsigned channels, unsigned slices,
+                                                                    float* __restrict__ mean,
+                                                                    float* __restrict__ mean_out) {
+    column_sums<1>(parts, channels, slices, MeanFinish{static_cast<double>(rows), mean, mean_out});
+}
+
+struct VarianceTerms {
+    const float *x, *mean;
+    unsigned channels;
+    __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const {
+        const float centred = x[row * channels + c] - mean[c];
+        t[0] = centred * centred;
+    }
+};
+
+// parts[slice, c] = sum over the slice's rows of (x - mean)^2. Reads 4 bytes per element. Overwrites parts (slices, C).
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance_parts(const float* __restrict__ x,
+                                                                              const float* __restrict__ mean, u64 rows,
+                                                                              unsigned channels, unsigned slices,
+                                                                              double* __restrict__ parts) {
+    column_parts<1>(rows, channels, slices, parts, VarianceTerms{x, mean, channels});
+}
+
+struct VarianceFinish {
+    double count;
+    float *inverse, *variance_out;
+    __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
+        inverse[c] = inverse_deviation(sums[0] / count);
+        variance_out[c] = static_cast<float>(sums[0] / (count > 2.0 ? count - 1.0 : 1.0));
+    }
+};
+
+// inverse from the biased variance; variance_out = the unbiased one. Overwrites both; variance_out is the running
+// variance's place in the gradient.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance(const double* __restrict__ parts, u64 rows,
+                                                                        unsigned channels, unsigned slices,
+                                                                        float* __restrict__ inverse,
+                                                                        float* __restrict__ variance_out) {
+    column_sums<1>(parts, channels, slices, VarianceFinish{static_cast<double>(rows), inverse, variance_out});
+}
+
+// For evaluation: mean and inverse of the running statistics. Overwrites mean and inverse.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_evaluation(const float* __restrict__ running_mean,
+                                                                          const float* __restrict__ running_variance,
+                                                                          unsigned channels, float* __restrict__ mean,
+                                                                          float* __restrict__ inverse) {
+    GRID_STRIDE_LOOP(c, channels) {
+        mean[c] = running_mean[c];
+        inverse[c] = inverse_deviation(static_cast<double>(running_variance[c]));
+    }
+}
+
+__device__ __forceinline__ float normalise(float x, float mean, float inverse, float gamma, float beta, unsigned relu) {
+    const float y = fmaf(x - mean, gamma * inverse, beta);
+    return relu && y < 0.0f ? 0.0f : y;
+}
+
+// y = fma(x - mean, gamma * inverse, beta), then the ReLU where `relu` is not 0.
+// Reads 4 bytes per element, writes 4; the (C) vectors come from cache. Overwrites y; y may be x.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_forward(
+    const float* x, const float* __restrict__ mean, const float* __restrict__ inverse, const float* __restrict__ gamma,
+    const float* __restrict__ beta, float* y, u64 rows, unsigned channels, unsigned relu) {
+    if (channels % 4 == 0 && aligned16(x, mean, inverse, gamma, beta, y)) {
+        const unsigned lanes = channels / 4;
+        GRID_STRIDE_LOOP(i, rows * lanes) {
+            const unsigned c = divide(i, lanes).remainder;
+            const float4 v = load4(x, i), m = load4(mean, c), s = load4(inverse, c);
+            const float4 g = load4(gamma, c), b = load4(beta, c);
+            store4(y, i,
+                   make_float4(normalise(v.x, m.x, s.x, g.x, b.x, relu), normalise(v.y, m.y, s.y, g.y, b.y, relu),
+                               normalise(v.z, m.z, s.z, g.z, b.z, relu), normalise(v.w, m.w, s.w, g.w, b.w, relu)));
+        }
+        return;
+    }
+    GRID_STRIDE_LOOP(i, rows * channels) {
+        const unsigned c = divide(i, channels).remainder;
+        y[i] = normalise(x[i], mean[c], inverse[c], gamma[c], beta[c], relu);
+    }
+}
+
+struct BackwardTerms {
+    const float *x, *dy, *mean;
+    unsigned channels;
+    __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const {
+        const u64 i = row * channels + c;
+        t[0] = dy[i];
+        t[1] = t[0] * (x[i] - mean[c]);
+    }
+};
+
+// parts[0, slice, c] = sum of dy, parts[1, slice, c] = sum of dy * (x - mean) over the slice's rows.
+// Reads 8 bytes per element. Overwrites parts (2, slices, C) f64.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward_parts(const float* __restrict__ x,
+                                                                              const float* __restrict__ dy,
+                                                                              const float* __restrict__ mean, u64 rows,
+                                                                              unsigned channels, unsigned slices,
+                                                                              double* __restrict__ parts) {
+    column_parts<2>(rows, channels, slices, parts, BackwardTerms{x, dy, mean, channels});
+}
+
+struct BackwardFinish {
+    double count;
+    const float* inverse;
+    float *dgamma, *dbeta, *level, *slope;
+    __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
+        const double scale = inverse[c];
+        dgamma[c] = static_cast<float>(sums[1] * scale);
+        dbeta[c] = static_cast<float>(sums[0]);
+        level[c] = static_cast<float>(sums[0] / count);
+        slope[c] = static_cast<float>(-(sums[1] * scale * scale / count));
+    }
+};
+
+// dgamma = sum of dy * z, dbeta = sum of dy; level and slope (scratch) are what `batch_norm_backward` needs of them.
+// Overwrites all four.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward_sums(
+    const double* __restrict__ parts, const float* __restrict__ inverse, u64 rows, unsigned channels, unsigned slices,
+    float* __restrict__ dgamma, float* __restrict__ dbeta, float* __restrict__ level, float* __restrict__ slope) {
+    column_sums<2>(parts, channels, slices,
+                   BackwardFinish{static_cast<double>(rows), inverse, dgamma, dbeta, level, slope});
+}
+
+__device__ __forceinline__ float differentiate(float x, float dy, float mean, float inverse, float gamma, float level,
+                                               float slope) {
+    return gamma * inverse * fmaf(x - mean, slope, dy - level);
+}
+
+// dx = gamma * inverse * (dy - dbeta / rows - z * dgamma / rows) = gamma * inverse * fma(x - mean, slope, dy - level).
+// Reads 8 bytes per element, writes 4; the (C) vectors come from cache. Overwrites dx; dx may be dy.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward(
+    const float* __restrict__ x, const float* dy, const float* __restrict__ mean, const float* __restrict__ inverse,
+    const float* __restrict__ gamma, const float* __restrict__ level, const float* __restrict__ slope, float* dx,
+    u64 rows, unsigned channels) {
+    if (channels % 4 == 0 && aligned16(x, dy, mean, inverse, gamma, level, slope, dx)) {
+        const unsigned lanes = channels / 4;
+        GRID_STRIDE_LOOP(i, rows * lanes) {
+            const unsigned c = divide(i, lanes).remainder;
+            const float4 v = load4(x, i), d = load4(dy, i), m = load4(mean, c), s = load4(inverse, c);
+            const float4 g = load4(gamma, c), l = load4(level, c), p = load4(slope, c);
+            store4(dx, i,
+                   make_float4(differentiate(v.x, d.x, m.x, s.x, g.x, l.x, p.x),
+                               differentiate(v.y, d.y, m.y, s.y, g.y, l.y, p.y),
+                               differentiate(v.z, d.z, m.z, s.z, g.z, l.z, p.z),
+                               differentiate(v.w, d.w, m.w, s.w, g.w, l.w, p.w)));
+        }
+        return;
+    }
+    GRID_STRIDE_LOOP(i, rows * channels) {
+        const unsigned c = divide(i, channels).remainder;
+        dx[i] = differentiate(x[i], dy[i], mean[c], inverse[c], gamma[c], level[c], slope[c]);
+    }
+}
