@@ -191,10 +191,12 @@ def check(sources):
             by_nvcc = results.get(("nvcc", path, target))
             by_nvrtc, ptx = results.get(("NVRTC", path, target), (None, None))
             if ptx is not None:
-                if sorted(ENTRY.findall(ptx)) != sorted(kernels):
-                    failures.append(f"NVRTC {path.name} sm_{target}: entry points {sorted(ENTRY.findall(ptx))}, kernels {sorted(kernels)}")
+                entries = sorted(ENTRY.findall(ptx))
+                if entries != sorted(kernels):
+                    failures.append(f"NVRTC {path.name} sm_{target}: entry points {entries}, kernels {sorted(kernels)}")
                 for name, threads in BOUNDS.findall(ptx):
-                    table[name]["threads"] = int(threads)
+                    if name in kernels:
+                        table[name]["threads"] = int(threads)
             for compiler, usage in (("nvcc", by_nvcc), ("NVRTC", by_nvrtc)):
                 if usage is not None:
                     failures += record(table, compiler, path, target, kernels, usage)
@@ -209,11 +211,13 @@ def record(table, compiler, path, target, kernels, usage):
         if used is None or "registers" not in used or "stack" not in used:
             failures.append(f"{compiler} {path.name} sm_{target}: ptxas says nothing of {name}")
             continue
-        if used["spill_stores"] or used["spill_loads"] or used["stack"]:
+        if used["spill_stores"] or used["spill_loads"]:
             failures.append(
-                f"{compiler} {path.name} sm_{target}: {name} spills: stack frame {used['stack']}, "
-                f"stores {used['spill_stores']}, loads {used['spill_loads']} bytes"
+                f"{compiler} {path.name} sm_{target}: {name} spills: "
+                f"{used['spill_stores']} bytes of stores, {used['spill_loads']} of loads"
             )
+        elif used["stack"]:
+            failures.append(f"{compiler} {path.name} sm_{target}: {name} keeps {used['stack']} bytes in local memory")
         entry = table[name]["targets"].setdefault(
             target, {"registers": 0, "shared": 0, "spill_stores": 0, "spill_loads": 0, "stack": 0}
         )
@@ -253,6 +257,15 @@ PLANTED = {
         "}",
         "spills",
     ),
+    "local memory": (
+        'extern "C" __global__ void planted(float* y, int n) {\n'
+        "    float v[8] = {};\n"
+        "    for (int i = 0; i < n; ++i) v[n * i % 8] += y[i];\n"
+        "    y[0] = v[n % 8];\n"
+        "}",
+        "local memory",
+    ),
+    "a missing header": ('#include <cuda_runtime.h>\nextern "C" __global__ void planted() {}', "NVRTC planted.cu"),
     "a C++ name": ('__global__ void planted(float* y) { y[0] = 0.0f; }', "is not of the form"),
     "a commented kernel": (
         '// extern "C" __global__ void phantom(float* y)\n'
