@@ -1,7 +1,7 @@
 """Compiles kernels/*.cu with NVRTC and nvcc for every target and reports what each kernel uses.
 
-Fails on any error, any warning, any spill or local memory, and where the entry points of NVRTC's PTX are not the kernels
-that the sources declare. Run by tools/cuda-gates.
+Fails on any error, any warning, any spill or local memory, where the entry points of NVRTC's PTX are not the kernels
+that the sources declare, and on instructions that do not round correctly. Run by tools/cuda-gates.
 
 Occupancy is the share of an SM's warps that are resident when blocks of one kernel fill it: with W warps a block,
 R registers a thread and S bytes of static shared memory a block,
@@ -40,6 +40,8 @@ NVRTC_OPTIONS = ["--std=c++17", "--fmad=false"]
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\([\w, ]+\)\s+)?void\s+(\w+)\s*\(')
 ENTRY = re.compile(r"\.entry\s+(\w+)\s*\(")
 BOUNDS = re.compile(r"\.entry\s+(\w+)\s*\([^)]*\)\s*\.maxntid\s+(\d+)")
+# Approximations, and subnormals flushed to zero: results would differ from the CPU's.
+INEXACT = re.compile(r"\b\w+(?:\.\w+)*\.(?:approx|full|ftz)(?:\.\w+)*")
 COMPILING = re.compile(r"Compiling entry function '(\w+)' for 'sm_(\d+)\w*'")
 STACK = re.compile(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads")
 USED = re.compile(r"Used (\d+) registers")
@@ -194,6 +196,8 @@ def check(sources):
                 entries = sorted(ENTRY.findall(ptx))
                 if entries != sorted(kernels):
                     failures.append(f"NVRTC {path.name} sm_{target}: entry points {entries}, kernels {sorted(kernels)}")
+                if inexact := sorted(set(INEXACT.findall(ptx))):
+                    failures.append(f"NVRTC {path.name} sm_{target}: inexact instructions {', '.join(inexact)}")
                 for name, threads in BOUNDS.findall(ptx):
                     if name in kernels:
                         table[name]["threads"] = int(threads)
@@ -265,6 +269,7 @@ PLANTED = {
         "}",
         "local memory",
     ),
+    "an approximation": ('extern "C" __global__ void planted(float* y) { y[0] = __expf(y[0]); }', "inexact"),
     "a missing header": ('#include <cuda_runtime.h>\nextern "C" __global__ void planted() {}', "NVRTC planted.cu"),
     "a C++ name": ('__global__ void planted(float* y) { y[0] = 0.0f; }', "is not of the form"),
     "a commented kernel": (
