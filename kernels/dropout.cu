@@ -1,8 +1,8 @@
 // Dropout (Srivastava et al. 2014), scaled in training. The masks and the bits are those of backend/cpu/dropout.rs.
 //
-// x, dx, y, dy: (N, plane, C), of one sample plane * C elements. A draw counts a sample's elements in logical order, which
-// is channel-major: element (pixel p, channel c) is draw c * plane + p. Element i of sample n is dropped where its 32
-// random bits are below `threshold` = floor(p * 2^32); `scale` = 1 / (1 - p).
+// x, dx, y, dy: (N, plane, C), of one sample plane * C elements. A draw counts a sample's elements in logical order,
+// which is channel-major: element (pixel p, channel c) is draw c * plane + p. Element i of sample n is dropped where
+// its 32 random bits are below `threshold` = floor(p * 2^32); `scale` = 1 / (1 - p).
 #include "common.cuh"
 
 constexpr unsigned PURPOSE = 5;  // rng::Purpose::Dropout

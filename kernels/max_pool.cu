@@ -1,4 +1,5 @@
-// Maximum over 2x2 windows, stride 2; an odd last row or column is dropped. Equal to backend/cpu/max_pool.rs to the bit.
+// Maximum over 2x2 windows, stride 2; an odd last row or column is dropped. Equal to backend/cpu/max_pool.rs to the
+// bit.
 //
 // x, dx: (N, H, W, C); y, dy: (N, H/2, W/2, C); choices: the shape of y, one byte: which of the window's four elements,
 // in row-major order, is the maximum. Of equal ones it is the first; NaN counts as the largest.

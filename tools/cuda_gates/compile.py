@@ -58,7 +58,8 @@ def declared(source):
     """Names of the kernels that a source declares."""
     names = KERNEL.findall(source)
     if len(names) != source.count("__global__"):
-        raise Failure('a __global__ function is not of the form `extern "C" __global__ [__launch_bounds__(N)] void name(`')
+        form = 'extern "C" __global__ [__launch_bounds__(N)] void name('
+        raise Failure(f"a __global__ function is not of the form {form}")
     return names
 
 
