@@ -1,8 +1,8 @@
 // Dropout (Srivastava et al. 2014), scaled in training. The masks and the bits are those of backend/cpu/dropout.rs.
 //
-// x, dx, y, dy: (N, plane, C), of one sample plane * C elements. A draw counts a sample's elements in logical order, which
-// is channel-major: element (pixel p, channel c) is draw c * plane + p. Element i of sample n is dropped where its 32
-// random bits are below `threshold` = floor(p * 2^32); `scale` = 1 / (1 - p).
+// x, dx, y, dy: (N, plane, C), of one sample plane * C elements. A draw counts a sample's elements in logical order,
+// which is channel-major: element (pixel p, channel c) is draw c * plane + p. Element i of sample n is dropped where
+// its 32 random bits are below `threshold` = floor(p * 2^32); `scale` = 1 / (1 - p).
 #include "common.cuh"
 
 constexpr unsigned PURPOSE = 5;  // rng::Purpose::Dropout
@@ -40,15 +40,15 @@ struct Rule {
 };
 
 // to = 0 where dropped, else from * scale.
-__device__ __forceinline__ void drop(const float* from, float* to, u64 batch, unsigned channels, u64 plane,
+__device__ __forceinline__ void drop(const float* from, float* to, u64 batch, unsigned channels, unsigned plane,
                                      unsigned layer, Rule rule, const StepParams& params) {
-    const u64 elements = channels * plane;
+    const u64 elements = static_cast<u64>(channels) * plane;
     if (plane > 1) {
         GRID_STRIDE_LOOP(i, batch * elements) {
             const Quotient pixel = divide(i, channels);
-            const u64 n = pixel.quotient / plane;
-            const u64 draw = pixel.remainder * plane + pixel.quotient % plane;
-            to[i] = rule(word(draws(params, n, layer, draw / 4), draw % 4), from[i]);
+            const Quotient image = divide(pixel.quotient, plane);
+            const u64 draw = static_cast<u64>(pixel.remainder) * plane + image.remainder;
+            to[i] = rule(word(draws(params, image.quotient, layer, draw / 4), draw % 4), from[i]);
         }
         return;
     }
@@ -73,7 +73,7 @@ __device__ __forceinline__ void drop(const float* from, float* to, u64 batch, un
 // Reads 4 bytes per element, writes 4. Overwrites y; y may be x.
 // Launched by dropout_forward in backend/cuda/launch.rs.
 extern "C" __global__ __launch_bounds__(BLOCK) void dropout_forward(const float* x, float* y, u64 batch,
-                                                                    unsigned channels, u64 plane, unsigned layer,
+                                                                    unsigned channels, unsigned plane, unsigned layer,
                                                                     unsigned threshold, float scale,
                                                                     const StepParams* __restrict__ params) {
     drop(x, y, batch, channels, plane, layer, Rule{threshold, scale}, *params);
@@ -83,7 +83,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void dropout_forward(const float*
 // Reads 4 bytes per element, writes 4. Overwrites dx; dx may be dy.
 // Launched by dropout_backward in backend/cuda/launch.rs.
 extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward(const float* dy, float* dx, u64 batch,
-                                                                     unsigned channels, u64 plane, unsigned layer,
+                                                                     unsigned channels, unsigned plane, unsigned layer,
                                                                      unsigned threshold, float scale,
                                                                      const StepParams* __restrict__ params) {
     drop(dy, dx, batch, channels, plane, layer, Rule{threshold, scale}, *params);

@@ -33,18 +33,19 @@ extern "C" __global__ __launch_bounds__(BLOCK) void fold(const float* __restrict
     add_block(part, sum);
 }
 
-// *sum += the fold of values stored as (N, plane, pitch), of which the first `channels` of every pixel count, by logical
-// index first + (n * channels + c) * plane + p. Also for filters (K, R * S, C) and for weights after a flattening.
+// *sum += the fold of values stored as (N, plane, pitch), of which the first `channels` of every pixel count, by
+// logical index first + (n * channels + c) * plane + p. Also for filters (K, R * S, C) and for weights after a
+// flattening.
 // Reads 4 * N * plane * channels bytes. Accumulates: the launcher clears *sum.
 // Launched by fold_nhwc in backend/cuda/launch.rs; blocks of BLOCK threads.
-extern "C" __global__ __launch_bounds__(BLOCK) void fold_nhwc(const float* __restrict__ values, u64 batch, u64 plane,
-                                                              unsigned channels, unsigned pitch, u64 first,
-                                                              u64* __restrict__ sum) {
+extern "C" __global__ __launch_bounds__(BLOCK) void fold_nhwc(const float* __restrict__ values, u64 batch,
+                                                              unsigned plane, unsigned channels, unsigned pitch,
+                                                              u64 first, u64* __restrict__ sum) {
     u64 part = 0;
     GRID_STRIDE_LOOP(i, batch * plane * channels) {
         const Quotient pixel = divide(i, channels);
-        const u64 n = pixel.quotient / plane, p = pixel.quotient % plane;
-        const u64 index = first + (n * channels + pixel.remainder) * plane + p;
+        const Quotient image = divide(pixel.quotient, plane);
+        const u64 index = first + (image.quotient * channels + pixel.remainder) * plane + image.remainder;
         part += fold_element(index, values[pixel.quotient * pitch + pixel.remainder]);
     }
     add_block(part, sum);

@@ -9,19 +9,21 @@ constexpr unsigned SIDE = 32;
 constexpr unsigned ROWS = BLOCK / SIDE;
 
 struct Tile {
-    u64 batch, pixel;
-    unsigned channel;
+    u64 batch;
+    unsigned pixel, channel;
 };
 
+__device__ __forceinline__ unsigned sides(unsigned length) { return length / SIDE + (length % SIDE != 0); }
+
 // Tile `item` of those that cover `channels` by `plane`, channels fastest.
-__device__ __forceinline__ Tile tile_of(u64 item, unsigned channels, u64 plane) {
-    const Quotient channel = divide(item, (channels + SIDE - 1) / SIDE);
-    const u64 down = (plane + SIDE - 1) / SIDE;
-    return {channel.quotient / down, channel.quotient % down * SIDE, channel.remainder * SIDE};
+__device__ __forceinline__ Tile tile_of(u64 item, unsigned channels, unsigned plane) {
+    const Quotient channel = divide(item, sides(channels));
+    const Quotient pixel = divide(channel.quotient, sides(plane));
+    return {pixel.quotient, pixel.remainder * SIDE, channel.remainder * SIDE};
 }
 
-__device__ __forceinline__ u64 tiles(u64 batch, unsigned channels, u64 plane) {
-    return batch * ((channels + SIDE - 1) / SIDE) * ((plane + SIDE - 1) / SIDE);
+__device__ __forceinline__ u64 tiles(u64 batch, unsigned channels, unsigned plane) {
+    return batch * sides(channels) * sides(plane);
 }
 
 // to[n, p, c] = from[n, c, p] for c below channels, 0 for c from there to pitch.
@@ -29,20 +31,20 @@ __device__ __forceinline__ u64 tiles(u64 batch, unsigned channels, u64 plane) {
 // Launched by nhwc_from_nchw in backend/cuda/launch.rs; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void nhwc_from_nchw(const float* __restrict__ from,
                                                                    float* __restrict__ to, u64 batch,
-                                                                   unsigned channels, u64 plane, unsigned pitch) {
+                                                                   unsigned channels, unsigned plane, unsigned pitch) {
     __shared__ float values[SIDE][SIDE + 1];  // [channel][pixel]; the extra column keeps columns off one bank
     const unsigned x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
     BLOCK_STRIDE_LOOP(item, tiles(batch, pitch, plane)) {
         const Tile at = tile_of(item, pitch, plane);
         for (unsigned row = y; row < SIDE; row += ROWS) {
             const unsigned c = at.channel + row;
-            const u64 p = at.pixel + x;
+            const unsigned p = at.pixel + x;
             values[row][x] = c < channels && p < plane ? from[(at.batch * channels + c) * plane + p] : 0.0f;
         }
         __syncthreads();
         for (unsigned row = y; row < SIDE; row += ROWS) {
             const unsigned c = at.channel + x;
-            const u64 p = at.pixel + row;
+            const unsigned p = at.pixel + row;
             if (c < pitch && p < plane) to[(at.batch * plane + p) * pitch + c] = values[x][row];
         }
         __syncthreads();
@@ -54,20 +56,20 @@ extern "C" __global__ __launch_bounds__(BLOCK) void nhwc_from_nchw(const float* 
 // Launched by nchw_from_nhwc in backend/cuda/launch.rs; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void nchw_from_nhwc(const float* __restrict__ from,
                                                                    float* __restrict__ to, u64 batch,
-                                                                   unsigned channels, u64 plane, unsigned pitch) {
+                                                                   unsigned channels, unsigned plane, unsigned pitch) {
     __shared__ float values[SIDE][SIDE + 1];  // [pixel][channel]
     const unsigned x = threadIdx.x % SIDE, y = threadIdx.x / SIDE;
     BLOCK_STRIDE_LOOP(item, tiles(batch, channels, plane)) {
         const Tile at = tile_of(item, channels, plane);
         for (unsigned row = y; row < SIDE; row += ROWS) {
             const unsigned c = at.channel + x;
-            const u64 p = at.pixel + row;
+            const unsigned p = at.pixel + row;
             if (c < channels && p < plane) values[row][x] = from[(at.batch * plane + p) * pitch + c];
         }
         __syncthreads();
         for (unsigned row = y; row < SIDE; row += ROWS) {
             const unsigned c = at.channel + row;
-            const u64 p = at.pixel + x;
+            const unsigned p = at.pixel + x;
             if (c < channels && p < plane) to[(at.batch * channels + c) * plane + p] = values[x][row];
         }
         __syncthreads();

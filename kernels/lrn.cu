@@ -1,5 +1,5 @@
-// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3). Equal to backend/cpu/lrn.rs to the
-// bit.
+// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3). Equal to backend/cpu/lrn.rs to
+// the bit.
 //
 // x, dx, y, dy: (pixels, channels), pixels = N * H * W. y[c] = x[c] * d[c]^-beta with
 // d[c] = k + alpha * sum of x[j]^2 over the window c - 2 ..= c + 2, cut at the ends. d is not kept: the backward pass

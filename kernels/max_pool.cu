@@ -1,4 +1,5 @@
-// Maximum over 2x2 windows, stride 2; an odd last row or column is dropped. Equal to backend/cpu/max_pool.rs to the bit.
+// Maximum over 2x2 windows, stride 2; an odd last row or column is dropped. Equal to backend/cpu/max_pool.rs to the
+// bit.
 //
 // x, dx: (N, H, W, C); y, dy: (N, H/2, W/2, C); choices: the shape of y, one byte: which of the window's four elements,
 // in row-major order, is the maximum. Of equal ones it is the first; NaN counts as the largest.
@@ -41,10 +42,10 @@ __device__ __forceinline__ Window window_of(u64 item, unsigned lanes, unsigned a
 extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_forward(const float* __restrict__ x,
                                                                      float* __restrict__ y,
                                                                      unsigned char* __restrict__ choices,
-                                                                     unsigned batch, unsigned height, unsigned width,
+                                                                     u64 batch, unsigned height, unsigned width,
                                                                      unsigned channels) {
     const unsigned down = height / 2, across = width / 2;
-    const u64 windows = static_cast<u64>(batch) * down * across;
+    const u64 windows = batch * down * across;
     if (channels % 4 == 0 && aligned16(x, y, choices)) {
         const unsigned lanes = channels / 4;
         GRID_STRIDE_LOOP(i, windows * lanes) {
@@ -78,12 +79,12 @@ extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_forward(const float
 extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_backward(const float* __restrict__ dy,
                                                                       const unsigned char* __restrict__ choices,
                                                                       const float* __restrict__ y,
-                                                                      float* __restrict__ dx, unsigned batch,
+                                                                      float* __restrict__ dx, u64 batch,
                                                                       unsigned height, unsigned width,
                                                                       unsigned channels) {
     const unsigned down = height / 2, across = width / 2;
     const unsigned all_down = down + height % 2, all_across = across + width % 2;
-    const u64 windows = static_cast<u64>(batch) * all_down * all_across;
+    const u64 windows = batch * all_down * all_across;
     if (channels % 4 == 0 && aligned16(dy, choices, y, dx)) {
         const unsigned lanes = channels / 4;
         GRID_STRIDE_LOOP(i, windows * lanes) {

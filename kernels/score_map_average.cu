@@ -5,13 +5,13 @@
 // x: (N, plane, classes); y: (N, classes). Reads 4 * N * plane * classes bytes, writes 4 * N * classes. Overwrites y.
 // Launched by score_map_average in backend/cuda/launch.rs.
 extern "C" __global__ __launch_bounds__(BLOCK) void score_map_average(const float* __restrict__ x,
-                                                                      float* __restrict__ y, u64 batch, u64 plane,
+                                                                      float* __restrict__ y, u64 batch, unsigned plane,
                                                                       unsigned classes) {
     GRID_STRIDE_LOOP(i, batch * classes) {
         const Quotient at = divide(i, classes);
         const float* map = x + at.quotient * plane * classes + at.remainder;
         double sum = 0.0;
-        for (u64 p = 0; p < plane; ++p) sum += map[p * classes];
-        y[i] = static_cast<float>(sum / static_cast<double>(plane));
+        for (unsigned p = 0; p < plane; ++p) sum += map[static_cast<u64>(p) * classes];
+        y[i] = static_cast<float>(sum / plane);
     }
 }

@@ -32,11 +32,11 @@ __device__ __forceinline__ double exp_of_negative(double x) {
         return 1.0 + x;
     }
     const double square = x * x;
-    const double c =
-        x - square * (1.66666666666666019037e-01 +
-                      square * (-2.77777777770155933842e-03 +
-                                square * (6.61375632143793436117e-05 +
-                                          square * (-1.65339022054652515390e-06 + square * 4.13813679705723846039e-08))));
+    double series = -1.65339022054652515390e-06 + square * 4.13813679705723846039e-08;
+    series = 6.61375632143793436117e-05 + square * series;
+    series = -2.77777777770155933842e-03 + square * series;
+    series = 1.66666666666666019037e-01 + square * series;
+    const double c = x - square * series;
     double y = 1.0 + (x * c / (2.0 - c) - low + high);
     if (k < -1022) {  // in two factors, of which only the last can leave the normal numbers
         y *= power_of_two(-969);
