@@ -304,7 +304,8 @@ impl Launcher {
         choices: DevicePtr,
     ) -> Result<()> {
         let work = Work::Items(shape.len() / 16);
-        let [batch, height, width, channels] = [shape.n, shape.h, shape.w, shape.c].map(|size| size as u32);
+        let batch = shape.n as u64;
+        let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
         launch!(self, max_pool_forward, work; x, y, choices, batch, height, width, channels)
     }
 
@@ -323,7 +324,8 @@ impl Launcher {
     ) -> Result<()> {
         let work = Work::Items(shape.len().div_ceil(16));
         let y = y.unwrap_or(0);
-        let [batch, height, width, channels] = [shape.n, shape.h, shape.w, shape.c].map(|size| size as u32);
+        let batch = shape.n as u64;
+        let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
         launch!(self, max_pool_backward, work; dy, choices, y, dx, batch, height, width, channels)
     }
 
@@ -378,7 +380,7 @@ impl Launcher {
         y: DevicePtr,
     ) -> Result<()> {
         let work = Work::Items(shape.len().div_ceil(4));
-        let (batch, plane, channels) = (shape.n as u64, (shape.h * shape.w) as u64, shape.c as u32);
+        let (batch, plane, channels) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
         let (layer, threshold, scale) = (u32::from(layer), threshold(p), scale(p));
         launch!(self, dropout_forward, work; x, y, batch, channels, plane, layer, threshold, scale, params)
     }
@@ -398,7 +400,7 @@ impl Launcher {
         dx: DevicePtr,
     ) -> Result<()> {
         let work = Work::Items(shape.len().div_ceil(4));
-        let (batch, plane, channels) = (shape.n as u64, (shape.h * shape.w) as u64, shape.c as u32);
+        let (batch, plane, channels) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
         let (layer, threshold, scale) = (u32::from(layer), threshold(p), scale(p));
         launch!(self, dropout_backward, work; dy, dx, batch, channels, plane, layer, threshold, scale, params)
     }
@@ -556,7 +558,7 @@ impl Launcher {
         sum: DevicePtr,
     ) -> Result<()> {
         let work = Work::Items(shape.len());
-        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u64);
+        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch, first) = (shape.c as u32, pitch as u32, 0u64);
         launch!(self, fold_nhwc, work; values, batch, plane, channels, pitch, first, sum)
     }
@@ -596,7 +598,7 @@ impl Launcher {
         to: DevicePtr,
     ) -> Result<()> {
         let work = Work::Blocks(tiles(shape, pitch));
-        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u64);
+        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch) = (shape.c as u32, pitch as u32);
         launch!(self, nhwc_from_nchw, work; from, to, batch, channels, plane, pitch)
     }
@@ -614,7 +616,7 @@ impl Launcher {
         to: DevicePtr,
     ) -> Result<()> {
         let work = Work::Blocks(tiles(shape, shape.c));
-        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u64);
+        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch) = (shape.c as u32, pitch as u32);
         launch!(self, nchw_from_nhwc, work; from, to, batch, channels, plane, pitch)
     }
@@ -626,7 +628,7 @@ impl Launcher {
     /// Both f32 of those shapes.
     pub unsafe fn score_map_average(&self, shape: Nhwc, x: DevicePtr, y: DevicePtr) -> Result<()> {
         let work = Work::Items(shape.n * shape.c);
-        let (batch, plane, classes) = (shape.n as u64, (shape.h * shape.w) as u64, shape.c as u32);
+        let (batch, plane, classes) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
         launch!(self, score_map_average, work; x, y, batch, plane, classes)
     }
 
