@@ -5,6 +5,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::ptr;
+use std::sync::Arc;
 
 use cudarc::cudnn::sys::{
     self, cudnnBackendAttributeName_t as Name, cudnnBackendAttributeType_t as Type, cudnnBackendDescriptor_t,
@@ -69,13 +70,22 @@ fn check(status: cudnnStatus_t, doing: &str) -> Result<()> {
     })
 }
 
-/// One object of the graph API, destroyed on drop.
-struct Descriptor(cudnnBackendDescriptor_t);
+/// One object of the graph API. Keeps alive what it refers to: whether cuDNN copies that is not documented.
+#[derive(Clone)]
+struct Descriptor {
+    raw: Arc<Raw>,
+    parts: Vec<Descriptor>,
+}
+
+/// Destroyed on drop.
+struct Raw(cudnnBackendDescriptor_t);
 
 // SAFETY: a descriptor is plain memory of cuDNN's, used by one thread at a time.
-unsafe impl Send for Descriptor {}
+unsafe impl Send for Raw {}
+// SAFETY: as above.
+unsafe impl Sync for Raw {}
 
-impl Drop for Descriptor {
+impl Drop for Raw {
     fn drop(&mut self) {
         // SAFETY: made by cudnnBackendCreateDescriptor and not destroyed yet.
         unsafe { sys::cudnnBackendDestroyDescriptor(self.0) };
@@ -88,13 +98,20 @@ impl Descriptor {
         // SAFETY: writes one descriptor.
         let status = unsafe { sys::cudnnBackendCreateDescriptor(kind, &raw mut descriptor) };
         check(status, "creating a descriptor")?;
-        Ok(Self(descriptor))
+        Ok(Self {
+            raw: Arc::new(Raw(descriptor)),
+            parts: Vec::new(),
+        })
+    }
+
+    fn raw(&self) -> cudnnBackendDescriptor_t {
+        self.raw.0
     }
 
     fn set<T: Copy>(self, name: Name, ty: Type, values: &[T]) -> Result<Self> {
         // SAFETY: cuDNN copies `values.len()` elements of the type that `ty` names; the callers below pair them.
         let status = unsafe {
-            sys::cudnnBackendSetAttribute(self.0, name, ty, values.len() as i64, values.as_ptr().cast())
+            sys::cudnnBackendSetAttribute(self.raw(), name, ty, values.len() as i64, values.as_ptr().cast())
         };
         check(status, &format!("setting {name:?}"))?;
         Ok(self)
@@ -113,8 +130,10 @@ impl Descriptor {
     }
 
     fn descriptors(self, name: Name, values: &[&Descriptor]) -> Result<Self> {
-        let raw: Vec<cudnnBackendDescriptor_t> = values.iter().map(|d| d.0).collect();
-        self.set(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &raw)
+        let raw: Vec<cudnnBackendDescriptor_t> = values.iter().map(|d| d.raw()).collect();
+        let mut described = self.set(name, Type::CUDNN_TYPE_BACKEND_DESCRIPTOR, &raw)?;
+        described.parts.extend(values.iter().copied().cloned());
+        Ok(described)
     }
 
     fn handle(self, name: Name, dnn: &Dnn) -> Result<Self> {
@@ -123,7 +142,7 @@ impl Descriptor {
 
     fn finalize(self, what: &str) -> Result<Self> {
         // SAFETY: a descriptor that is not finalized yet.
-        check(unsafe { sys::cudnnBackendFinalize(self.0) }, what)?;
+        check(unsafe { sys::cudnnBackendFinalize(self.raw()) }, what)?;
         Ok(self)
     }
 
@@ -131,8 +150,9 @@ impl Descriptor {
     fn count(&self, name: Name, ty: Type) -> Result<usize> {
         let mut count = 0;
         // SAFETY: with a request for none, only the number is written.
-        let status =
-            unsafe { sys::cudnnBackendGetAttribute(self.0, name, ty, 0, &raw mut count, ptr::null_mut()) };
+        let status = unsafe {
+            sys::cudnnBackendGetAttribute(self.raw(), name, ty, 0, &raw mut count, ptr::null_mut())
+        };
         check(status, &format!("counting {name:?}"))?;
         Ok(count.unsigned_abs() as usize)
     }
@@ -143,7 +163,14 @@ impl Descriptor {
         let room = values.len() as i64;
         // SAFETY: cuDNN writes at most `room` elements of the type that `ty` names; the callers below pair them.
         let status = unsafe {
-            sys::cudnnBackendGetAttribute(self.0, name, ty, room, &raw mut count, values.as_mut_ptr().cast())
+            sys::cudnnBackendGetAttribute(
+                self.raw(),
+                name,
+                ty,
+                room,
+                &raw mut count,
+                values.as_mut_ptr().cast(),
+            )
         };
         check(status, &format!("reading {name:?}"))?;
         Ok(values.len().min(count.unsigned_abs() as usize))
@@ -280,7 +307,7 @@ impl ConvPlan {
             )?
             .finalize("finalizing a variant pack")?;
         // SAFETY: the caller vouches for the memory; plan and pack are finalized.
-        let status = unsafe { sys::cudnnBackendExecute(dnn.handle, self.plan.0, pack.0) };
+        let status = unsafe { sys::cudnnBackendExecute(dnn.handle, self.plan.raw(), pack.raw()) };
         check(status, "executing a convolution")
     }
 }
@@ -459,9 +486,12 @@ fn engine_configs(graph: &Descriptor) -> Result<Vec<Descriptor>> {
         .map(|_| Descriptor::new(Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR))
         .collect::<Result<Vec<_>>>()?;
     // cuDNN fills descriptors that the caller made.
-    let mut raw: Vec<cudnnBackendDescriptor_t> = configs.iter().map(|config| config.0).collect();
+    let mut raw: Vec<cudnnBackendDescriptor_t> = configs.iter().map(Descriptor::raw).collect();
     let filled = heuristic.get(results.0, results.1, &mut raw)?;
     configs.truncate(filled);
+    configs
+        .iter_mut()
+        .for_each(|config| config.parts.push(heuristic.clone()));
     Ok(configs)
 }
 
@@ -481,7 +511,7 @@ fn plan_of(dnn: &Dnn, config: &Descriptor) -> Result<(Descriptor, usize)> {
     };
     let engine = Descriptor::new(Kind::CUDNN_BACKEND_ENGINE_DESCRIPTOR)?;
     let descriptor = Type::CUDNN_TYPE_BACKEND_DESCRIPTOR;
-    config.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, descriptor, &mut [engine.0])?;
+    config.get(Name::CUDNN_ATTR_ENGINECFG_ENGINE, descriptor, &mut [engine.raw()])?;
     let mut notes = [Note::CUDNN_NUMERICAL_NOTE_TYPE_COUNT; 16];
     let count = engine.get(
         Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,

@@ -1,0 +1,179 @@
+//! One access to device memory, held against everything that is known about the memory.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::memory::{Stamp, Word};
+use crate::rules::Rule;
+use crate::sim::Sim;
+
+/// How memory is touched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Read,
+    Write,
+    /// Reads and writes in one.
+    Atomic,
+}
+
+/// Who touches memory: an operation, or a thread of one.
+#[derive(Debug, Clone)]
+pub(crate) struct Who {
+    /// The kernel, or the driver's function.
+    pub(crate) name: Arc<str>,
+    pub(crate) stamp: Stamp,
+    /// What happened before the operation.
+    pub(crate) clock: Arc<Clock>,
+}
+
+impl Sim {
+    /// Checks and records an access of `bytes` bytes. Says whether it may be made: an access to memory that is not there
+    /// may not.
+    pub(crate) fn access(&mut self, who: &Who, address: u64, bytes: u64, kind: Kind) -> bool {
+        let mut at = address;
+        while at < address + bytes {
+            let next = (at | 3) + 1;
+            let end = next.min(address + bytes);
+            // The bytes of this word, as a mask.
+            let touched = (((1u32 << (end - at)) - 1) << (at & 3)) as u8;
+            let found = *self.memory.word(at);
+            if !found.live {
+                self.report_wild(who, address, bytes, kind);
+                return false;
+            }
+            if kind != Kind::Write && found.written & touched != touched {
+                let verb = verb(kind);
+                self.report(
+                    Rule::Uninitialised,
+                    format!(
+                        "{} {verb} memory that nobody has written ({})",
+                        who.name,
+                        self.place(at)
+                    ),
+                );
+            }
+            if let Some((rule, other)) = conflict(who, &found, kind) {
+                let text = format!(
+                    "{} {} what {other} without an order between them ({})",
+                    who.name,
+                    verb(kind),
+                    self.place(at)
+                );
+                self.report(rule, text);
+            }
+            record(self.memory.word(at), who.stamp, kind, touched);
+            at = next;
+        }
+        true
+    }
+
+    /// Checks and records an operation's access to a whole range, which must lie in one allocation.
+    pub(crate) fn access_range(&mut self, who: &Who, address: u64, bytes: u64, kind: Kind) -> bool {
+        if bytes == 0 {
+            return true;
+        }
+        if let Err(why) = self.memory.holding(address, bytes) {
+            let freed = self.memory.is_device(address) && self.memory.near(address).is_some_and(|a| a.freed);
+            let rule = if freed {
+                Rule::UseAfterFree
+            } else {
+                Rule::CopyRange
+            };
+            self.report(rule, format!("{}: {why}", who.name));
+            return false;
+        }
+        self.access(who, address, bytes, kind)
+    }
+
+    fn report_wild(&mut self, who: &Who, address: u64, bytes: u64, kind: Kind) {
+        let why = self
+            .memory
+            .holding(address, bytes)
+            .err()
+            .unwrap_or_else(|| "no memory".into());
+        let inside_freed = self
+            .memory
+            .near(address)
+            .is_some_and(|a| a.freed && address < a.address + a.bytes.max(1));
+        let rule = if inside_freed {
+            Rule::UseAfterFree
+        } else {
+            Rule::OutOfBounds
+        };
+        let text = format!("{} {} {bytes} bytes out of bounds: {why}", who.name, verb(kind));
+        self.report(rule, text);
+    }
+
+    /// Where an address lies, for reports.
+    fn place(&self, address: u64) -> String {
+        match self.memory.near(address) {
+            Some(a) => format!("allocation of {} bytes", a.bytes),
+            None => "no allocation".into(),
+        }
+    }
+}
+
+fn verb(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Read => "reads",
+        Kind::Write => "writes",
+        Kind::Atomic => "atomically updates",
+    }
+}
+
+/// The rule that the access breaks, and what the other side did.
+fn conflict(who: &Who, found: &Word, kind: Kind) -> Option<(Rule, &'static str)> {
+    let both_atomic = kind == Kind::Atomic && found.atomic;
+    if !both_atomic && let Some(rule) = unordered(who, &found.write) {
+        return Some((rule, "another has written"));
+    }
+    if kind == Kind::Read {
+        return None;
+    }
+    // An atomic update reads, too; those of others are ordered by being atomic.
+    if both_atomic {
+        return None;
+    }
+    let rule = unordered(who, &found.read)?;
+    Some((rule, "another has read"))
+}
+
+/// The rule that an earlier access breaks if neither happens before the other.
+fn unordered(who: &Who, other: &Stamp) -> Option<Rule> {
+    let me = &who.stamp;
+    if other.lane == 0 {
+        return None;
+    }
+    if me.launch != 0 && me.launch == other.launch {
+        return if me.block != other.block {
+            Some(Rule::GridRace)
+        } else if me.interval == other.interval && me.thread != other.thread {
+            Some(Rule::BlockRace)
+        } else {
+            None
+        };
+    }
+    let ordered = other.lane == me.lane || who.clock.has_seen(other.lane, other.time);
+    (!ordered).then_some(Rule::StreamRace)
+}
+
+/// Thread number of a stamp that stands for several threads.
+pub(crate) const SEVERAL: u32 = u32::MAX;
+
+fn record(word: &mut Word, stamp: Stamp, kind: Kind, touched: u8) {
+    if kind != Kind::Read {
+        word.write = stamp;
+        word.atomic = kind == Kind::Atomic;
+        word.written |= touched;
+    }
+    if kind == Kind::Read {
+        let other = word.read;
+        let same_interval = stamp.launch != 0
+            && (other.launch, other.block, other.interval) == (stamp.launch, stamp.block, stamp.interval);
+        word.read = stamp;
+        // Two readers of one interval: whoever writes then races with one of them.
+        if same_interval && other.thread != stamp.thread {
+            word.read.thread = SEVERAL;
+        }
+    }
+}

@@ -1,0 +1,479 @@
+//! The part of cuBLASLt 13 that `verydeep` calls: fp32 matrix products with the epilogues bias and bias + ReLU.
+//!
+//! Matrices are column-major: element (i, j) lies at i + j * ld.
+
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use cudarc::cublas::sys::cublasOperation_t as Operation;
+use cudarc::cublaslt::sys::{
+    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtMatmulDescAttributes_t as Attribute,
+    cublasLtMatmulHeuristicResult_t as Heuristic, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasStatus_t as Status, cudaDataType,
+};
+
+use crate::library::{self, Access, Work};
+
+/// 13.0.0, as cublasLtGetVersion says it.
+const VERSION: usize = 130_000;
+
+/// What the simulated algorithm wants, so that a missing workspace is noticed.
+const WORKSPACE: usize = 4096;
+
+/// Marks an algorithm as one that the simulated heuristics gave.
+const ALGORITHM: u64 = 0x6375_6461_7369_6d00;
+
+type Id = usize;
+
+#[derive(Debug, Clone, Copy)]
+enum Object {
+    Handle,
+    Description(Description),
+    Layout(Layout),
+    Preference { workspace: usize },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Description {
+    transposed: [bool; 2],
+    epilogue: u32,
+    bias: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Layout {
+    rows: usize,
+    columns: usize,
+    ld: usize,
+}
+
+impl Layout {
+    fn bytes(self) -> usize {
+        (self.ld * (self.columns - 1) + self.rows) * size_of::<f32>()
+    }
+
+    /// Rows and columns of op(A).
+    fn shape(self, transposed: bool) -> [usize; 2] {
+        if transposed {
+            [self.columns, self.rows]
+        } else {
+            [self.rows, self.columns]
+        }
+    }
+
+    fn at(self, row: usize, column: usize, transposed: bool) -> usize {
+        let (row, column) = if transposed { (column, row) } else { (row, column) };
+        row + column * self.ld
+    }
+}
+
+#[derive(Default)]
+struct State {
+    next: Id,
+    objects: HashMap<Id, Object>,
+}
+
+fn state() -> MutexGuard<'static, State> {
+    static STATE: LazyLock<Mutex<State>> = LazyLock::new(Mutex::default);
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Objects that were never destroyed.
+pub(crate) fn leaks() -> usize {
+    state().objects.len()
+}
+
+fn status(outcome: Result<(), Status>) -> c_int {
+    match outcome {
+        Ok(()) => 0,
+        Err(status) => status as c_int,
+    }
+}
+
+const INVALID: Status = Status::CUBLAS_STATUS_INVALID_VALUE;
+const UNSUPPORTED: Status = Status::CUBLAS_STATUS_NOT_SUPPORTED;
+
+impl State {
+    fn add(&mut self, object: Object) -> *mut c_void {
+        self.next += 16;
+        self.objects.insert(self.next, object);
+        self.next as *mut c_void
+    }
+
+    fn layout(&self, id: *mut c_void) -> Result<Layout, Status> {
+        match self.objects.get(&(id as Id)) {
+            Some(Object::Layout(layout)) => Ok(*layout),
+            _ => Err(INVALID),
+        }
+    }
+
+    fn description(&self, id: *mut c_void) -> Result<Description, Status> {
+        match self.objects.get(&(id as Id)) {
+            Some(Object::Description(description)) => Ok(*description),
+            _ => Err(INVALID),
+        }
+    }
+
+    fn remove(&mut self, id: *mut c_void, is: impl Fn(&Object) -> bool) -> Result<(), Status> {
+        match self.objects.get(&(id as Id)) {
+            Some(object) if is(object) => {
+                self.objects.remove(&(id as Id));
+                Ok(())
+            }
+            _ => Err(INVALID),
+        }
+    }
+}
+
+/// The product D = op(A) op(B), checked.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    description: Description,
+    a: Layout,
+    b: Layout,
+    d: Layout,
+}
+
+impl Product {
+    fn new(description: Description, a: Layout, b: Layout, c: Layout, d: Layout) -> Result<Self, Status> {
+        let [m, k] = a.shape(description.transposed[0]);
+        let [inner, n] = b.shape(description.transposed[1]);
+        if k != inner || [d.rows, d.columns] != [m, n] || c != d {
+            return Err(INVALID);
+        }
+        Ok(Self { description, a, b, d })
+    }
+
+    fn has_bias(&self) -> bool {
+        self.description.epilogue & Epilogue::CUBLASLT_EPILOGUE_BIAS as u32 != 0
+    }
+
+    fn has_relu(&self) -> bool {
+        self.description.epilogue & Epilogue::CUBLASLT_EPILOGUE_RELU as u32 != 0
+    }
+
+    /// # Safety
+    ///
+    /// The addresses hold matrices of the layouts, and a bias of D's rows where there is one.
+    unsafe fn run(&self, a: u64, b: u64, d: u64) {
+        let (a, b, d) = (a as *const f32, b as *const f32, d as *mut f32);
+        let bias = self.description.bias as *const f32;
+        let [transposed_a, transposed_b] = self.description.transposed;
+        let inner = self.a.shape(transposed_a)[1];
+        for column in 0..self.d.columns {
+            for row in 0..self.d.rows {
+                let mut sum = 0.0f64;
+                for k in 0..inner {
+                    // SAFETY: the indices are inside the layouts.
+                    let (x, y) = unsafe {
+                        (
+                            *a.add(self.a.at(row, k, transposed_a)),
+                            *b.add(self.b.at(k, column, transposed_b)),
+                        )
+                    };
+                    sum += f64::from(x) * f64::from(y);
+                }
+                if self.has_bias() {
+                    // SAFETY: one element per row.
+                    sum += f64::from(unsafe { *bias.add(row) });
+                }
+                let value = sum as f32;
+                let value = if self.has_relu() && value < 0.0 {
+                    0.0
+                } else {
+                    value
+                };
+                // SAFETY: the index is inside the layout.
+                unsafe { *d.add(self.d.at(row, column, false)) = value };
+            }
+        }
+    }
+}
+
+/// `size_t cublasLtGetVersion(void)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasLtGetVersion() -> usize {
+    VERSION
+}
+
+/// # Safety
+///
+/// `handle` points to a handle.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtCreate(handle: *mut *mut c_void) -> c_int {
+    if library::current_device().is_none() {
+        return Status::CUBLAS_STATUS_NOT_INITIALIZED as c_int;
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { *handle = state().add(Object::Handle) };
+    0
+}
+
+/// `cublasStatus_t cublasLtDestroy(cublasLtHandle_t)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasLtDestroy(handle: *mut c_void) -> c_int {
+    status(state().remove(handle, |object| matches!(object, Object::Handle)))
+}
+
+/// # Safety
+///
+/// `description` points to a description.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulDescCreate(
+    description: *mut *mut c_void,
+    compute: c_int,
+    scale: c_int,
+) -> c_int {
+    let fp32 = cublasComputeType_t::CUBLAS_COMPUTE_32F as c_int;
+    if compute != fp32 || scale != cudaDataType::CUDA_R_32F as c_int {
+        return UNSUPPORTED as c_int;
+    }
+    let made = Description {
+        transposed: [false; 2],
+        epilogue: Epilogue::CUBLASLT_EPILOGUE_DEFAULT as u32,
+        bias: 0,
+    };
+    // SAFETY: the caller vouches for it.
+    unsafe { *description = state().add(Object::Description(made)) };
+    0
+}
+
+/// `cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasLtMatmulDescDestroy(description: *mut c_void) -> c_int {
+    status(state().remove(description, |object| matches!(object, Object::Description(_))))
+}
+
+/// # Safety
+///
+/// `bytes` points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulDescSetAttribute(
+    description: *mut c_void,
+    attribute: c_int,
+    bytes: *const c_void,
+    size: usize,
+) -> c_int {
+    let mut state = state();
+    let Some(Object::Description(description)) = state.objects.get_mut(&(description as Id)) else {
+        return INVALID as c_int;
+    };
+    let is = |wanted: Attribute, width: usize| attribute == wanted as c_int && size == width;
+    // SAFETY: the caller vouches for the bytes; each is read only where `size` says that it is there.
+    unsafe {
+        if is(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, 4) || is(Attribute::CUBLASLT_MATMUL_DESC_TRANSB, 4) {
+            let which = usize::from(attribute == Attribute::CUBLASLT_MATMUL_DESC_TRANSB as c_int);
+            match bytes.cast::<u32>().read_unaligned() {
+                op if op == Operation::CUBLAS_OP_N as u32 => description.transposed[which] = false,
+                op if op == Operation::CUBLAS_OP_T as u32 => description.transposed[which] = true,
+                _ => return UNSUPPORTED as c_int,
+            }
+        } else if is(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, 4) {
+            let epilogue = bytes.cast::<u32>().read_unaligned();
+            let known = [
+                Epilogue::CUBLASLT_EPILOGUE_DEFAULT,
+                Epilogue::CUBLASLT_EPILOGUE_BIAS,
+                Epilogue::CUBLASLT_EPILOGUE_RELU_BIAS,
+            ];
+            if !known.iter().any(|known| *known as u32 == epilogue) {
+                return UNSUPPORTED as c_int;
+            }
+            description.epilogue = epilogue;
+        } else if is(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, 8) {
+            description.bias = bytes.cast::<u64>().read_unaligned();
+        } else {
+            return UNSUPPORTED as c_int;
+        }
+    }
+    0
+}
+
+/// # Safety
+///
+/// `layout` points to a layout.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
+    layout: *mut *mut c_void,
+    data_type: c_int,
+    rows: u64,
+    columns: u64,
+    ld: i64,
+) -> c_int {
+    if data_type != cudaDataType::CUDA_R_32F as c_int {
+        return UNSUPPORTED as c_int;
+    }
+    if rows == 0 || columns == 0 || ld < rows as i64 {
+        return INVALID as c_int;
+    }
+    let made = Layout {
+        rows: rows as usize,
+        columns: columns as usize,
+        ld: ld as usize,
+    };
+    // SAFETY: the caller vouches for it.
+    unsafe { *layout = state().add(Object::Layout(made)) };
+    0
+}
+
+/// `cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut c_void) -> c_int {
+    status(state().remove(layout, |object| matches!(object, Object::Layout(_))))
+}
+
+/// # Safety
+///
+/// `preference` points to a preference.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(preference: *mut *mut c_void) -> c_int {
+    // SAFETY: the caller vouches for it.
+    unsafe { *preference = state().add(Object::Preference { workspace: 0 }) };
+    0
+}
+
+/// `cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t)`.
+#[unsafe(no_mangle)]
+pub extern "C" fn cublasLtMatmulPreferenceDestroy(preference: *mut c_void) -> c_int {
+    status(state().remove(preference, |object| matches!(object, Object::Preference { .. })))
+}
+
+/// # Safety
+///
+/// `bytes` points to `size` bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
+    preference: *mut c_void,
+    attribute: c_int,
+    bytes: *const c_void,
+    size: usize,
+) -> c_int {
+    let mut state = state();
+    let Some(Object::Preference { workspace }) = state.objects.get_mut(&(preference as Id)) else {
+        return INVALID as c_int;
+    };
+    if attribute == Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as c_int && size == 8 {
+        // SAFETY: the caller vouches for the eight bytes.
+        *workspace = unsafe { bytes.cast::<usize>().read_unaligned() };
+        0
+    } else if attribute == Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK as c_int && size == 4 {
+        // The one simulated algorithm splits no sums: every mask allows it.
+        0
+    } else {
+        UNSUPPORTED as c_int
+    }
+}
+
+/// # Safety
+///
+/// `results` has room for `requested` results, `found` for a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
+    handle: *mut c_void,
+    description: *mut c_void,
+    a: *mut c_void,
+    b: *mut c_void,
+    c: *mut c_void,
+    d: *mut c_void,
+    preference: *mut c_void,
+    requested: c_int,
+    results: *mut Heuristic,
+    found: *mut c_int,
+) -> c_int {
+    let state = state();
+    let check = || {
+        if !matches!(state.objects.get(&(handle as Id)), Some(Object::Handle)) {
+            return Err(Status::CUBLAS_STATUS_NOT_INITIALIZED);
+        }
+        let layouts = [a, b, c, d].map(|layout| state.layout(layout));
+        let [a, b, c, d] = layouts;
+        Product::new(state.description(description)?, a?, b?, c?, d?)?;
+        match state.objects.get(&(preference as Id)) {
+            Some(Object::Preference { workspace }) if *workspace >= WORKSPACE => Ok(()),
+            Some(Object::Preference { .. }) => Err(UNSUPPORTED),
+            _ => Err(INVALID),
+        }
+    };
+    let outcome = check();
+    // SAFETY: the caller vouches for the room.
+    unsafe {
+        *found = c_int::from(outcome.is_ok() && requested > 0);
+        if *found == 1 {
+            let mut result: Heuristic = std::mem::zeroed();
+            result.algo.data[0] = ALGORITHM;
+            result.workspaceSize = WORKSPACE;
+            result.wavesCount = 1.0;
+            *results = result;
+        }
+    }
+    status(outcome)
+}
+
+/// D = alpha op(A) op(B) + beta C with alpha = 1, beta = 0 and the description's epilogue, on `stream`.
+///
+/// # Safety
+///
+/// alpha and beta point to f32; the algorithm comes from the heuristics.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmul(
+    handle: *mut c_void,
+    description: *mut c_void,
+    alpha: *const f32,
+    a: u64,
+    a_layout: *mut c_void,
+    b: u64,
+    b_layout: *mut c_void,
+    beta: *const f32,
+    _c: u64,
+    c_layout: *mut c_void,
+    d: u64,
+    d_layout: *mut c_void,
+    algorithm: *const u64,
+    workspace: u64,
+    workspace_bytes: usize,
+    stream: *mut c_void,
+) -> c_int {
+    // SAFETY: the caller vouches for all three.
+    let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, algorithm.as_ref().copied()) };
+    let make = || {
+        let state = state();
+        if !matches!(state.objects.get(&(handle as Id)), Some(Object::Handle)) {
+            return Err(Status::CUBLAS_STATUS_NOT_INITIALIZED);
+        }
+        let layout = |layout| state.layout(layout);
+        let product = Product::new(
+            state.description(description)?,
+            layout(a_layout)?,
+            layout(b_layout)?,
+            layout(c_layout)?,
+            layout(d_layout)?,
+        )?;
+        if (alpha, beta) != (1.0, 0.0) || algorithm != Some(ALGORITHM) || workspace_bytes < WORKSPACE {
+            return Err(UNSUPPORTED);
+        }
+        Ok(product)
+    };
+    let product = match make() {
+        Ok(product) => product,
+        Err(why) => return why as c_int,
+    };
+    let access = |address, bytes| Access { address, bytes };
+    let mut reads = vec![access(a, product.a.bytes()), access(b, product.b.bytes())];
+    if product.has_bias() {
+        reads.push(access(
+            product.description.bias,
+            product.d.rows * size_of::<f32>(),
+        ));
+    }
+    let work = Work {
+        name: "cublasLtMatmul".into(),
+        reads,
+        writes: vec![access(d, product.d.bytes()), access(workspace, WORKSPACE)],
+        // SAFETY: the driver has checked the ranges, which are those of the layouts.
+        run: Box::new(move || unsafe { product.run(a, b, d) }),
+    };
+    match library::enqueue(stream as usize, work) {
+        Ok(()) => 0,
+        Err(_) => Status::CUBLAS_STATUS_EXECUTION_FAILED as c_int,
+    }
+}

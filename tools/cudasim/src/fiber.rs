@@ -1,0 +1,156 @@
+//! Fibers: functions that can stop in the middle and go on later, each on a stack of its own.
+
+use std::arch::naked_asm;
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the simulated device switches stacks by x86-64 instructions");
+
+const STACK_BYTES: usize = 64 << 10;
+
+/// Saves what a function must keep and the stack pointer in `*from`, and goes on where `to` was saved.
+///
+/// # Safety
+///
+/// `to` was saved by this function, or prepared by [`Fiber::resume`].
+#[unsafe(naked)]
+unsafe extern "C" fn switch(from: *mut usize, to: usize) {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdi], rsp",
+        "mov rsp, rsi",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+type Body = Box<dyn FnOnce()>;
+
+/// One fiber. It stays where it is in memory while it runs.
+pub(crate) struct Fiber {
+    stack: *mut u8,
+    /// The fiber's stack pointer while it does not run; 0 before it has started.
+    saved: usize,
+    /// The stack pointer of whoever resumed it.
+    resumer: usize,
+    body: Option<Body>,
+}
+
+impl Fiber {
+    pub(crate) fn new() -> Self {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new mapping somewhere.
+        let stack = unsafe { libc::mmap(std::ptr::null_mut(), STACK_BYTES, protection, flags, -1, 0) };
+        assert!(stack != libc::MAP_FAILED, "memory for a thread's stack");
+        Self {
+            stack: stack.cast(),
+            saved: 0,
+            resumer: 0,
+            body: None,
+        }
+    }
+
+    /// Whether an address lies on its stack.
+    pub(crate) fn owns(&self, address: u64) -> bool {
+        address.wrapping_sub(self.stack as u64) < STACK_BYTES as u64
+    }
+
+    /// Starts `body`, or goes on with the one that was started before, until it leaves.
+    pub(crate) fn resume(&mut self, body: Body) {
+        if self.saved == 0 {
+            self.body = Some(body);
+            // What `switch` pops: six registers and the address to return to. At a function's entry the stack pointer
+            // is 8 below a multiple of 16.
+            let top = (self.stack as usize + STACK_BYTES) & !15;
+            let frame = (top - 16 - 7 * size_of::<usize>()) as *mut usize;
+            // SAFETY: inside the stack.
+            unsafe {
+                frame.write_bytes(0, 9);
+                frame.add(6).write(start as *const () as usize);
+            }
+            self.saved = frame as usize;
+        }
+        let to = self.saved;
+        STARTING.set(self);
+        // SAFETY: saved by `leave`, or prepared above.
+        unsafe { switch(&raw mut self.resumer, to) };
+    }
+
+    /// Goes back to whoever resumed the fiber that is running. Returns when it is resumed again.
+    ///
+    /// # Safety
+    ///
+    /// Called on the fiber itself.
+    pub(crate) unsafe fn leave(&mut self) {
+        let back = self.resumer;
+        // SAFETY: saved by `resume`.
+        unsafe { switch(&raw mut self.saved, back) };
+    }
+
+    /// Makes the fiber as new: what it was doing is never finished.
+    pub(crate) fn forget(&mut self) {
+        self.saved = 0;
+        self.body = None;
+    }
+}
+
+impl Drop for Fiber {
+    fn drop(&mut self) {
+        // SAFETY: the mapping of `new`.
+        unsafe { libc::munmap(self.stack.cast(), STACK_BYTES) };
+    }
+}
+
+thread_local! {
+    /// The fiber that is being resumed.
+    static STARTING: std::cell::Cell<*mut Fiber> = const { std::cell::Cell::new(std::ptr::null_mut()) };
+}
+
+/// The first function of every fiber. When its body ends it leaves, and starts anew when it is resumed.
+extern "C" fn start() {
+    let fiber = STARTING.get();
+    // SAFETY: set by `resume`, which waits for this fiber to leave.
+    let body = unsafe { (*fiber).body.take() };
+    if let Some(body) = body {
+        body();
+    }
+    // A body says that it is done by leaving; nothing resumes it after that.
+    std::process::abort();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    #[test]
+    fn a_fiber_goes_on_where_it_left() {
+        let seen = Rc::new(RefCell::new(Vec::new()));
+        let mut fiber = Box::new(Fiber::new());
+        let at: *mut Fiber = &raw mut *fiber;
+        let log = Rc::clone(&seen);
+        let body: Body = Box::new(move || {
+            for i in 0..3 {
+                log.borrow_mut().push(i);
+                // SAFETY: on the fiber itself.
+                unsafe { (*at).leave() };
+            }
+        });
+        fiber.resume(body);
+        seen.borrow_mut().push(10);
+        fiber.resume(Box::new(|| {}));
+        fiber.resume(Box::new(|| {}));
+        assert_eq!(*seen.borrow(), [0, 10, 1, 2]);
+    }
+}

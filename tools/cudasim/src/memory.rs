@@ -1,0 +1,215 @@
+//! Device memory: one reserved range of host addresses per device, and a shadow of every word of it.
+//!
+//! Allocations never touch each other and freed memory is never used again, so that an access out of bounds or after a
+//! free hits nothing: its shadow says that no allocation is there.
+
+use std::collections::BTreeMap;
+
+/// Address space of one device.
+pub(crate) const REGION: u64 = 1 << 36;
+
+/// Devices at most; as many as the program may ask for.
+pub(crate) const MOST_DEVICES: usize = 16;
+
+/// Where an allocation starts, at least, and what lies unused between two.
+const GAP: u64 = 4096;
+
+/// What freshly allocated memory holds: a NaN in any float format.
+const POISON: u8 = 0xff;
+
+/// Who touched a word last, in which way.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Stamp {
+    /// The lane of the operation (a stream, or a node of a graph); 0 for nobody.
+    pub(crate) lane: u32,
+    /// The lane's time at that operation.
+    pub(crate) time: u32,
+    /// Inside a kernel: the launch, the block, the barrier interval within the block, and the thread.
+    pub(crate) launch: u32,
+    pub(crate) block: u32,
+    pub(crate) interval: u32,
+    pub(crate) thread: u32,
+}
+
+/// What is known about four bytes of device memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Word {
+    /// Whether they belong to a live allocation.
+    pub(crate) live: bool,
+    /// Which of the four bytes have been written, lowest bit first.
+    pub(crate) written: u8,
+    /// Whether the last write was atomic.
+    pub(crate) atomic: bool,
+    pub(crate) write: Stamp,
+    pub(crate) read: Stamp,
+}
+
+/// A live or freed range of device memory.
+#[derive(Debug, Clone)]
+pub(crate) struct Allocation {
+    pub(crate) address: u64,
+    pub(crate) bytes: u64,
+    pub(crate) device: usize,
+    pub(crate) freed: bool,
+}
+
+/// The memory of all devices.
+pub(crate) struct DeviceMemory {
+    base: u64,
+    shadow: *mut Word,
+    next: Vec<u64>,
+    used: Vec<u64>,
+    /// By address, freed ones included: they explain what a wild access hit.
+    allocations: BTreeMap<u64, Allocation>,
+    /// Bytes of each device.
+    capacity: u64,
+}
+
+// SAFETY: the simulator's lock guards it.
+unsafe impl Send for DeviceMemory {}
+
+fn reserve(bytes: u64, protection: i32) -> u64 {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping somewhere.
+    let at = unsafe { libc::mmap(std::ptr::null_mut(), bytes as usize, protection, flags, -1, 0) };
+    assert!(at != libc::MAP_FAILED, "address space for the simulated devices");
+    at as u64
+}
+
+impl DeviceMemory {
+    pub(crate) fn new(devices: usize, capacity: u64) -> Self {
+        let bytes = REGION * devices as u64;
+        // Nothing is committed until it is touched; pages that no allocation has are not even readable.
+        let base = reserve(bytes, libc::PROT_NONE);
+        let shadow = reserve(
+            bytes / 4 * size_of::<Word>() as u64,
+            libc::PROT_READ | libc::PROT_WRITE,
+        );
+        Self {
+            base,
+            shadow: shadow as *mut Word,
+            next: vec![GAP; devices],
+            used: vec![0; devices],
+            allocations: BTreeMap::new(),
+            capacity,
+        }
+    }
+
+    /// Whether an address is one of a device.
+    #[inline]
+    pub(crate) fn is_device(&self, address: u64) -> bool {
+        address.wrapping_sub(self.base) < REGION * self.next.len() as u64
+    }
+
+    /// The shadow of the word that holds a device address.
+    #[inline]
+    pub(crate) fn word(&mut self, address: u64) -> &mut Word {
+        debug_assert!(self.is_device(address), "a device address");
+        // SAFETY: the shadow covers every word of every device, and zero bytes are a valid `Word`.
+        unsafe { &mut *self.shadow.add((address - self.base) as usize / 4) }
+    }
+
+    pub(crate) fn used(&self, device: usize) -> u64 {
+        self.used[device]
+    }
+
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// New memory; `None` when the device is full.
+    pub(crate) fn allocate(&mut self, device: usize, bytes: u64) -> Option<u64> {
+        let pages = bytes.max(1).next_multiple_of(GAP);
+        let start = self.next[device];
+        if self.used[device] + bytes > self.capacity || start + pages + GAP > REGION {
+            return None;
+        }
+        self.next[device] = start + pages + GAP;
+        self.used[device] += bytes;
+        let address = self.base + REGION * device as u64 + start;
+        // SAFETY: inside the region reserved for the device.
+        unsafe {
+            let at = address as *mut libc::c_void;
+            if libc::mprotect(at, pages as usize, libc::PROT_READ | libc::PROT_WRITE) != 0 {
+                return None;
+            }
+            std::ptr::write_bytes(address as *mut u8, POISON, pages as usize);
+        }
+        for word in 0..bytes.div_ceil(4) {
+            *self.word(address + 4 * word) = Word {
+                live: true,
+                ..Word::default()
+            };
+        }
+        self.allocations.insert(
+            address,
+            Allocation {
+                address,
+                bytes,
+                device,
+                freed: false,
+            },
+        );
+        Some(address)
+    }
+
+    /// Ends an allocation. Its pages cannot be touched from now on.
+    pub(crate) fn free(&mut self, address: u64) {
+        let Some(allocation) = self.allocations.get_mut(&address) else {
+            return;
+        };
+        allocation.freed = true;
+        let (device, bytes) = (allocation.device, allocation.bytes);
+        self.used[device] -= bytes;
+        for word in 0..bytes.div_ceil(4) {
+            self.word(address + 4 * word).live = false;
+        }
+        let pages = bytes.max(1).next_multiple_of(GAP) as usize;
+        // SAFETY: the pages of this allocation; their memory is given back.
+        unsafe {
+            libc::madvise(address as *mut libc::c_void, pages, libc::MADV_DONTNEED);
+            libc::mprotect(address as *mut libc::c_void, pages, libc::PROT_NONE);
+        }
+    }
+
+    /// The allocation that an address lies in, or the last one before it.
+    pub(crate) fn near(&self, address: u64) -> Option<&Allocation> {
+        self.allocations
+            .range(..=address)
+            .next_back()
+            .map(|(_, allocation)| allocation)
+    }
+
+    /// The live allocation that holds a whole range, or why there is none.
+    pub(crate) fn holding(&self, address: u64, bytes: u64) -> Result<&Allocation, String> {
+        if !self.is_device(address) {
+            return Err(format!("{address:#x} is not a device address"));
+        }
+        match self.near(address) {
+            Some(a) if address < a.address + a.bytes.max(1) => {
+                if a.freed {
+                    Err(format!("{} bytes were freed at this address", a.bytes))
+                } else if address + bytes > a.address + a.bytes {
+                    let offset = address - a.address;
+                    Err(format!(
+                        "{bytes} bytes at offset {offset} of an allocation of {}",
+                        a.bytes
+                    ))
+                } else {
+                    Ok(a)
+                }
+            }
+            Some(a) => Err(format!(
+                "{} bytes behind an allocation of {}",
+                address - a.address - a.bytes,
+                a.bytes
+            )),
+            None => Err("before every allocation".into()),
+        }
+    }
+
+    /// Allocations that were never freed.
+    pub(crate) fn leaks(&self) -> impl Iterator<Item = &Allocation> {
+        self.allocations.values().filter(|allocation| !allocation.freed)
+    }
+}
