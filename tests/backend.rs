@@ -5,7 +5,11 @@
 mod common;
 
 use common::{agreement, differences, exact, sentinels};
+use std::sync::Once;
+
 use verydeep::backend::cpu::Cpu;
+use verydeep::backend::cuda::Cuda;
+use verydeep::backend::cuda::libraries::Libraries;
 use verydeep::backend::reference::Reference;
 
 #[test]
@@ -96,6 +100,15 @@ judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
 judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
 judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
+judge!(cuda_on_the_simulated_device, simulated());
+
+/// A device of the simulator, which `cargo build --workspace` puts beside the tests.
+fn simulated() -> Cuda {
+    static SIMULATOR: Once = Once::new();
+    // SAFETY: the variable is set once, and whoever reads it comes here first.
+    SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
+    Cuda::open(0, Libraries::load(&[]).unwrap()).unwrap()
+}
 
 #[test]
 fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {

@@ -29,7 +29,8 @@ pub(super) fn lower(network: &Network, batch: usize, mode: Mode, lowering: &dyn 
     }
     let scores = Chw::new(network.classes, 1, 1);
     let end = network.layers.len();
-    steps.push(step("loss", StepOp::Loss, end..end, batch, scores, scores));
+    let last = steps[steps.len() - 1].output;
+    steps.push(step("loss", StepOp::Loss, end..end, batch, last, scores));
     if mode == Mode::Training {
         plan_gradients(&mut steps, lowering);
     }

@@ -1,13 +1,13 @@
 //! A back end against the f32 reference, step by step: every step starts from the reference's state.
 
 use verydeep::backend::reference::Reference;
-use verydeep::backend::{Backend, Tensor};
+use verydeep::backend::Tensor;
 use verydeep::network::batch_norm::EPSILON;
 use verydeep::network::{Parameter, Role};
 use verydeep::plan::{DataGradient, Epilogue, Lowering, Mode, Pass, Step, StepOp, ValueGradient};
 
 use super::draw::singles;
-use super::rig::{Rig, step_params};
+use super::rig::{Raw, Rig, step_params};
 use super::{Case, Draw, Images, cases};
 
 /// Error allowed, relative to the tensor's norm (DESIGN.md section 9).
@@ -17,7 +17,7 @@ const TOLERANCE: f64 = 1e-5;
 const CANCELLATION: f64 = 1e-6;
 
 /// Every operation and pass on random small shapes, in both modes, with and without the back end's fusions.
-pub(crate) fn on_every_operation<B: Backend>(backend: &B) {
+pub(crate) fn on_every_operation<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     for mode in [Mode::Training, Mode::Evaluation] {
         for case in cases::operations(&mut draw, 37, mode) {
@@ -27,7 +27,7 @@ pub(crate) fn on_every_operation<B: Backend>(backend: &B) {
 }
 
 /// Every step of whole small networks.
-pub(crate) fn on_whole_networks<B: Backend>(backend: &B) {
+pub(crate) fn on_whole_networks<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     for mode in [Mode::Training, Mode::Evaluation] {
         for case in cases::networks(1.0 / 8.0, mode) {
@@ -36,12 +36,12 @@ pub(crate) fn on_whole_networks<B: Backend>(backend: &B) {
     }
 }
 
-fn both_ways<B: Backend>(draw: &mut Draw, backend: &B, case: &Case) {
+fn both_ways<B: Raw>(draw: &mut Draw, backend: &B, case: &Case) {
     step_by_step(draw, backend, &Reference::<f32>::new(), case);
     step_by_step(draw, backend, backend, case);
 }
 
-fn step_by_step<B: Backend>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, case: &Case) {
+fn step_by_step<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, case: &Case) {
     let (judge, params) = (Reference::<f32>::new(), step_params(draw));
     let mut expected = Rig::new(&judge, choices, case, params);
     let mut found = Rig::new(backend, choices, case, params);
@@ -203,7 +203,7 @@ fn check(case: &Case, step: &Step, what: &str, expected: &[f32], found: &[f32], 
 }
 
 /// Batch norm's forward pass in training leaves its statistics in the leaf.
-fn check_statistics<B: Backend>(
+fn check_statistics<B: Raw>(
     case: &Case,
     expected: &Rig<Reference<f32>>,
     found: &Rig<B>,
@@ -223,7 +223,7 @@ fn check_statistics<B: Backend>(
     }
 }
 
-fn check_outcomes<B: Backend>(case: &Case, expected: &Rig<Reference<f32>>, found: &Rig<B>) {
+fn check_outcomes<B: Raw>(case: &Case, expected: &Rig<Reference<f32>>, found: &Rig<B>) {
     let ((losses, ranks), (own_losses, own_ranks)) = (expected.outcomes(), found.outcomes());
     assert_eq!(ranks, own_ranks, "{}", case.name);
     for (loss, own) in losses.iter().zip(&own_losses) {

@@ -2,7 +2,7 @@
 
 use verydeep::Error;
 use verydeep::backend::reference::Reference;
-use verydeep::backend::{Backend, Memory, State, Tensor, fold_element};
+use verydeep::backend::{Memory, State, Tensor, fold_element};
 use verydeep::data::preprocess::Flip;
 use verydeep::network::{Op, Role, batch_norm};
 use verydeep::plan::{Mode, Pass, StepParams, UpdateRule};
@@ -18,7 +18,7 @@ use super::{Case, Draw, Images};
 const OP: usize = 3;
 
 /// One unfused operation on `x`: its value and, for a value gradient of `dy`, its data gradient.
-fn one_operation<B: Backend>(
+fn one_operation<B: Raw>(
     backend: &B,
     case: &Case,
     params: StepParams,
@@ -38,7 +38,7 @@ fn one_operation<B: Backend>(
 }
 
 /// `fma(pixel + colour, scale, shift)`, mirrored columns, channels apart.
-pub(crate) fn inputs<B: Backend>(backend: &B) {
+pub(crate) fn inputs<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     for side in [1, 3, 16, 37] {
         let case = around(
@@ -79,7 +79,7 @@ pub(crate) fn inputs<B: Backend>(backend: &B) {
 }
 
 /// NaN passes, -0 stays, the gradient passes where the value is positive.
-pub(crate) fn relu<B: Backend>(backend: &B) {
+pub(crate) fn relu<B: Raw>(backend: &B) {
     let case = around(Op::Relu, 1, Chw::new(5, 1, 1), Tail::Nothing, 1, Mode::Training);
     let params = step_params(&mut Draw::new());
     let x = [-1.0, 2.0, f32::NAN, 0.0, f32::INFINITY];
@@ -91,7 +91,7 @@ pub(crate) fn relu<B: Backend>(backend: &B) {
 }
 
 /// Among equals the first in row-major order gets the gradient; an odd last row and column get none.
-pub(crate) fn max_pool_ties<B: Backend>(backend: &B) {
+pub(crate) fn max_pool_ties<B: Raw>(backend: &B) {
     let case = around(
         Op::MaxPool,
         1,
@@ -118,7 +118,7 @@ pub(crate) fn max_pool_ties<B: Backend>(backend: &B) {
 }
 
 /// The mask is drawn from (seed, position + n, layer, channel-major element); kept values are scaled.
-pub(crate) fn dropout<B: Backend>(backend: &B) {
+pub(crate) fn dropout<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     for (p, shape) in [
         (0.5, Chw::new(7, 3, 3)),
@@ -152,7 +152,7 @@ pub(crate) fn dropout<B: Backend>(backend: &B) {
 }
 
 /// Ties count the lower index first, NaN ranks the true class last; nothing overflows.
-pub(crate) fn ranks_and_losses<B: Backend>(backend: &B) {
+pub(crate) fn ranks_and_losses<B: Raw>(backend: &B) {
     let draw = &mut Draw::new();
     let case = around(Op::Relu, 1, Chw::new(4, 1, 1), Tail::Nothing, 6, Mode::Training);
     let mut rig = Rig::new(backend, &Reference::<f32>::new(), &case, step_params(draw));
@@ -204,7 +204,7 @@ pub(crate) fn impossible_labels<B: Raw>(backend: &B) {
 }
 
 /// Mean and unbiased variance of the micro-batch, in the leaf; of a single element its own variance, 0.
-pub(crate) fn statistics<B: Backend>(backend: &B) {
+pub(crate) fn statistics<B: Raw>(backend: &B) {
     let draw = &mut Draw::new();
     for (batch, shape) in [(1, Chw::new(3, 1, 1)), (3, Chw::new(17, 2, 3))] {
         let case = around(Op::BatchNorm, 1, shape, Tail::Nothing, batch, Mode::Training);
@@ -292,7 +292,7 @@ pub(crate) fn update<B: Raw>(backend: &B) {
 }
 
 /// `s[0] + (s[1] + (... + s[k]))` within the range, untouched outside of it.
-pub(crate) fn tree_add<B: Backend>(backend: &B) {
+pub(crate) fn tree_add<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     for slots in 1..=7 {
         let length = 16 * draw.integer(1..=40);
@@ -324,7 +324,7 @@ pub(crate) fn tree_add<B: Backend>(backend: &B) {
 }
 
 /// Flat vectors: what is written is read, folded and searched for values that are not finite.
-pub(crate) fn flat_vectors<B: Backend>(backend: &B) {
+pub(crate) fn flat_vectors<B: Raw>(backend: &B) {
     let mut draw = Draw::new();
     let length = 16 * draw.integer(4..=300);
     let mut buffer = backend.allocate_parameters(length).unwrap();
@@ -362,7 +362,7 @@ pub(crate) fn flat_vectors<B: Backend>(backend: &B) {
 }
 
 /// Two back ends give the same bits in a whole training micro-batch: every value, gradient, loss and rank.
-pub(crate) fn same_bits<A: Backend, B: Backend>(a: &A, b: &B) {
+pub(crate) fn same_bits<A: Raw, B: Raw>(a: &A, b: &B) {
     let mut draw = Draw::new();
     for case in networks(1.0 / 8.0, Mode::Training) {
         let (params, images) = (step_params(&mut draw), Images::new(&mut draw, &case));
@@ -377,7 +377,7 @@ pub(crate) fn same_bits<A: Backend, B: Backend>(a: &A, b: &B) {
 }
 
 /// Every pass of a training micro-batch, with the fold of what it wrote.
-fn folds<B: Backend>(
+fn folds<B: Raw>(
     backend: &B,
     case: &Case,
     params: StepParams,

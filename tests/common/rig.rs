@@ -1,6 +1,7 @@
 //! A back end, a plan and its memory: what a test drives step by step.
 
 use verydeep::backend::cpu::{Buffer, Cpu};
+use verydeep::backend::cuda::{Buffer as DeviceBuffer, Cuda};
 use verydeep::backend::reference::Reference;
 use verydeep::backend::{Backend, Memory, Tensor};
 use verydeep::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams};
@@ -15,6 +16,22 @@ pub(crate) trait Raw: Backend {
 
     /// Overwrites all of it.
     fn set_bytes(&self, buffer: &mut Self::Buffer, bytes: &[u8]);
+
+    /// Makes all of it zero: on a device, new memory may not be read before it is written.
+    fn clear(&self, buffer: &mut Self::Buffer) {
+        let bytes = self.bytes(buffer).len();
+        self.set_bytes(buffer, &vec![0; bytes]);
+    }
+}
+
+impl Raw for Reference<f64> {
+    fn bytes(&self, buffer: &Vec<f64>) -> Vec<u8> {
+        bytemuck::cast_slice(buffer).to_vec()
+    }
+
+    fn set_bytes(&self, buffer: &mut Vec<f64>, bytes: &[u8]) {
+        bytemuck::cast_slice_mut(buffer).copy_from_slice(bytes);
+    }
 }
 
 impl Raw for Reference<f32> {
@@ -34,6 +51,21 @@ impl Raw for Cpu {
 
     fn set_bytes(&self, buffer: &mut Buffer, bytes: &[u8]) {
         bytemuck::cast_slice_mut(buffer.as_mut_slice()).copy_from_slice(bytes);
+    }
+}
+
+impl Raw for Cuda {
+    fn bytes(&self, buffer: &DeviceBuffer) -> Vec<u8> {
+        self.read_bytes(buffer).unwrap()
+    }
+
+    fn set_bytes(&self, buffer: &mut DeviceBuffer, bytes: &[u8]) {
+        self.write_bytes(buffer, bytes).unwrap();
+    }
+
+    fn clear(&self, buffer: &mut DeviceBuffer) {
+        let zeros = vec![0; buffer.bytes()];
+        self.write_bytes(buffer, &zeros).unwrap();
     }
 }
 
@@ -72,7 +104,7 @@ pub(crate) struct Rig<'a, B: Backend> {
     pub(crate) params: StepParams,
 }
 
-impl<'a, B: Backend> Rig<'a, B> {
+impl<'a, B: Raw> Rig<'a, B> {
     /// `case` on `backend`, with the fusions of `choices`.
     pub(crate) fn new(backend: &'a B, choices: &dyn Lowering, case: &Case, params: StepParams) -> Self {
         let lowering = Like {
@@ -80,8 +112,10 @@ impl<'a, B: Backend> Rig<'a, B> {
             memory: backend,
         };
         let plan = Plan::new(&case.network, &preprocess(), case.batch, case.mode, &lowering).unwrap();
+        let mut arena = backend.allocate_arena(plan.arena_bytes + GUARD).unwrap();
+        backend.clear(&mut arena);
         Self {
-            arena: backend.allocate_arena(plan.arena_bytes + GUARD).unwrap(),
+            arena,
             weights: backend.allocate_parameters(plan.flat_len).unwrap(),
             gradient: backend.allocate_parameters(plan.flat_len).unwrap(),
             backend,

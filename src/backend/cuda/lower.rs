@@ -54,7 +54,7 @@ pub(super) fn filter_bytes(step: &Step, kernel: usize) -> usize {
     f32s(step.output.c * kernel * kernel * input_pitch(step))
 }
 
-/// Bytes of the input of a fully connected layer in the order of its weights, where it must be turned.
+/// Bytes of the input of a fully connected layer (or the loss) in logical order, where it must be turned.
 pub(super) fn flat_bytes(step: &Step) -> usize {
     if step.input.plane() > 1 {
         f32s(step.batch * step.input.len())
@@ -132,6 +132,8 @@ pub(super) fn footprint(step: &Step) -> Footprint {
         StepOp::Loss => Footprint {
             // A loss, a rank and a label per sample.
             saved: 3 * step.batch * size_of::<u32>(),
+            forward_scratch: flat_bytes(step),
+            backward_scratch: flat_bytes(step),
             gradient: 0,
             backward_reads_value: true,
             ..plain

@@ -47,8 +47,8 @@ impl Buffer {
         self.slice.len()
     }
 
-    /// Bytes.
-    pub(super) fn bytes(&self) -> usize {
+    /// Its size, rounded up to whole elements.
+    pub fn bytes(&self) -> usize {
         self.slice.num_bytes()
     }
 

@@ -118,6 +118,23 @@ impl Cuda {
         &self.facts
     }
 
+    /// A buffer as it lies in memory, layout, padding and gaps included: for tests that look around what a step writes.
+    pub fn read_bytes(&self, buffer: &Buffer) -> Result<Vec<u8>> {
+        let mut bytes = vec![0u8; buffer.bytes()];
+        // SAFETY: the whole buffer.
+        unsafe { read(&self.lock().launcher, buffer.at(0), &mut bytes)? };
+        Ok(bytes)
+    }
+
+    /// Overwrites a whole buffer; the counterpart of [`Cuda::read_bytes`].
+    pub fn write_bytes(&self, buffer: &mut Buffer, bytes: &[u8]) -> Result<()> {
+        if bytes.len() != buffer.bytes() {
+            return Err(Error::invalid("bytes of a buffer", buffer.bytes(), bytes.len()));
+        }
+        // SAFETY: the whole buffer.
+        unsafe { write(&self.lock().launcher, buffer.at(0), bytes) }
+    }
+
     /// A panic in another call leaves nothing half-done that this one would see: work is only enqueued.
     fn lock(&self) -> MutexGuard<'_, Resources> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -289,7 +289,7 @@ impl Run<'_> {
         self.multiply(forward_product(self.step, epilogue), matrices)
     }
 
-    /// x in the order of the weights, (N, C * H * W); turned into `scratch` where it must be.
+    /// x in logical order, (N, C * H * W); turned into `scratch` where it must be.
     fn flat_input(&self, scratch: DevicePtr) -> Result<DevicePtr> {
         if flat_bytes(self.step) == 0 {
             return Ok(self.at.input);
@@ -493,7 +493,8 @@ impl Run<'_> {
             ));
         }
         let [losses, ranks, labels] = self.outcomes();
-        let Places { input, value, .. } = self.at;
+        let input = self.flat_input(self.at.scratch)?;
+        let value = self.at.value;
         let bytes = samples * size_of::<u32>();
         let (staging, launcher) = self.resources.labels(bytes)?;
         let write = |block: &mut [u8]| block.copy_from_slice(bytemuck::cast_slice(sample_labels));
@@ -510,10 +511,18 @@ impl Run<'_> {
         };
         let [_, _, labels] = self.outcomes();
         let (samples, classes) = (self.step.batch, self.step.output.len());
-        // SAFETY: value and gradient are (N, classes).
+        let is_flat = flat_bytes(self.step) == 0;
+        let to = if is_flat { dx } else { self.at.scratch };
+        let shape = input_shape(self.step);
+        let launcher = &self.resources.launcher;
+        // SAFETY: value and gradient are (N, classes); the scratch has a place for a gradient that must be turned.
         unsafe {
-            let launcher = &self.resources.launcher;
-            launcher.softmax_cross_entropy_backward(samples, classes, self.at.value, labels, dx)
+            launcher.softmax_cross_entropy_backward(samples, classes, self.at.value, labels, to)?;
+            if is_flat {
+                Ok(())
+            } else {
+                launcher.nhwc_from_nchw(shape, shape.c, to, dx)
+            }
         }
     }
 }

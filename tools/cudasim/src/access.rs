@@ -52,7 +52,7 @@ impl Sim {
                     ),
                 );
             }
-            if let Some((rule, other)) = conflict(who, &found, kind) {
+            if let Some((rule, other)) = conflict(who, &found, kind, touched) {
                 let text = format!(
                     "{} {} what {other} without an order between them ({})",
                     who.name,
@@ -122,16 +122,20 @@ fn verb(kind: Kind) -> &'static str {
 }
 
 /// The rule that the access breaks, and what the other side did.
-fn conflict(who: &Who, found: &Word, kind: Kind) -> Option<(Rule, &'static str)> {
+fn conflict(who: &Who, found: &Word, kind: Kind, touched: u8) -> Option<(Rule, &'static str)> {
     let both_atomic = kind == Kind::Atomic && found.atomic;
-    if !both_atomic && let Some(rule) = unordered(who, &found.write) {
+    let written = found.write_bytes & touched != 0;
+    if written
+        && !both_atomic
+        && let Some(rule) = unordered(who, &found.write)
+    {
         return Some((rule, "another has written"));
     }
     if kind == Kind::Read {
         return None;
     }
     // An atomic update reads, too; those of others are ordered by being atomic.
-    if both_atomic {
+    if both_atomic || found.read_bytes & touched == 0 {
         return None;
     }
     let rule = unordered(who, &found.read)?;
@@ -161,19 +165,26 @@ fn unordered(who: &Who, other: &Stamp) -> Option<Rule> {
 pub(crate) const SEVERAL: u32 = u32::MAX;
 
 fn record(word: &mut Word, stamp: Stamp, kind: Kind, touched: u8) {
-    if kind != Kind::Read {
-        word.write = stamp;
+    if kind == Kind::Read {
+        (word.read, word.read_bytes) = joined(word.read, word.read_bytes, stamp, touched);
+    } else {
+        (word.write, word.write_bytes) = joined(word.write, word.write_bytes, stamp, touched);
         word.atomic = kind == Kind::Atomic;
         word.written |= touched;
     }
-    if kind == Kind::Read {
-        let other = word.read;
-        let same_interval = stamp.launch != 0
-            && (other.launch, other.block, other.interval) == (stamp.launch, stamp.block, stamp.interval);
-        word.read = stamp;
-        // Two readers of one interval: whoever writes then races with one of them.
-        if same_interval && other.thread != stamp.thread {
-            word.read.thread = SEVERAL;
-        }
+}
+
+/// The new stamp of a word, and the bytes that it is about. Threads of one barrier interval that touch a word share it:
+/// whoever conflicts with the word then conflicts with one of them.
+fn joined(old: Stamp, old_bytes: u8, new: Stamp, touched: u8) -> (Stamp, u8) {
+    let interval = |stamp: Stamp| (stamp.launch, stamp.block, stamp.interval);
+    if new.launch == 0 || interval(old) != interval(new) {
+        return (new, touched);
     }
+    let thread = if old.thread == new.thread {
+        new.thread
+    } else {
+        SEVERAL
+    };
+    (Stamp { thread, ..new }, old_bytes | touched)
 }

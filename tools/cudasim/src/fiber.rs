@@ -43,6 +43,8 @@ pub(crate) struct Fiber {
     /// The stack pointer of whoever resumed it.
     resumer: usize,
     body: Option<Body>,
+    /// Whether it has nothing to go on with.
+    idle: bool,
 }
 
 impl Fiber {
@@ -57,6 +59,7 @@ impl Fiber {
             saved: 0,
             resumer: 0,
             body: None,
+            idle: true,
         }
     }
 
@@ -65,17 +68,20 @@ impl Fiber {
         address.wrapping_sub(self.stack as u64) < STACK_BYTES as u64
     }
 
-    /// Starts `body`, or goes on with the one that was started before, until it leaves.
-    pub(crate) fn resume(&mut self, body: Body) {
-        if self.saved == 0 {
+    /// Starts `body`, or goes on with the one that was started before, until it leaves or ends. Says whether it ended.
+    pub(crate) fn resume(&mut self, body: Body) -> bool {
+        if self.idle {
             self.body = Some(body);
+            self.idle = false;
+        }
+        if self.saved == 0 {
             // What `switch` pops: six registers and the address to return to. At a function's entry the stack pointer
             // is 8 below a multiple of 16.
             let top = (self.stack as usize + STACK_BYTES) & !15;
-            let frame = (top - 16 - 7 * size_of::<usize>()) as *mut usize;
+            let frame = (top - 8 * size_of::<usize>()) as *mut usize;
             // SAFETY: inside the stack.
             unsafe {
-                frame.write_bytes(0, 9);
+                frame.write_bytes(0, 8);
                 frame.add(6).write(start as *const () as usize);
             }
             self.saved = frame as usize;
@@ -84,6 +90,7 @@ impl Fiber {
         STARTING.set(self);
         // SAFETY: saved by `leave`, or prepared above.
         unsafe { switch(&raw mut self.resumer, to) };
+        self.idle
     }
 
     /// Goes back to whoever resumed the fiber that is running. Returns when it is resumed again.
@@ -101,6 +108,7 @@ impl Fiber {
     pub(crate) fn forget(&mut self) {
         self.saved = 0;
         self.body = None;
+        self.idle = true;
     }
 }
 
@@ -116,16 +124,21 @@ thread_local! {
     static STARTING: std::cell::Cell<*mut Fiber> = const { std::cell::Cell::new(std::ptr::null_mut()) };
 }
 
-/// The first function of every fiber. When its body ends it leaves, and starts anew when it is resumed.
+/// The first function of every fiber: one body after the other.
 extern "C" fn start() {
     let fiber = STARTING.get();
-    // SAFETY: set by `resume`, which waits for this fiber to leave.
-    let body = unsafe { (*fiber).body.take() };
-    if let Some(body) = body {
-        body();
+    loop {
+        // SAFETY: set by `resume`, which waits for this fiber to leave; the fiber does not move meanwhile.
+        let body = unsafe { (*fiber).body.take() };
+        if let Some(body) = body {
+            body();
+        }
+        // SAFETY: as above, and on the fiber itself.
+        unsafe {
+            (*fiber).idle = true;
+            (*fiber).leave();
+        }
     }
-    // A body says that it is done by leaving; nothing resumes it after that.
-    std::process::abort();
 }
 
 #[cfg(test)]
@@ -147,10 +160,14 @@ mod tests {
                 unsafe { (*at).leave() };
             }
         });
-        fiber.resume(body);
+        assert!(!fiber.resume(body));
         seen.borrow_mut().push(10);
-        fiber.resume(Box::new(|| {}));
-        fiber.resume(Box::new(|| {}));
+        assert!(!fiber.resume(Box::new(|| {})));
+        assert!(!fiber.resume(Box::new(|| {})));
+        assert!(fiber.resume(Box::new(|| {})));
         assert_eq!(*seen.borrow(), [0, 10, 1, 2]);
+        let log = Rc::clone(&seen);
+        assert!(fiber.resume(Box::new(move || log.borrow_mut().push(20))));
+        assert_eq!(*seen.borrow(), [0, 10, 1, 2, 20]);
     }
 }

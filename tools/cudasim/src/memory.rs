@@ -41,7 +41,11 @@ pub(crate) struct Word {
     /// Whether the last write was atomic.
     pub(crate) atomic: bool,
     pub(crate) write: Stamp,
+    /// The bytes that the last write, or the writes of one barrier interval, touched.
+    pub(crate) write_bytes: u8,
     pub(crate) read: Stamp,
+    /// The same of reads.
+    pub(crate) read_bytes: u8,
 }
 
 /// A live or freed range of device memory.

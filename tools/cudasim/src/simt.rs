@@ -223,14 +223,15 @@ impl Running {
         let call = launch.kernel.call;
         let arguments = launch.pointers();
         RUNNING.set(self);
-        // The kernel's last act is to say that it is done.
-        self.fibers[thread].resume(Box::new(move || {
+        let ended = self.fibers[thread].resume(Box::new(move || {
             let mut arguments = arguments;
             // SAFETY: one pointer for each parameter, to as many bytes as it has.
             unsafe { call(arguments.as_mut_ptr()) };
-            stop_here(Stop::Done);
         }));
         RUNNING.set(std::ptr::null_mut());
+        if ended {
+            self.stops[thread] = Stop::Done;
+        }
     }
 
     /// One access of the running thread; traps it where the access may not be made.
