@@ -1,7 +1,7 @@
 //! A back end against the f32 reference, step by step: every step starts from the reference's state.
 
-use verydeep::backend::reference::Reference;
 use verydeep::backend::Tensor;
+use verydeep::backend::reference::Reference;
 use verydeep::network::batch_norm::EPSILON;
 use verydeep::network::{Parameter, Role};
 use verydeep::plan::{DataGradient, Epilogue, Lowering, Mode, Pass, Step, StepOp, ValueGradient};

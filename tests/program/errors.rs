@@ -146,8 +146,13 @@ fn a_missing_device_is_exit_4_and_a_diverging_run_exit_6() {
     let temporary = tempfile::tempdir().unwrap();
     let run = temporary.path().join("run");
     let mut flags = small(shards(), &run);
-    flags.extend(["A", "--device", "cuda:0"]);
-    assert!(run_fails(4, flags).contains("cuda:0"));
+    flags.extend(["A", "--device", "cuda:15"]);
+    let said = run_fails(4, flags);
+    // Without a driver, and with fewer devices.
+    assert!(
+        said.contains("NVIDIA driver") || said.contains("cuda:15"),
+        "{said}"
+    );
     let mut flags = small(shards(), &run);
     flags.extend(["A", "--lr", "1000000", "--iterations", "20"]);
     assert!(run_fails(6, flags).contains("not finite"));

@@ -9,4 +9,5 @@ mod exactness;
 mod images;
 mod interruption;
 mod planted;
+mod simulated;
 mod tool;

@@ -38,10 +38,8 @@ impl Dnn {
         check(unsafe { sys::cudnnCreate(&raw mut handle) }, "creating a handle")?;
         let dnn = Self { handle };
         // SAFETY: both live; the stream outlives the handle, because the device owns both.
-        check(
-            unsafe { sys::cudnnSetStream(handle, stream.cu_stream().cast()) },
-            "binding the stream",
-        )?;
+        let bound = unsafe { sys::cudnnSetStream(handle, stream.cu_stream().cast()) };
+        check(bound, "binding the stream")?;
         Ok(dnn)
     }
 }

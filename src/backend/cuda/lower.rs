@@ -209,7 +209,7 @@ impl Stored {
     }
 
     /// From (N, C, H, W) to memory; the padding is left alone.
-    pub(super) fn from_logical(self, logical: &[f32], stored: &mut [f32]) {
+    pub(super) fn store_logical(self, logical: &[f32], stored: &mut [f32]) {
         self.each(|l, s| stored[s] = logical[l]);
     }
 }
@@ -229,7 +229,7 @@ mod tests {
         };
         let logical: Vec<f32> = (0..30).map(|i| i as f32).collect();
         let mut stored = vec![-1.0; at.len()];
-        at.from_logical(&logical, &mut stored);
+        at.store_logical(&logical, &mut stored);
         assert_eq!(stored.iter().filter(|&&value| value == -1.0).count(), 2 * 5 * 5);
         // image 1, pixel 2, channel 1
         assert_eq!(stored[(5 + 2) * 8 + 1], logical[(3 + 1) * 5 + 2]);

@@ -248,7 +248,7 @@ impl Backend for Cuda {
         let at = lower::Stored::of(&plan.steps[step], tensor);
         at.check(values.len(), &plan.steps[step])?;
         let mut stored = vec![0.0f32; at.len()];
-        at.from_logical(values, &mut stored);
+        at.store_logical(values, &mut stored);
         // SAFETY: the region holds the tensor.
         unsafe { write(&self.lock().launcher, arena.at(at.offset), &stored) }
     }

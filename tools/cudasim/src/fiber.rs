@@ -33,6 +33,9 @@ unsafe extern "C" fn switch(from: *mut usize, to: usize) {
     )
 }
 
+/// Words on a new stack: six registers, the address to return to, and one that makes a function's entry.
+const FRAME: usize = 8;
+
 type Body = Box<dyn FnOnce()>;
 
 /// One fiber. It stays where it is in memory while it runs.
@@ -75,13 +78,12 @@ impl Fiber {
             self.idle = false;
         }
         if self.saved == 0 {
-            // What `switch` pops: six registers and the address to return to. At a function's entry the stack pointer
-            // is 8 below a multiple of 16.
+            // What `switch` pops. At a function's entry the stack pointer is 8 below a multiple of 16.
             let top = (self.stack as usize + STACK_BYTES) & !15;
-            let frame = (top - 8 * size_of::<usize>()) as *mut usize;
+            let frame = (top - size_of::<[usize; FRAME]>()) as *mut usize;
             // SAFETY: inside the stack.
             unsafe {
-                frame.write_bytes(0, 8);
+                frame.write_bytes(0, FRAME);
                 frame.add(6).write(start as *const () as usize);
             }
             self.saved = frame as usize;

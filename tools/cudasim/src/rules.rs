@@ -107,9 +107,6 @@ rules! {
     ForeignImage, "foreign-image",
         "The kernels that are loaded are those that the simulator was built from.",
         "tools/cudasim/README.md";
-    SmallWorkspace, "small-workspace",
-        "A library call gets the workspace that its plan asked for.",
-        "cuDNN, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE; cuBLASLt, cublasLtMatmul: workspaceSizeInBytes";
 }
 
 /// One violation.

@@ -1,0 +1,94 @@
+//! The program on the simulated CUDA device: the same commands, no rule broken (the simulator ends a process that broke
+//! one with 86), the results of the CPU.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::images::shards;
+use crate::tool::{command, errors, events, hashes, small};
+
+fn run(arguments: &[&str], seed: &str) -> Output {
+    let output = command(arguments)
+        .env("VERYDEEP_SIMULATE_CUDA", "1")
+        .env("CUDASIM_SEED", seed)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    assert!(!errors(&output).contains("cudasim:"), "{}", errors(&output));
+    output
+}
+
+#[test]
+fn a_run_on_the_simulated_device_follows_the_cpu_and_resumes_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (cpu, whole, split) = (path("cpu"), path("whole"), path("split"));
+    let flags = |run, iterations| {
+        let mut flags = small(shards(), run);
+        flags.extend(["A", "--iterations", iterations, "--schedule", "plateau"]);
+        flags
+    };
+    let output = command(flags(&cpu, "1")).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let on_device = |run, iterations, seed| {
+        let mut flags = flags(run, iterations);
+        flags.extend(["--device", "cuda:0"]);
+        self::run(&flags, seed)
+    };
+    on_device(&whole, "2", "1");
+    on_device(&split, "1", "2");
+    let resumed = split.to_str().unwrap();
+    run(
+        &["train", "--resume", resumed, "--iterations", "2", "--quiet"],
+        "3",
+    );
+    // Whatever the order in which streams run.
+    assert_eq!(hashes(&whole), hashes(&split));
+
+    let loss = |run| {
+        let steps: Vec<Value> = events(run, "step");
+        steps[0]["loss"].as_f64().unwrap()
+    };
+    let (expected, found) = (loss(&cpu), loss(&whole));
+    assert!(
+        (expected - found).abs() <= 1e-5 * expected,
+        "{expected} and {found}"
+    );
+}
+
+#[test]
+fn doctor_lists_simulated_devices() {
+    let output = command(["doctor", "--device", "cuda", "--json"])
+        .env("VERYDEEP_SIMULATE_CUDA", "3")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> = said["checks"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|check| check["name"].as_str())
+        .collect();
+    for device in ["cuda:0", "cuda:1", "cuda:2"] {
+        assert!(names.contains(&device), "{names:?}");
+    }
+    assert!(!names.contains(&"cuda:3"));
+}
+
+#[test]
+fn a_failed_allocation_on_the_simulated_device_is_exit_5_and_leaks_nothing() {
+    for number in ["1", "2", "5"] {
+        let output =
+            command("bench infer --config A --width 0.0625 --fc 16 --crop 32 --batch 2 --steps 1".split(' '))
+                .args(["--device", "cuda:0"])
+                .env("VERYDEEP_SIMULATE_CUDA", "1")
+                .env("CUDASIM_FAIL", format!("alloc:{number}"))
+                .output()
+                .unwrap();
+        assert_eq!(output.status.code(), Some(5), "{}", errors(&output));
+        assert!(!errors(&output).contains("cudasim:"), "{}", errors(&output));
+        assert!(errors(&output).contains("out of memory"), "{}", errors(&output));
+    }
+}
