@@ -9,6 +9,7 @@ use super::output::{print_json, say};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::device::{DeviceFacts, OLDEST_CAPABILITY, devices};
+use crate::backend::cuda::image::cache_folder;
 use crate::backend::cuda::libraries::{Libraries, Library};
 use crate::bench::{infer_steps, train_steps};
 use crate::data::decode::DECODER;
@@ -113,6 +114,9 @@ fn cuda_checks(libraries: &Libraries, needed: bool) -> Vec<Check> {
         Check::new(library.name(), needed && !library.is_optional(), outcome)
     };
     let mut checks: Vec<Check> = Library::ALL.into_iter().map(library).collect();
+    let cache = cache_folder().map(|folder| folder.display().to_string());
+    let no_cache = || "HOME is not set: kernels are compiled at every start".to_string();
+    checks.push(Check::new("kernel cache", false, cache.ok_or_else(no_cache)));
     if libraries.get(Library::Driver).is_ok() {
         match devices(libraries) {
             Err(why) => checks.push(Check::new("devices", needed, Err(why.to_string()))),

@@ -6,7 +6,7 @@
 //! in scratch and turns its filter gradient back, which costs the size of the filter; the first fully connected layer
 //! turns its input instead, which is far smaller than its weights.
 //!
-//! Everything is enqueued on one compute stream; images arrive on a copy stream of their own ([`staging`]).
+//! Everything is enqueued on one compute stream; images arrive on a copy stream of their own (`staging`).
 
 mod blas;
 pub mod device;
