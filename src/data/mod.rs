@@ -11,6 +11,7 @@ pub mod order;
 pub mod pack;
 pub mod preprocess;
 pub mod render;
+pub mod resample;
 pub mod resize;
 pub mod shards;
 pub mod tar;

@@ -2,7 +2,8 @@
 
 use super::augment::View;
 use super::decode::{DecodeError, Decoder};
-use super::resize::{CropBox, Resampler};
+use super::resample::Resampler;
+use super::resize::square;
 use std::time::{Duration, Instant};
 
 /// What one thread needs to render samples; reused from sample to sample.
@@ -43,12 +44,12 @@ impl Worker {
         let start = Instant::now();
         let image = self.decoder.open(bytes)?;
         let (width, height) = (image.header().width, image.header().height);
-        let source = CropBox::new(view, crop, width, height);
-        let reach = source.reach(crop, width, height);
-        let window = self.decoder.decode_region(image, reach, &mut self.window)?;
+        let part = square(view, crop, width, height);
+        let window = self
+            .decoder
+            .decode_region(image, part.reach(), &mut self.window)?;
         let decoded = Instant::now();
-        self.resampler
-            .resample(&self.window, window.region, source, crop, out)?;
+        self.resampler.resample(&self.window, window.region, part, out);
         self.times.decode += decoded - start;
         self.times.resize += decoded.elapsed();
         Ok(window.warning)

@@ -1,10 +1,8 @@
 //! One image on its way into a shard: decoded, looked at, and perhaps reduced.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-
-use crate::data::decode::{Decoder, Format};
+use crate::data::decode::{Decoder, Format, Region};
 use crate::data::manifest::Stored;
+use crate::data::resample::{Part, Resampler, Span};
 
 use super::colour::ColourSums;
 use super::sources::image_name;
@@ -39,8 +37,9 @@ pub(super) struct Prepared {
 /// Prepares one image after the other; one per thread.
 pub(super) struct Preparer {
     decoder: Decoder,
-    resizer: Resizer,
+    resampler: Resampler,
     rgb: Vec<u8>,
+    reduced: Vec<u8>,
     stored: Stored,
 }
 
@@ -48,8 +47,9 @@ impl Preparer {
     pub(super) fn new(stored: Stored) -> Self {
         Self {
             decoder: Decoder::new(),
-            resizer: Resizer::new(),
+            resampler: Resampler::new(),
             rgb: Vec::new(),
+            reduced: Vec::new(),
             stored,
         }
     }
@@ -96,17 +96,16 @@ impl Preparer {
         })
     }
 
-    /// The decoded pixels, reduced with the filter that training uses, as a JPEG.
+    /// The decoded pixels, reduced by the resampler that training uses, as a JPEG.
     fn reencode(&mut self, from: (usize, usize), to: (usize, usize), quality: u8) -> Result<Vec<u8>, String> {
-        // The decoder's limit on pixels keeps both sides far below 2^32.
-        let source = ImageRef::new(from.0 as u32, from.1 as u32, &self.rgb, PixelType::U8x3);
-        let source = source.map_err(|error| error.to_string())?;
-        let mut reduced = Image::new(to.0 as u32, to.1 as u32, PixelType::U8x3);
-        let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::Bilinear));
-        self.resizer
-            .resize(&source, &mut reduced, &options)
-            .map_err(|error| error.to_string())?;
-        encode(reduced.buffer(), to, quality)
+        let part = Part {
+            across: Span::whole(from.0, to.0),
+            down: Span::whole(from.1, to.1),
+        };
+        self.reduced.resize(3 * to.0 * to.1, 0);
+        self.resampler
+            .resample(&self.rgb, Region::whole(from.0, from.1), part, &mut self.reduced);
+        encode(&self.reduced, to, quality)
     }
 }
 

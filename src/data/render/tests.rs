@@ -1,6 +1,5 @@
 use super::*;
 use crate::data::augment::{Place, View};
-use crate::data::decode::Region;
 use crate::data::preprocess::Flip;
 use crate::data::resize::rescaled;
 use crate::data::testing::{between, fresh_seed, picture, png, stream};
@@ -24,7 +23,7 @@ fn random_view(stream: &mut Stream, crop: usize, largest: usize) -> View {
     view(between(stream, crop, largest), place)
 }
 
-/// The definition: rescale the whole image, then cut.
+/// The rule, by another program: rescale the whole image, then cut.
 fn rescale_then_crop(pixels: &[u8], width: usize, height: usize, view: &View, crop: usize) -> Vec<u8> {
     let (new_width, new_height) = rescaled(width, height, view.short_side);
     let from = fr::images::ImageRef::new(width as u32, height as u32, pixels, fr::PixelType::U8x3);
@@ -40,11 +39,11 @@ fn rescale_then_crop(pixels: &[u8], width: usize, height: usize, view: &View, cr
         .collect()
 }
 
-/// Largest difference, and the share of values that differ by two or more.
-fn difference(a: &[u8], b: &[u8]) -> (u8, f64) {
-    let differences = || a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
-    let large = differences().filter(|&d| d >= 2).count();
-    (differences().max().unwrap_or(0), large as f64 / a.len() as f64)
+/// Largest difference. Ours is within half a level of the exact value; one that rounds to eight bits between the
+/// passes, as Pillow and this judge do, is within one. So they are never two apart.
+fn difference(a: &[u8], b: &[u8]) -> u8 {
+    let differences = a.iter().zip(b).map(|(a, b)| a.abs_diff(*b));
+    differences.max().unwrap_or(0)
 }
 
 #[test]
@@ -74,39 +73,7 @@ fn rendering_is_rescaling_the_whole_image_and_cutting() {
             .render(&bytes, &view, crop, &mut out)
             .expect("a good image");
         assert_eq!(warning, None);
-        let (largest, share) = difference(&out, &rescale_then_crop(&pixels, width, height, &view, crop));
-        assert!(
-            largest <= 2 && share < 1e-3,
-            "seed {seed}, case {case}: off by {largest}, {share} by two"
-        );
-    }
-}
-
-#[test]
-fn a_window_of_the_source_is_enough() {
-    let seed = fresh_seed();
-    let mut stream = stream(seed);
-    for case in 0..200 {
-        let (width, height) = (between(&mut stream, 20, 300), between(&mut stream, 20, 300));
-        let crop = between(&mut stream, 1, 48);
-        let view = random_view(&mut stream, crop, 200);
-        let pixels = picture(&mut stream, width, height);
-        let source = CropBox::new(&view, crop, width, height);
-        let window = source.reach(crop, width, height);
-        let cut: Vec<u8> = (window.y..window.y + window.height)
-            .flat_map(|y| &pixels[(y * width + window.x) * 3..][..window.width * 3])
-            .copied()
-            .collect();
-        let (mut part, mut full) = (vec![0; crop * crop * 3], vec![0; crop * crop * 3]);
-        let mut resampler = Resampler::new();
-        let whole = Region::whole(width, height);
-        resampler
-            .resample(&pixels, whole, source, crop, &mut full)
-            .expect("inside");
-        resampler
-            .resample(&cut, window, source, crop, &mut part)
-            .expect("inside");
-        let (largest, _) = difference(&part, &full);
+        let largest = difference(&out, &rescale_then_crop(&pixels, width, height, &view, crop));
         assert!(largest <= 1, "seed {seed}, case {case}: off by {largest}");
     }
 }
@@ -132,51 +99,6 @@ fn extreme_shapes_render() {
                 assert_eq!(rendered, Ok(None), "{width} x {height}, {view:?}");
             }
         }
-    }
-}
-
-/// P1 names the resizer's version, not its instruction set: the library's fixed-point arithmetic gives the same bits
-/// with AVX2, with SSE4.1 and without either. (Whether it does on Arm, nobody has tried.)
-#[test]
-#[cfg(target_arch = "x86_64")]
-fn every_instruction_set_resamples_to_the_same_bits() {
-    let seed = fresh_seed();
-    let mut stream = stream(seed);
-    for case in 0..100 {
-        let (width, height) = (between(&mut stream, 1, 300), between(&mut stream, 1, 300));
-        let side = between(&mut stream, 1, 120);
-        let pixels = picture(&mut stream, width, height);
-        let from = fr::images::ImageRef::new(width as u32, height as u32, &pixels, fr::PixelType::U8x3);
-        let from = from.expect("a whole image");
-        let (x, y) = (
-            stream.uniform() * width as f64 / 2.0,
-            stream.uniform() * height as f64 / 2.0,
-        );
-        let options = fr::ResizeOptions::new()
-            .resize_alg(fr::ResizeAlg::Convolution(fr::FilterType::Bilinear))
-            .crop(x, y, width as f64 / 2.0, height as f64 / 2.0);
-        let results: Vec<Vec<u8>> = [
-            fr::CpuExtensions::None,
-            fr::CpuExtensions::Sse4_1,
-            fr::CpuExtensions::Avx2,
-        ]
-        .into_iter()
-        .filter(|extensions| extensions.is_supported())
-        .map(|extensions| {
-            let mut resizer = fr::Resizer::new();
-            // SAFETY: only what this processor supports was kept.
-            unsafe { resizer.set_cpu_extensions(extensions) };
-            let mut to = fr::images::Image::new(side as u32, side as u32, fr::PixelType::U8x3);
-            resizer
-                .resize(&from, &mut to, &options)
-                .expect("a box inside the image");
-            to.into_vec()
-        })
-        .collect();
-        assert!(
-            results.iter().all(|result| *result == results[0]),
-            "seed {seed}, case {case}"
-        );
     }
 }
 
@@ -206,10 +128,7 @@ fn jpeg_windows_render_as_the_whole_image_does() {
         Decoder::new().decode(&bytes, &mut whole).expect("a good JPEG");
         let mut out = vec![0; crop * crop * 3];
         worker.render(&bytes, &view, crop, &mut out).expect("a good JPEG");
-        let (largest, share) = difference(&out, &rescale_then_crop(&whole, width, height, &view, crop));
-        assert!(
-            largest <= 2 && share < 1e-3,
-            "seed {seed}, case {case}: off by {largest}, {share} by two"
-        );
+        let largest = difference(&out, &rescale_then_crop(&whole, width, height, &view, crop));
+        assert!(largest <= 1, "seed {seed}, case {case}: off by {largest}");
     }
 }
