@@ -36,6 +36,7 @@ pub enum Event {
         /// Finished epochs, with the fraction of the one under way.
         epoch: f64,
         /// Mean cross-entropy before the update, without the L2 term.
+        #[serde(deserialize_with = "number_or_nan")]
         loss: f64,
         /// Learning rate of the step.
         lr: f32,
@@ -57,6 +58,7 @@ pub enum Event {
         /// Top-5 accuracy in percent.
         top5: f64,
         /// Mean cross-entropy.
+        #[serde(deserialize_with = "number_or_nan")]
         loss: f64,
         /// Images counted.
         n: u64,
@@ -157,4 +159,9 @@ impl Event {
 pub trait Observer {
     /// `event` has just happened (and is in the log).
     fn event(&mut self, event: &Event);
+}
+
+/// JSON has no NaN and no infinity: a loss that is not finite is written as null, and read as NaN.
+fn number_or_nan<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(<Option<f64> as serde::Deserialize>::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

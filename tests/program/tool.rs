@@ -54,7 +54,7 @@ pub(crate) fn small<'a>(shards: &'a str, run: &'a Path) -> Vec<&'a str> {
     flags.extend(
         "--crop 32 --scale 32..40 --width 0.0625 --fc 16 --batch 12 --micro-batch 3 --init he".split(' '),
     );
-    flags.extend("--lr 0.003 --schedule cosine --config".split(' '));
+    flags.extend("--lr 0.0001 --schedule cosine --config".split(' '));
     flags
 }
 

@@ -4,6 +4,7 @@
 //! library is loaded here first, by the names that drivers, toolkits and Python environments give it. cudarc then finds
 //! it by its SONAME: the loader does not load what is loaded already.
 
+use std::error::Error as _;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::mem::MaybeUninit;
@@ -313,7 +314,13 @@ impl Library {
 fn load(path: &Path) -> Result<Handle, String> {
     // SAFETY: loading runs the library's initialisers; these are NVIDIA's libraries, or the simulator that stands in
     // for them, and the program cannot do its work without running their code.
-    unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|why| why.to_string())
+    unsafe { Handle::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
+        .map_err(|why| format!("{}, which cannot be loaded: {}", path.display(), cause(&why)))
+}
+
+/// What the system's loader says; `libloading` keeps it one level down.
+pub(super) fn cause(why: &libloading::Error) -> String {
+    why.source().map_or_else(|| why.to_string(), ToString::to_string)
 }
 
 fn address(handle: &Handle, name: &CStr) -> Option<*mut c_void> {

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
+use super::libraries::cause;
 use crate::error::{Error, Result};
 
 /// How many simulated devices there shall be. Unset: real ones.
@@ -49,7 +50,7 @@ fn start(devices: c_uint) -> Result<(), String> {
     let path = beside_the_program()?;
     // SAFETY: our own library, built from this repository; its initialisers only set up tables.
     let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }
-        .map_err(|why| format!("{} cannot be loaded: {why}", path.display()))?;
+        .map_err(|why| format!("{} cannot be loaded: {}", path.display(), cause(&why)))?;
     // SAFETY: `int cudasim_install(unsigned devices)`, as tools/cudasim declares it.
     let install = unsafe { library.get::<unsafe extern "C" fn(c_uint) -> c_int>(b"cudasim_install\0") }
         .map_err(|why| format!("{} is of another version: {why}", path.display()))?;
