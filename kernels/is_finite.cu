@@ -3,8 +3,8 @@
 
 __device__ __forceinline__ bool finite_bits(float x) { return (__float_as_uint(x) & 0x7f800000u) != 0x7f800000u; }
 
-// *found = 1 where a value is not finite; else *found stays as it is (the launcher has cleared it). Several threads may
-// write the same 1.
+// *found |= 1 where a value is not finite; the launcher has cleared it. Bits commute, so the order of the atomics does not
+// matter.
 // values: n elements, any layout. Reads 4n bytes.
 // Launched by is_finite in backend/cuda/launch.rs.
 extern "C" __global__ __launch_bounds__(BLOCK) void is_finite(const float* __restrict__ values, u64 n,
@@ -17,5 +17,5 @@ extern "C" __global__ __launch_bounds__(BLOCK) void is_finite(const float* __res
     }
     const u64 done = 4 * quads;
     GRID_STRIDE_LOOP(i, n - done) { finite = finite && finite_bits(values[done + i]); }
-    if (!finite) *found = 1;
+    if (!finite) atomicOr(found, 1u);
 }

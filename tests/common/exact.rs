@@ -359,6 +359,10 @@ pub(crate) fn flat_vectors<B: Raw>(backend: &B) {
         backend.write_parameters(&mut buffer, at, &[right]).unwrap();
     }
     assert!(backend.is_finite(&buffer, 0..length).unwrap());
+    // Found by many at once.
+    let all = vec![f32::NAN; length];
+    backend.write_parameters(&mut buffer, 0, &all).unwrap();
+    assert!(!backend.is_finite(&buffer, 0..length).unwrap());
 }
 
 /// Two back ends give the same bits in a whole training micro-batch: every value, gradient, loss and rank.

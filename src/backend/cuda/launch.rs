@@ -428,16 +428,13 @@ impl Launcher {
     /// # Safety
     ///
     /// x and y: (batch, classes) f32; labels and ranks: (batch) u32, each label below `classes`; losses: (batch) f32.
-    #[allow(clippy::too_many_arguments, reason = "the tensors of the kernel")]
     pub unsafe fn softmax_cross_entropy_forward(
         &self,
         batch: usize,
         classes: usize,
         x: DevicePtr,
         labels: DevicePtr,
-        y: DevicePtr,
-        losses: DevicePtr,
-        ranks: DevicePtr,
+        [y, losses, ranks]: [DevicePtr; 3],
     ) -> Result<()> {
         let work = Work::Blocks(batch);
         let (batch, classes) = (batch as u64, classes as u32);
@@ -725,7 +722,6 @@ impl Launcher {
     /// # Safety
     ///
     /// As for [`Launcher::batch_norm_forward`]; scratch: [`column_sum_bytes`]`(rows, channels, 2)` and 2 * channels f32.
-    #[allow(clippy::too_many_arguments, reason = "the tensors of the kernels")]
     pub unsafe fn batch_norm_backward(
         &self,
         shape: Rows,

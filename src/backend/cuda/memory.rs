@@ -27,7 +27,7 @@ impl Buffer {
         // The driver refuses to allocate nothing.
         let elements = bytes.div_ceil(size_of::<f32>()).max(1);
         // SAFETY: steps write values before they read them; what must be zero comes from `zeroed`.
-        let slice = unsafe { stream.alloc(elements) }.map_err(|why| refused(what, bytes, &why))?;
+        let slice = unsafe { stream.alloc(elements) }.map_err(|why| refused(stream, what, bytes, &why))?;
         Ok(Self {
             slice,
             stream: Arc::clone(stream),
@@ -38,7 +38,7 @@ impl Buffer {
     pub(super) fn zeroed(stream: &Arc<CudaStream>, what: &str, bytes: usize) -> Result<Self> {
         let mut buffer = Self::new(stream, what, bytes)?;
         let cleared = stream.memset_zeros(&mut buffer.slice);
-        cleared.map_err(|why| failed("cuda", "clearing memory", &why))?;
+        cleared.map_err(|why| failed(&device_of(stream), "clearing memory", &why))?;
         Ok(buffer)
     }
 
@@ -64,13 +64,17 @@ impl Buffer {
     }
 }
 
-fn refused(what: &str, bytes: usize, why: &DriverError) -> Error {
+fn device_of(stream: &CudaStream) -> String {
+    format!("cuda:{}", stream.context().ordinal())
+}
+
+fn refused(stream: &CudaStream, what: &str, bytes: usize, why: &DriverError) -> Error {
     match why.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory {
-            what: format!("{what} on the device"),
+            what: format!("{what} on {}", device_of(stream)),
             bytes: bytes as u64,
         },
-        _ => failed("cuda", &format!("allocating {what}"), why),
+        _ => failed(&device_of(stream), &format!("allocating {what}"), why),
     }
 }
 

@@ -501,7 +501,7 @@ impl Run<'_> {
         // SAFETY: the saved state holds a loss, a rank and a label per sample.
         unsafe {
             staging.send(launcher, bytes, labels, write)?;
-            launcher.softmax_cross_entropy_forward(samples, classes, input, labels, value, losses, ranks)
+            launcher.softmax_cross_entropy_forward(samples, classes, input, labels, [value, losses, ranks])
         }
     }
 
