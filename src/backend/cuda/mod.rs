@@ -12,6 +12,7 @@ mod blas;
 pub mod device;
 mod dnn;
 pub mod image;
+mod kernels;
 pub mod launch;
 pub mod libraries;
 mod lower;
