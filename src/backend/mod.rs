@@ -59,9 +59,6 @@ pub trait Backend: Lowering + Send + Sync {
         Ok(())
     }
 
-    /// Bytes that the back end and its threads use beside arena and parameters.
-    fn workspace_bytes(&self, plan: &Plan) -> u64;
-
     /// An arena of at least `bytes`. Errors with `OutOfMemory`.
     fn allocate_arena(&self, bytes: usize) -> Result<Self::Buffer>;
 

@@ -32,12 +32,21 @@ macro_rules! on_device {
 }
 pub(super) use on_device;
 
-impl Device {
-    /// Opens the device by its name: `cpu`, `cuda` or `cuda:N`. `folders` is where NVIDIA's libraries may be.
-    pub(super) fn open(name: &str, threads: usize, folders: Option<&Path>) -> Result<Self> {
+/// A device as it is called on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeviceName {
+    /// `cpu`.
+    Cpu,
+    /// `cuda:N`; `cuda` is the first.
+    Cuda(usize),
+}
+
+impl DeviceName {
+    /// Reads `cpu`, `cuda` or `cuda:N`.
+    pub(super) fn parse(name: &str) -> Result<Self> {
         let unknown = || Error::Usage(format!("--device: expected cpu, cuda or cuda:N, found '{name}'"));
         if name == "cpu" {
-            return Ok(Self::Cpu(Cpu::new(threads)?));
+            return Ok(Self::Cpu);
         }
         let ordinal = match name.strip_prefix("cuda").ok_or_else(unknown)? {
             "" => 0,
@@ -50,8 +59,20 @@ impl Device {
                 ordinal => ordinal.parse().map_err(|_| unknown())?,
             },
         };
-        let libraries = Libraries::load(&library_folders(folders))?;
-        Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries)?)))
+        Ok(Self::Cuda(ordinal))
+    }
+}
+
+impl Device {
+    /// Opens a device by its name. `folders` is where NVIDIA's libraries may be.
+    pub(super) fn open(name: &str, threads: usize, folders: Option<&Path>) -> Result<Self> {
+        match DeviceName::parse(name)? {
+            DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?)),
+            DeviceName::Cuda(ordinal) => {
+                let libraries = Libraries::load(&library_folders(folders))?;
+                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries)?)))
+            }
+        }
     }
 }
 

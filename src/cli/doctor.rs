@@ -8,6 +8,7 @@ use super::compute::{check_threads, library_folders};
 use super::output::{print_json, say};
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::{DeviceFacts, OLDEST_CAPABILITY, devices};
 use crate::backend::cuda::image::cache_folder;
 use crate::backend::cuda::libraries::{Libraries, Library};
@@ -49,7 +50,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> Result<u8> {
     });
     let mut checks = cpu_checks(args.full);
     if has_driver || device == DoctorDevice::Cuda {
-        checks.extend(cuda_checks(libraries, device == DoctorDevice::Cuda));
+        checks.extend(cuda_checks(libraries, device == DoctorDevice::Cuda, args.full));
     } else {
         let why = "no NVIDIA driver on this machine: everything runs on the CPU back end";
         checks.push(Check::new("cuda", false, Err(why.into())));
@@ -71,10 +72,13 @@ fn cpu_checks(full: bool) -> Vec<Check> {
         Check::new("cpu", true, cpu().map_err(|why| why.to_string())),
     ];
     if full {
+        let trained = check_threads(None)
+            .and_then(Cpu::new)
+            .and_then(|cpu| small_step(&cpu));
         checks.push(Check::new(
             "cpu training step",
             true,
-            small_step().map_err(|why| why.to_string()),
+            trained.map_err(|why| why.to_string()),
         ));
     }
     checks
@@ -86,8 +90,7 @@ fn cpu() -> Result<String> {
 }
 
 /// Trains and evaluates a small network on synthetic images.
-fn small_step() -> Result<String> {
-    let cpu = Cpu::new(check_threads(None)?)?;
+fn small_step<B: Backend>(backend: &B) -> Result<String> {
     let spec = Spec {
         classes: 10,
         crop: 32,
@@ -96,8 +99,8 @@ fn small_step() -> Result<String> {
         ..Spec::paper(Config::A)
     };
     let network = spec.build()?;
-    let train = train_steps(&cpu, &network, 8, 4, 2)?;
-    let infer = infer_steps(&cpu, &network, 8, 2)?;
+    let train = train_steps(backend, &network, 8, 4, 2)?;
+    let infer = infer_steps(backend, &network, 8, 2)?;
     Ok(format!(
         "a small network A: {:.0} images/s trained, {:.0} evaluated",
         train.median_rate(),
@@ -105,7 +108,7 @@ fn small_step() -> Result<String> {
     ))
 }
 
-fn cuda_checks(libraries: &Libraries, needed: bool) -> Vec<Check> {
+fn cuda_checks(libraries: &Libraries, needed: bool, full: bool) -> Vec<Check> {
     let library = |library: Library| {
         let outcome = match libraries.get(library) {
             Ok(found) => Ok(format!("{} at {}", found.version, found.path.display())),
@@ -123,7 +126,16 @@ fn cuda_checks(libraries: &Libraries, needed: bool) -> Vec<Check> {
             Ok(found) if found.is_empty() => {
                 checks.push(Check::new("devices", needed, Err("the driver shows none".into())));
             }
-            Ok(found) => checks.extend(found.iter().map(|facts| device_check(facts, needed))),
+            Ok(found) => {
+                for facts in &found {
+                    checks.push(device_check(facts, needed));
+                    if full {
+                        let trained = Cuda::open(facts.ordinal, libraries).and_then(|cuda| small_step(&cuda));
+                        let name = format!("cuda:{} training step", facts.ordinal);
+                        checks.push(Check::new(name, needed, trained.map_err(|why| why.to_string())));
+                    }
+                }
+            }
         }
     }
     checks

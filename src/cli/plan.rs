@@ -3,14 +3,15 @@
 use serde_json::json;
 
 use super::args::{NetworkArgs, PlanArgs};
-use super::compute::{Device, check_replicas, check_threads, on_device};
+use super::compute::{DeviceName, check_replicas, check_threads};
 use super::output::{print_json, say};
-use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
+use crate::backend::cuda::CudaLowering;
 use crate::data::loader::ring_bytes;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Memory, Mode, Plan, Tree};
+use crate::plan::{Lowering, Memory, Mode, Plan, Tree};
 use crate::train::LOADER_SLOTS;
 
 impl NetworkArgs {
@@ -46,10 +47,16 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     }
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
-    let device = Device::open(&args.device, threads, None)?;
-    let memory = on_device!(&device, backend => {
-        forecast(backend, &network, args.batch / micro_batch, micro_batch, threads)?
-    });
+    let cpu;
+    // A plan asks nothing of a device that is there.
+    let lowering: &dyn Lowering = match DeviceName::parse(&args.device)? {
+        DeviceName::Cpu => {
+            cpu = Cpu::new(threads)?;
+            &cpu
+        }
+        DeviceName::Cuda(_) => &CudaLowering,
+    };
+    let memory = forecast(lowering, &network, args.batch / micro_batch, micro_batch, threads)?;
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
     if args.json {
@@ -103,20 +110,20 @@ const CHECKPOINT_HEADER_BYTES: u64 = 16 << 10;
 /// photographs of ImageNet's size. Measured.
 const LOADER_THREAD_BYTES: u64 = 512 << 10;
 
-/// Memory of a training run on `backend`.
-pub(super) fn forecast<B: Backend>(
-    backend: &B,
+/// Memory of a training run on the back end that plans like this.
+pub(super) fn forecast(
+    lowering: &dyn Lowering,
     network: &Network,
     micro_batches: usize,
     micro_batch: usize,
     threads: usize,
 ) -> Result<Memory> {
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
-    let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, backend);
+    let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, lowering);
     let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
-    let workspace = backend
+    let workspace = lowering
         .workspace_bytes(&training)
-        .max(backend.workspace_bytes(&evaluation));
+        .max(lowering.workspace_bytes(&evaluation));
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
     let loader = rings + 2 * threads as u64 * LOADER_THREAD_BYTES;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::Plan;
 use crate::shape::Chw;
 
 /// What a step computes for a whole micro-batch.
@@ -42,6 +43,20 @@ pub enum StepOp {
     /// Soft-max, cross-entropy and the rank of the true class. Its value is the posteriors (N, classes); it saves a
     /// loss and a rank per sample. Its backward pass writes the gradient of the SUM of the losses.
     Loss,
+}
+
+impl StepOp {
+    /// What follows in the same step.
+    pub fn epilogue(self) -> Epilogue {
+        match self {
+            Self::Conv { epilogue, .. } | Self::Linear { epilogue } | Self::BatchNorm { epilogue } => {
+                epilogue
+            }
+            Self::Input | Self::Relu | Self::Lrn | Self::MaxPool | Self::Dropout { .. } | Self::Loss => {
+                Epilogue::None
+            }
+        }
+    }
 }
 
 /// What a step does to its result before writing it.
@@ -174,4 +189,7 @@ pub trait Lowering {
 
     /// Memory of a step whose `memory` is not placed yet.
     fn footprint(&self, step: &Step) -> Footprint;
+
+    /// Bytes that the back end and its threads use beside arena and parameters.
+    fn workspace_bytes(&self, plan: &Plan) -> u64;
 }

@@ -24,6 +24,10 @@ impl Lowering for Greedy {
             backward_reads_value: false,
         }
     }
+
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        0
+    }
 }
 
 /// A back end that takes no fusion.
@@ -40,6 +44,10 @@ impl Lowering for Plain {
 
     fn footprint(&self, step: &Step) -> Footprint {
         Greedy.footprint(step)
+    }
+
+    fn workspace_bytes(&self, plan: &Plan) -> u64 {
+        Greedy.workspace_bytes(plan)
     }
 }
 

@@ -89,6 +89,10 @@ impl Lowering for Like<'_> {
     fn footprint(&self, step: &Step) -> Footprint {
         self.memory.footprint(step)
     }
+
+    fn workspace_bytes(&self, plan: &Plan) -> u64 {
+        self.memory.workspace_bytes(plan)
+    }
 }
 
 /// Bytes behind the plan's arena, to catch what is written past its end.

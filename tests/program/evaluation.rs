@@ -171,4 +171,8 @@ fn plan_prints_the_papers_numbers() {
         .sum();
     assert_eq!(memory["total"], parts);
     assert!(run_ok(["plan", "--config", "vgg19"]).contains("143667240 parameters"));
+    // A plan for a GPU needs none.
+    let on_gpu = run_json(["plan", "--config", "D", "--device", "cuda"]);
+    assert_eq!(on_gpu["memory"]["weights"], memory["weights"]);
+    assert_ne!(on_gpu["memory"]["activations"], memory["activations"]);
 }

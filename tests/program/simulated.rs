@@ -1,6 +1,7 @@
 //! The program on the simulated CUDA device: the same commands, no rule broken (the simulator ends a process that broke
 //! one with 86), the results of the CPU.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::process::Output;
 
 use serde_json::Value;
@@ -78,17 +79,47 @@ fn doctor_lists_simulated_devices() {
 }
 
 #[test]
+fn doctor_trains_on_simulated_devices() {
+    let output = run(&["doctor", "--device", "cuda", "--full", "--json"], "1");
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = said["checks"].as_array().unwrap();
+    let trained = checks
+        .iter()
+        .find(|check| check["name"] == "cuda:0 training step");
+    assert_eq!(trained.unwrap()["ok"], true, "{said}");
+}
+
+/// `bench infer` on the simulated device where one call of the driver fails; what it said.
+fn infer_with(fault: &str, code: i32) -> String {
+    let output =
+        command("bench infer --config A --width 0.0625 --fc 16 --crop 32 --batch 2 --steps 1".split(' '))
+            .args(["--device", "cuda:0"])
+            .env("VERYDEEP_SIMULATE_CUDA", "1")
+            .env("CUDASIM_FAIL", fault)
+            .output()
+            .unwrap();
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(code), "{fault}: {said}");
+    assert!(!said.contains("cudasim:"), "{fault}: {said}");
+    assert!(!said.contains("panicked"), "{fault}: {said}");
+    said
+}
+
+// Every call in turn: tests/simulated/faults.rs. Here: what the program makes of it.
+#[test]
 fn a_failed_allocation_on_the_simulated_device_is_exit_5_and_leaks_nothing() {
-    for number in ["1", "2", "5"] {
-        let output =
-            command("bench infer --config A --width 0.0625 --fc 16 --crop 32 --batch 2 --steps 1".split(' '))
-                .args(["--device", "cuda:0"])
-                .env("VERYDEEP_SIMULATE_CUDA", "1")
-                .env("CUDASIM_FAIL", format!("alloc:{number}"))
-                .output()
-                .unwrap();
-        assert_eq!(output.status.code(), Some(5), "{}", errors(&output));
-        assert!(!errors(&output).contains("cudasim:"), "{}", errors(&output));
-        assert!(errors(&output).contains("out of memory"), "{}", errors(&output));
+    for number in [1, 2, 5] {
+        let said = infer_with(&format!("alloc:{number}"), 5);
+        assert!(said.contains("out of memory"), "{said}");
+    }
+}
+
+#[test]
+fn a_failed_call_of_the_driver_is_exit_4_and_leaks_nothing() {
+    // Which of the first ten fails is drawn anew at every run.
+    let drawn = RandomState::new().build_hasher().finish();
+    for kind in ["launch", "copy", "other"] {
+        let said = infer_with(&format!("{kind}:{}", 1 + drawn % 10), 4);
+        assert!(said.contains("cuda"), "{said}");
     }
 }

@@ -21,7 +21,13 @@ const FLAGS: [&str; 10] = [
 ];
 
 /// What programs load, and the names that it goes by.
-const SONAMES: [&str; 4] = ["libcuda.so", "libnvrtc.so", "libcublasLt.so", "libcudnn.so"];
+const SONAMES: [&str; 5] = [
+    "libcuda.so",
+    "libnvrtc.so",
+    "libcublasLt.so",
+    "libcudnn.so",
+    "libnccl.so.2",
+];
 
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));

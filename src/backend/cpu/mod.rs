@@ -58,17 +58,7 @@ impl Cpu {
 
 impl Lowering for Cpu {
     fn accepts(&self, op: StepOp) -> bool {
-        match op {
-            StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
-                epilogue != Epilogue::ReluPool
-            }
-            StepOp::Input
-            | StepOp::Relu
-            | StepOp::Lrn
-            | StepOp::MaxPool
-            | StepOp::Dropout { .. }
-            | StepOp::Loss => true,
-        }
+        op.epilogue() != Epilogue::ReluPool
     }
 
     fn masks(&self, op: StepOp) -> bool {
@@ -96,6 +86,11 @@ impl Lowering for Cpu {
             StepOp::Loss => loss::footprint(step),
         }
     }
+
+    /// Scratch is part of the arena; beside it there are only the threads' stacks.
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        ((self.team.threads() - 1) * team::STACK_BYTES) as u64
+    }
 }
 
 impl Backend for Cpu {
@@ -103,11 +98,6 @@ impl Backend for Cpu {
 
     fn class(&self) -> String {
         format!("cpu {}", self.isa.name())
-    }
-
-    /// Scratch is part of the arena; beside it there are only the threads' stacks.
-    fn workspace_bytes(&self, _: &Plan) -> u64 {
-        ((self.team.threads() - 1) * team::STACK_BYTES) as u64
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {

@@ -1,35 +1,111 @@
 //! What the planner asks of this back end: fusions, memory, and how tensors are stored.
 
+use super::BLOCK_BYTES;
+use super::dnn::WORKSPACE_CAP;
 use super::launch::{INPUT_CHANNELS, column_sum_bytes};
 use super::staging::BatchLayout;
 use crate::backend::Tensor;
 use crate::error::{Error, Result};
-use crate::plan::{DataGradient, Epilogue, Footprint, Region, Step, StepOp, ValueGradient};
+use crate::plan::{DataGradient, Epilogue, Footprint, Lowering, Plan, Region, Step, StepOp, ValueGradient};
 
-pub(super) fn accepts(op: StepOp) -> bool {
-    match op {
-        StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } | StepOp::BatchNorm { epilogue } => {
-            epilogue != Epilogue::ReluPool
-        }
-        StepOp::Input
-        | StepOp::Relu
-        | StepOp::Lrn
-        | StepOp::MaxPool
-        | StepOp::Dropout { .. }
-        | StepOp::Loss => true,
+/// Plans for CUDA devices, where there need not be one: what a plan asks is the same on all of them.
+#[derive(Debug, Clone, Copy)]
+pub struct CudaLowering;
+
+impl Lowering for CudaLowering {
+    fn accepts(&self, op: StepOp) -> bool {
+        op.epilogue() != Epilogue::ReluPool
     }
-}
 
-/// The library's gradients are not masked; those of our kernels are.
-pub(super) fn masks(op: StepOp) -> bool {
-    match op {
-        StepOp::Lrn | StepOp::MaxPool | StepOp::Dropout { .. } => true,
-        StepOp::Conv { .. }
-        | StepOp::Linear { .. }
-        | StepOp::BatchNorm { .. }
-        | StepOp::Input
-        | StepOp::Relu
-        | StepOp::Loss => false,
+    /// The library's gradients are not masked; those of our kernels are.
+    fn masks(&self, op: StepOp) -> bool {
+        match op {
+            StepOp::Lrn | StepOp::MaxPool | StepOp::Dropout { .. } => true,
+            StepOp::Conv { .. }
+            | StepOp::Linear { .. }
+            | StepOp::BatchNorm { .. }
+            | StepOp::Input
+            | StepOp::Relu
+            | StepOp::Loss => false,
+        }
+    }
+
+    fn footprint(&self, step: &Step) -> Footprint {
+        let value = f32s(step.batch * step.output.len());
+        let with_relu = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
+        let channels = step.output.c;
+        let plain = Footprint {
+            value,
+            gradient: value,
+            ..Footprint::default()
+        };
+        match step.op {
+            StepOp::Input => Footprint {
+                value: f32s(step.batch * step.output.plane() * INPUT_CHANNELS),
+                forward_scratch: BatchLayout::new(step.batch, step.output.plane()).bytes(),
+                ..Footprint::default()
+            },
+            StepOp::Conv { kernel, epilogue } => {
+                let filter = aligned(filter_bytes(step, kernel));
+                Footprint {
+                    forward_scratch: filter,
+                    backward_scratch: 2 * filter + column_sum_bytes(rows(step), channels, 1),
+                    backward_reads_input: true,
+                    backward_reads_value: with_relu(epilogue),
+                    ..plain
+                }
+            }
+            StepOp::Linear { epilogue } => {
+                let flat = aligned(flat_bytes(step));
+                Footprint {
+                    forward_scratch: flat,
+                    backward_scratch: 2 * flat + column_sum_bytes(step.batch, channels, 1),
+                    backward_reads_input: true,
+                    backward_reads_value: with_relu(epilogue),
+                    ..plain
+                }
+            }
+            StepOp::BatchNorm { epilogue } => Footprint {
+                saved: f32s(2 * channels),
+                forward_scratch: column_sum_bytes(rows(step), channels, 1),
+                backward_scratch: column_sum_bytes(rows(step), channels, 2) + f32s(2 * channels),
+                backward_reads_input: true,
+                backward_reads_value: with_relu(epilogue),
+                ..plain
+            },
+            StepOp::Relu => Footprint {
+                backward_reads_value: true,
+                ..plain
+            },
+            StepOp::Lrn => Footprint {
+                backward_reads_input: true,
+                ..plain
+            },
+            StepOp::MaxPool => Footprint {
+                saved: step.batch * step.output.len(),
+                backward_reads_value: step.data_gradient == DataGradient::Masked,
+                ..plain
+            },
+            StepOp::Dropout { .. } => Footprint {
+                // After a ReLU, y alone says what was kept and passed.
+                backward_reads_value: step.data_gradient == DataGradient::Masked,
+                ..plain
+            },
+            StepOp::Loss => Footprint {
+                // A loss, a rank and a label per sample.
+                saved: 3 * step.batch * size_of::<u32>(),
+                forward_scratch: flat_bytes(step),
+                backward_scratch: flat_bytes(step),
+                gradient: 0,
+                backward_reads_value: true,
+                ..plain
+            },
+        }
+    }
+
+    /// What the plans of convolutions may ask for at most, and the block of step parameters.
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        (WORKSPACE_CAP + BLOCK_BYTES) as u64
     }
 }
 
@@ -66,79 +142,6 @@ pub(super) fn flat_bytes(step: &Step) -> usize {
 /// Pixels of all images: rows of an (rows, channels) matrix.
 pub(super) fn rows(step: &Step) -> usize {
     step.batch * step.output.plane()
-}
-
-pub(super) fn footprint(step: &Step) -> Footprint {
-    let value = f32s(step.batch * step.output.len());
-    let with_relu = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
-    let channels = step.output.c;
-    let plain = Footprint {
-        value,
-        gradient: value,
-        ..Footprint::default()
-    };
-    match step.op {
-        StepOp::Input => Footprint {
-            value: f32s(step.batch * step.output.plane() * INPUT_CHANNELS),
-            forward_scratch: BatchLayout::new(step.batch, step.output.plane()).bytes(),
-            ..Footprint::default()
-        },
-        StepOp::Conv { kernel, epilogue } => {
-            let filter = aligned(filter_bytes(step, kernel));
-            Footprint {
-                forward_scratch: filter,
-                backward_scratch: 2 * filter + column_sum_bytes(rows(step), channels, 1),
-                backward_reads_input: true,
-                backward_reads_value: with_relu(epilogue),
-                ..plain
-            }
-        }
-        StepOp::Linear { epilogue } => {
-            let flat = aligned(flat_bytes(step));
-            Footprint {
-                forward_scratch: flat,
-                backward_scratch: 2 * flat + column_sum_bytes(step.batch, channels, 1),
-                backward_reads_input: true,
-                backward_reads_value: with_relu(epilogue),
-                ..plain
-            }
-        }
-        StepOp::BatchNorm { epilogue } => Footprint {
-            saved: f32s(2 * channels),
-            forward_scratch: column_sum_bytes(rows(step), channels, 1),
-            backward_scratch: column_sum_bytes(rows(step), channels, 2) + f32s(2 * channels),
-            backward_reads_input: true,
-            backward_reads_value: with_relu(epilogue),
-            ..plain
-        },
-        StepOp::Relu => Footprint {
-            backward_reads_value: true,
-            ..plain
-        },
-        StepOp::Lrn => Footprint {
-            backward_reads_input: true,
-            ..plain
-        },
-        StepOp::MaxPool => Footprint {
-            saved: step.batch * step.output.len(),
-            backward_reads_value: step.data_gradient == DataGradient::Masked,
-            ..plain
-        },
-        StepOp::Dropout { .. } => Footprint {
-            // After a ReLU, y alone says what was kept and passed.
-            backward_reads_value: step.data_gradient == DataGradient::Masked,
-            ..plain
-        },
-        StepOp::Loss => Footprint {
-            // A loss, a rank and a label per sample.
-            saved: 3 * step.batch * size_of::<u32>(),
-            forward_scratch: flat_bytes(step),
-            backward_scratch: flat_bytes(step),
-            gradient: 0,
-            backward_reads_value: true,
-            ..plain
-        },
-    }
 }
 
 /// A tensor as it is stored: (N, plane, pitch), of which the first `channels` of every pixel count.

@@ -68,7 +68,8 @@ fn device_of(stream: &CudaStream) -> String {
     format!("cuda:{}", stream.context().ordinal())
 }
 
-fn refused(stream: &CudaStream, what: &str, bytes: usize, why: &DriverError) -> Error {
+/// The error of an allocation.
+pub(super) fn refused(stream: &CudaStream, what: &str, bytes: usize, why: &DriverError) -> Error {
     match why.0 {
         CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory {
             what: format!("{what} on {}", device_of(stream)),

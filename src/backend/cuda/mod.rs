@@ -21,6 +21,7 @@ mod run;
 pub mod simulator;
 mod staging;
 
+pub use lower::CudaLowering;
 pub use memory::Buffer;
 
 use std::collections::HashMap;
@@ -68,6 +69,9 @@ struct Resources {
 /// Where in the small block a result is left.
 const RESULT: usize = size_of::<DeviceStepParams>();
 
+/// Bytes of the small block.
+const BLOCK_BYTES: usize = RESULT + size_of::<u64>();
+
 impl Cuda {
     /// Opens device `ordinal`. `libraries` says where NVIDIA's libraries are.
     pub fn open(ordinal: usize, libraries: &Libraries) -> Result<Self> {
@@ -90,10 +94,10 @@ impl Cuda {
         let compute = context.new_stream().map_err(driver("creating a stream"))?;
         let copy = context.new_stream().map_err(driver("creating a stream"))?;
         let launcher = Launcher::new(&compute, libraries, &facts)?;
-        let dnn = Dnn::new(&compute)?;
-        let blas = Blas::new()?;
+        let dnn = Dnn::new(&compute).map_err(|why| on_device(why, ordinal))?;
+        let blas = Blas::new().map_err(|why| on_device(why, ordinal))?;
         let workspace = Buffer::new(&compute, "the workspace", blas::WORKSPACE_BYTES)?;
-        let block = Buffer::zeroed(&compute, "the step's parameters", RESULT + size_of::<u64>())?;
+        let block = Buffer::zeroed(&compute, "the step's parameters", BLOCK_BYTES)?;
         launcher.synchronize()?;
         Ok(Self {
             class: class(&facts, libraries)?,
@@ -142,6 +146,17 @@ impl Cuda {
     }
 }
 
+/// The layers over cuDNN and cuBLASLt name the library in their errors; users want the device, too.
+fn on_device(why: Error, ordinal: usize) -> Error {
+    match why {
+        Error::Device { device, reason } if !device.starts_with("cuda:") => Error::Device {
+            device: format!("cuda:{ordinal}"),
+            reason: format!("{device}: {reason}"),
+        },
+        why => why,
+    }
+}
+
 /// What results depend on besides the program and the recipe.
 fn class(facts: &DeviceFacts, libraries: &Libraries) -> Result<String> {
     let version = |library: Library| libraries.need(library).map(|found| found.version);
@@ -161,15 +176,19 @@ fn class(facts: &DeviceFacts, libraries: &Libraries) -> Result<String> {
 
 impl Lowering for Cuda {
     fn accepts(&self, op: StepOp) -> bool {
-        lower::accepts(op)
+        CudaLowering.accepts(op)
     }
 
     fn masks(&self, op: StepOp) -> bool {
-        lower::masks(op)
+        CudaLowering.masks(op)
     }
 
     fn footprint(&self, step: &Step) -> Footprint {
-        lower::footprint(step)
+        CudaLowering.footprint(step)
+    }
+
+    fn workspace_bytes(&self, plan: &Plan) -> u64 {
+        CudaLowering.workspace_bytes(plan)
     }
 }
 
@@ -181,12 +200,7 @@ impl Backend for Cuda {
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {
-        run::prepare(&mut self.lock(), plan)
-    }
-
-    fn workspace_bytes(&self, _: &Plan) -> u64 {
-        // What plans may ask for at most.
-        (dnn::WORKSPACE_CAP + RESULT) as u64
+        run::prepare(&mut self.lock(), plan).map_err(|why| on_device(why, self.facts.ordinal))
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
@@ -219,6 +233,7 @@ impl Backend for Cuda {
         params: &StepParams,
     ) -> Result<()> {
         run::run(&mut self.lock(), plan, step, pass, &memory, params)
+            .map_err(|why| on_device(why, self.facts.ordinal))
     }
 
     fn read_tensor(

@@ -6,6 +6,7 @@ use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
 
 use super::dnn::DevicePtr;
 use super::launch::Launcher;
+use super::memory::refused;
 use crate::error::Result;
 use crate::plan::Batch;
 
@@ -75,7 +76,7 @@ impl Staging {
         let host = unsafe { context.alloc_pinned_with_flags(bytes, 0) };
         let event = || launcher.check("creating an event", context.new_event(None));
         Ok(Self {
-            host: launcher.check("allocating pinned memory", host)?,
+            host: host.map_err(|why| refused(copy, "pinned memory", bytes, &why))?,
             copy: Arc::clone(copy),
             copied: event()?,
             consumed: event()?,
@@ -117,15 +118,24 @@ impl Staging {
         // next write and before the memory is freed.
         let copied = unsafe { result::memcpy_htod_async(to, host, self.copy.cu_stream()) };
         launcher.check("copying to the device", copied)?;
+        self.order_after_copy(launcher).inspect_err(|_| self.settle())
+    }
+
+    fn order_after_copy(&self, launcher: &Launcher) -> Result<()> {
         launcher.check("recording the copy", self.copied.record(&self.copy))?;
         launcher.check("ordering the input", launcher.stream().wait(&self.copied))
+    }
+
+    /// Waits for a copy that nothing else waits for: its destination may be freed next. A failure at this point has
+    /// nobody to tell.
+    fn settle(&self) {
+        let _ = self.copy.synchronize();
     }
 }
 
 impl Drop for Staging {
     fn drop(&mut self) {
-        // The copy may still be under way; a failure at this point has nobody to tell.
-        let _ = self.copy.synchronize();
+        self.settle();
     }
 }
 

@@ -93,6 +93,10 @@ impl<T: Real> Lowering for Reference<T> {
     fn footprint(&self, step: &Step) -> Footprint {
         footprint::<T>(step)
     }
+
+    fn workspace_bytes(&self, _: &Plan) -> u64 {
+        0
+    }
 }
 
 impl<T: Real> Backend for Reference<T> {
@@ -100,10 +104,6 @@ impl<T: Real> Backend for Reference<T> {
 
     fn class(&self) -> String {
         format!("reference {}", T::NAME)
-    }
-
-    fn workspace_bytes(&self, _: &Plan) -> u64 {
-        0
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Vec<T>> {

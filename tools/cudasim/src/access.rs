@@ -37,7 +37,7 @@ impl Sim {
             // The bytes of this word, as a mask.
             let touched = (((1u32 << (end - at)) - 1) << (at & 3)) as u8;
             let found = *self.memory.word(at);
-            if !found.live {
+            if !self.memory.is_live(at) {
                 self.report_wild(who, address, bytes, kind);
                 return false;
             }
@@ -52,6 +52,10 @@ impl Sim {
                     ),
                 );
             }
+            if found.written == 0 && self.is_unborn(who, at) {
+                let text = format!("{} {} it ({})", who.name, verb(kind), self.place(at));
+                self.report(Rule::UsedBeforeAllocated, text);
+            }
             if let Some((rule, other)) = conflict(who, &found, kind, touched) {
                 let text = format!(
                     "{} {} what {other} without an order between them ({})",
@@ -61,7 +65,7 @@ impl Sim {
                 );
                 self.report(rule, text);
             }
-            record(self.memory.word(at), who.stamp, kind, touched);
+            record(self.memory.touch(at), who.stamp, kind, touched);
             at = next;
         }
         true
@@ -102,6 +106,12 @@ impl Sim {
         };
         let text = format!("{} {} {bytes} bytes out of bounds: {why}", who.name, verb(kind));
         self.report(rule, text);
+    }
+
+    /// Whether an address is in memory that another stream has allocated, without an order between that and this use.
+    fn is_unborn(&self, who: &Who, address: u64) -> bool {
+        let allocation = self.memory.near(address);
+        allocation.is_some_and(|allocation| unordered(who, &allocation.born).is_some())
     }
 
     /// Where an address lies, for reports.

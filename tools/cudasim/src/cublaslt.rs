@@ -202,7 +202,7 @@ pub extern "C" fn cublasLtGetVersion() -> usize {
 /// `handle` points to a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtCreate(handle: *mut *mut c_void) -> c_int {
-    if library::current_device().is_none() {
+    if !library::can_start() {
         return Status::CUBLAS_STATUS_NOT_INITIALIZED as c_int;
     }
     // SAFETY: the caller vouches for it.

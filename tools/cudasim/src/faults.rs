@@ -9,15 +9,18 @@ pub(crate) enum Call {
     Alloc,
     Launch,
     Copy,
+    /// A call on a communicator, which then fails asynchronously.
+    Collective,
     /// Streams, events, modules, library handles.
     Other,
 }
 
 impl Call {
-    const NAMES: [(&'static str, Self); 4] = [
+    const NAMES: [(&'static str, Self); 5] = [
         ("alloc", Self::Alloc),
         ("launch", Self::Launch),
         ("copy", Self::Copy),
+        ("collective", Self::Collective),
         ("other", Self::Other),
     ];
 
@@ -26,6 +29,7 @@ impl Call {
             Self::Alloc => CUresult::CUDA_ERROR_OUT_OF_MEMORY,
             Self::Launch => CUresult::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES,
             Self::Copy => CUresult::CUDA_ERROR_UNKNOWN,
+            Self::Collective => CUresult::CUDA_ERROR_EXTERNAL_DEVICE,
             Self::Other => CUresult::CUDA_ERROR_OPERATING_SYSTEM,
         }
     }
@@ -35,7 +39,7 @@ impl Call {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults {
     planned: Option<(Call, u64)>,
-    counts: [u64; 4],
+    counts: [u64; 5],
 }
 
 impl Faults {
@@ -43,20 +47,28 @@ impl Faults {
         std::env::var("CUDASIM_FAIL").map_or_else(|_| Self::default(), |text| Self::parse(&text))
     }
 
-    /// `kind:N`, N from 1. Anything else is a mistake in a test, which must not go unnoticed.
+    /// `kind:N`, N from 1, or `none`. Anything else is a mistake in a test, which must not go unnoticed.
     fn parse(text: &str) -> Self {
+        if text == "none" {
+            return Self::default();
+        }
         let planned = text.split_once(':').and_then(|(kind, number)| {
             let (_, call) = Call::NAMES.iter().find(|(name, _)| *name == kind)?;
             Some((*call, number.parse().ok().filter(|number| *number > 0)?))
         });
         assert!(
             planned.is_some(),
-            "CUDASIM_FAIL: expected alloc, launch, copy or other, then :N, found '{text}'"
+            "CUDASIM_FAIL: expected alloc, launch, copy, collective or other, then :N, found '{text}'"
         );
         Self {
             planned,
             ..Self::default()
         }
+    }
+
+    /// Plans a failure, counting from now on.
+    pub(crate) fn plan(&mut self, text: &str) {
+        *self = Self::parse(text);
     }
 
     /// Counts a call; fails when it is the one.
@@ -69,8 +81,8 @@ impl Faults {
         }
     }
 
-    /// Calls so far, in the order alloc, launch, copy, other.
-    pub(crate) fn counts(&self) -> [u64; 4] {
+    /// Calls so far, in the order alloc, launch, copy, collective, other.
+    pub(crate) fn counts(&self) -> [u64; 5] {
         self.counts
     }
 }
@@ -86,7 +98,7 @@ mod tests {
         assert_eq!(faults.meet(Call::Alloc), Ok(()));
         assert!(faults.meet(Call::Copy).is_err());
         assert_eq!(faults.meet(Call::Copy), Ok(()));
-        assert_eq!(faults.counts(), [1, 0, 3, 0]);
+        assert_eq!(faults.counts(), [1, 0, 3, 0, 0]);
     }
 
     #[test]

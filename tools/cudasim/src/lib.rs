@@ -1,7 +1,7 @@
 //! A strict simulated CUDA device. README.md explains how it works and what it cannot show.
 //!
 //! As a shared library it stands in for NVIDIA's: [`cudasim_install`] makes it known under their names, and exports their
-//! functions (`api`, `cudnn`, `cublaslt`). As a Rust library it lets tests ask what was reported.
+//! functions (`api`, `cudnn`, `cublaslt`, `nccl`). As a Rust library it lets tests ask what was reported.
 
 #![allow(
     non_snake_case,
@@ -21,9 +21,12 @@ mod host;
 mod library;
 mod memory;
 mod module;
+mod nccl;
+mod pool;
 mod rules;
 mod sim;
 mod simt;
+mod wait;
 
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::Write;
@@ -131,9 +134,36 @@ pub fn traffic_of(kernel: &str) -> Traffic {
     Sim::lock().traffic.get(kernel).copied().unwrap_or_default()
 }
 
-/// How many calls there have been that can be made to fail (CUDASIM_FAIL): allocations, launches, copies, others.
-pub fn calls() -> [u64; 4] {
+/// How many calls there have been that can be made to fail: allocations, launches, copies, collectives, others.
+pub fn calls() -> [u64; 5] {
     Sim::lock().faults.counts()
+}
+
+/// What [`calls`] says.
+///
+/// # Safety
+///
+/// `counts` points to room for five numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudasim_calls(counts: *mut [u64; 5]) {
+    // SAFETY: the caller vouches for the room.
+    unsafe { counts.write(calls()) };
+}
+
+/// Makes one call fail, as CUDASIM_FAIL does, or none ("none"); calls are counted anew from here.
+pub fn fail(text: &str) {
+    Sim::lock().faults.plan(text);
+}
+
+/// What [`fail`] does.
+///
+/// # Safety
+///
+/// `text` is a string.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudasim_fail(text: *const std::ffi::c_char) {
+    // SAFETY: the caller vouches for it.
+    fail(&unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy());
 }
 
 /// Takes the reports out, so that the process can end well: for tests that break rules on purpose.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::CUresult;
 
 use crate::api::current;
+use crate::faults::Call;
 use crate::sim::{Action, Handle, Sim};
 
 /// A range of device memory.
@@ -24,9 +25,14 @@ pub(crate) struct Work {
     pub(crate) run: Box<dyn Fn() + Send + Sync>,
 }
 
-/// Puts a call on a stream.
+/// Puts a call on a stream. It counts as a launch.
 pub(crate) fn enqueue(stream: usize, work: Work) -> Result<(), CUresult> {
+    crate::wait::enter();
     let mut sim = Sim::lock();
+    if let Some(error) = sim.broken(current()) {
+        return Err(error);
+    }
+    sim.faults.meet(Call::Launch)?;
     let stream: Handle = crate::api::checked_stream(&mut sim, stream)?;
     crate::api::check_launch_device(&mut sim, stream, &work.name)?;
     let name = work.name.clone();
@@ -34,7 +40,8 @@ pub(crate) fn enqueue(stream: usize, work: Work) -> Result<(), CUresult> {
     Ok(())
 }
 
-/// The device of the calling thread's context.
-pub(crate) fn current_device() -> Option<usize> {
-    current()
+/// Whether a library can be started: a context is current, and the start is not made to fail.
+pub(crate) fn can_start() -> bool {
+    crate::wait::enter();
+    current().is_some() && Sim::lock().faults.meet(Call::Other).is_ok()
 }

@@ -11,8 +11,12 @@ pub(crate) const REGION: u64 = 1 << 36;
 /// Devices at most; as many as the program may ask for.
 pub(crate) const MOST_DEVICES: usize = 16;
 
-/// Where an allocation starts, at least, and what lies unused between two.
-const GAP: u64 = 4096;
+/// Allocations begin on pages, and an unused page lies between two.
+const PAGE: u64 = 4096;
+
+/// What is known about a page: how many bytes of it, from its start, are allocated, and whether any was touched.
+type Page = u16;
+const TOUCHED: Page = 1 << 15;
 
 /// What freshly allocated memory holds: a NaN in any float format.
 const POISON: u8 = 0xff;
@@ -34,8 +38,6 @@ pub(crate) struct Stamp {
 /// What is known about four bytes of device memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Word {
-    /// Whether they belong to a live allocation.
-    pub(crate) live: bool,
     /// Which of the four bytes have been written, lowest bit first.
     pub(crate) written: u8,
     /// Whether the last write was atomic.
@@ -54,13 +56,20 @@ pub(crate) struct Allocation {
     pub(crate) address: u64,
     pub(crate) bytes: u64,
     pub(crate) device: usize,
+    /// The memory pool that it comes from, for what is allocated in stream order.
+    pub(crate) pool: Option<usize>,
+    /// The operation from which on it is there; nobody's lane for what was there at once.
+    pub(crate) born: Stamp,
     pub(crate) freed: bool,
 }
 
 /// The memory of all devices.
 pub(crate) struct DeviceMemory {
     base: u64,
+    /// A word for every word of memory. Untouched pages of it cost nothing and read as zero, which is a valid [`Word`].
     shadow: *mut Word,
+    /// A page for every page of memory, likewise.
+    pages: *mut Page,
     next: Vec<u64>,
     used: Vec<u64>,
     /// By address, freed ones included: they explain what a wild access hit.
@@ -80,19 +89,39 @@ fn reserve(bytes: u64, protection: i32) -> u64 {
     at as u64
 }
 
+/// Bytes of shadow for so much device memory.
+const fn shadow_bytes(bytes: u64) -> u64 {
+    bytes / 4 * size_of::<Word>() as u64
+}
+
+/// Bytes of the table of pages for so much device memory.
+const fn table_bytes(bytes: u64) -> u64 {
+    bytes / PAGE * size_of::<Page>() as u64
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        let bytes = REGION * self.next.len() as u64;
+        // SAFETY: the mappings that `new` made; nothing points into them any more.
+        unsafe {
+            libc::munmap(self.base as *mut libc::c_void, bytes as usize);
+            libc::munmap(self.shadow.cast(), shadow_bytes(bytes) as usize);
+            libc::munmap(self.pages.cast(), table_bytes(bytes) as usize);
+        }
+    }
+}
+
 impl DeviceMemory {
     pub(crate) fn new(devices: usize, capacity: u64) -> Self {
         let bytes = REGION * devices as u64;
         // Nothing is committed until it is touched; pages that no allocation has are not even readable.
         let base = reserve(bytes, libc::PROT_NONE);
-        let shadow = reserve(
-            bytes / 4 * size_of::<Word>() as u64,
-            libc::PROT_READ | libc::PROT_WRITE,
-        );
+        let table = |bytes| reserve(bytes, libc::PROT_READ | libc::PROT_WRITE);
         Self {
             base,
-            shadow: shadow as *mut Word,
-            next: vec![GAP; devices],
+            shadow: table(shadow_bytes(bytes)) as *mut Word,
+            pages: table(table_bytes(bytes)) as *mut Page,
+            next: vec![PAGE; devices],
             used: vec![0; devices],
             allocations: BTreeMap::new(),
             capacity,
@@ -113,6 +142,38 @@ impl DeviceMemory {
         unsafe { &mut *self.shadow.add((address - self.base) as usize / 4) }
     }
 
+    fn page(&mut self, address: u64) -> &mut Page {
+        debug_assert!(self.is_device(address), "a device address");
+        // SAFETY: the table covers every page of every device, and zero is a valid `Page`.
+        unsafe { &mut *self.pages.add(((address - self.base) / PAGE) as usize) }
+    }
+
+    /// Whether the byte at a device address is allocated.
+    #[inline]
+    pub(crate) fn is_live(&mut self, address: u64) -> bool {
+        let within = (address - self.base) % PAGE;
+        within < u64::from(*self.page(address) & !TOUCHED)
+    }
+
+    /// The shadow of the word that holds a device address, to be changed.
+    #[inline]
+    pub(crate) fn touch(&mut self, address: u64) -> &mut Word {
+        *self.page(address) |= TOUCHED;
+        self.word(address)
+    }
+
+    /// Whether any word of an allocation passes a test; words that nobody has touched are not looked at.
+    pub(crate) fn any_touched(&mut self, allocation: &Allocation, test: impl Fn(&Word) -> bool) -> bool {
+        let end = allocation.address + allocation.bytes;
+        for page in (allocation.address..end).step_by(PAGE as usize) {
+            let mut words = (page..end.min(page + PAGE)).step_by(4);
+            if *self.page(page) & TOUCHED != 0 && words.any(|at| test(self.word(at))) {
+                return true;
+            }
+        }
+        false
+    }
+
     pub(crate) fn used(&self, device: usize) -> u64 {
         self.used[device]
     }
@@ -121,14 +182,20 @@ impl DeviceMemory {
         self.capacity
     }
 
-    /// New memory; `None` when the device is full.
-    pub(crate) fn allocate(&mut self, device: usize, bytes: u64) -> Option<u64> {
-        let pages = bytes.max(1).next_multiple_of(GAP);
+    /// New memory, there from the moment `born` on (for everybody, where that is nobody's); `None` when the device is full.
+    pub(crate) fn allocate(
+        &mut self,
+        device: usize,
+        bytes: u64,
+        pool: Option<usize>,
+        born: Stamp,
+    ) -> Option<u64> {
+        let pages = bytes.max(1).next_multiple_of(PAGE);
         let start = self.next[device];
-        if self.used[device] + bytes > self.capacity || start + pages + GAP > REGION {
+        if self.used[device] + bytes > self.capacity || start + pages + PAGE > REGION {
             return None;
         }
-        self.next[device] = start + pages + GAP;
+        self.next[device] = start + pages + PAGE;
         self.used[device] += bytes;
         let address = self.base + REGION * device as u64 + start;
         // SAFETY: inside the region reserved for the device.
@@ -139,11 +206,8 @@ impl DeviceMemory {
             }
             std::ptr::write_bytes(address as *mut u8, POISON, pages as usize);
         }
-        for word in 0..bytes.div_ceil(4) {
-            *self.word(address + 4 * word) = Word {
-                live: true,
-                ..Word::default()
-            };
+        for page in (0..bytes).step_by(PAGE as usize) {
+            *self.page(address + page) = (bytes - page).min(PAGE) as Page;
         }
         self.allocations.insert(
             address,
@@ -151,6 +215,8 @@ impl DeviceMemory {
                 address,
                 bytes,
                 device,
+                pool,
+                born,
                 freed: false,
             },
         );
@@ -165,14 +231,17 @@ impl DeviceMemory {
         allocation.freed = true;
         let (device, bytes) = (allocation.device, allocation.bytes);
         self.used[device] -= bytes;
-        for word in 0..bytes.div_ceil(4) {
-            self.word(address + 4 * word).live = false;
+        for page in (0..bytes).step_by(PAGE as usize) {
+            *self.page(address + page) = 0;
         }
-        let pages = bytes.max(1).next_multiple_of(GAP) as usize;
-        // SAFETY: the pages of this allocation; their memory is given back.
+        let pages = bytes.max(1).next_multiple_of(PAGE);
+        let shadow = std::ptr::from_mut(self.word(address));
+        // SAFETY: the pages of this allocation and of its shadow, which is a whole number of them; what they hold is
+        // given back.
         unsafe {
-            libc::madvise(address as *mut libc::c_void, pages, libc::MADV_DONTNEED);
-            libc::mprotect(address as *mut libc::c_void, pages, libc::PROT_NONE);
+            libc::madvise(address as *mut libc::c_void, pages as usize, libc::MADV_DONTNEED);
+            libc::mprotect(address as *mut libc::c_void, pages as usize, libc::PROT_NONE);
+            libc::madvise(shadow.cast(), shadow_bytes(pages) as usize, libc::MADV_DONTNEED);
         }
     }
 

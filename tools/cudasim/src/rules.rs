@@ -90,7 +90,7 @@ rules! {
         "A context is current when the driver is asked to work.",
         "CUDA Driver API, CUDA_ERROR_INVALID_CONTEXT (201): no context is bound to the current thread";
     DeadHandle, "dead-handle",
-        "Streams, events, modules and graphs are not used after they were destroyed.",
+        "Streams, events, modules, graphs and communicators are not used after they were destroyed.",
         "CUDA Driver API, CUDA_ERROR_INVALID_HANDLE (400): a resource handle passed to the API call was not valid";
     IllegalInCapture, "illegal-in-capture",
         "While a stream is captured nothing waits for it and nothing that cannot be captured is asked of it.",
@@ -101,6 +101,24 @@ rules! {
     Deadlock, "deadlock",
         "Something that is waited for can happen.",
         "CUDA C++ Programming Guide, 3.2.8.5.4 Implicit Synchronization; NCCL User Guide, Using multiple NCCL communicators concurrently";
+    CollectiveMismatch, "collective-mismatch",
+        "The calls of all ranks that meet are the same function of the same count, type, operator and root; a receive is as long as its send.",
+        "NCCL User Guide, Collective Operations: to be called by every rank with the same count and datatype, or the behaviour is undefined, hangs, crashes and corruption included";
+    CollectiveMissing, "collective-missing",
+        "Every rank of a communicator makes every collective call, and a send has its receive.",
+        "NCCL User Guide, Creating a Communicator, Collective Operations, Point-to-point communication: a call waits for those of its peers";
+    CollectiveOverlap, "collective-overlap",
+        "Source and destination of a collective are apart, the same, or the rank's part of the other.",
+        "NCCL User Guide, In-place Operations";
+    DuplicateDevice, "duplicate-device",
+        "The ranks of a communicator are on different devices.",
+        "NCCL User Guide, Creating a Communicator: using the same CUDA device for several ranks is not supported";
+    CommNotReady, "comm-not-ready",
+        "A communicator is used once all of its ranks have joined.",
+        "NCCL User Guide, ncclCommInitRankConfig: a non-blocking communicator is used when ncclCommGetAsyncError returns ncclSuccess";
+    UsedBeforeAllocated, "used-before-allocated",
+        "Memory that a stream allocates is used after that: on the stream, or with an event in between.",
+        "CUDA C++ Programming Guide, 15.3 Stream Ordered Memory Allocator: the allocation must precede every access in stream order";
     Leak, "leak",
         "What was made is unmade: memory, streams, events, modules, library handles.",
         "CUDA Driver API, cuMemFree, cuStreamDestroy, cuEventDestroy; compute-sanitizer --leak-check full";

@@ -6,9 +6,10 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock};
 
 use cudarc::driver::sys::CUresult;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::access::{Kind, Who};
 use crate::clock::Clock;
@@ -16,8 +17,10 @@ use crate::faults::Faults;
 use crate::graph::{Capture, Graph, Replay};
 use crate::host::HostMemory;
 use crate::library::Work;
-use crate::memory::{DeviceMemory, Stamp};
+use crate::memory::{DeviceMemory, Stamp, Word};
 use crate::module::Launch;
+use crate::nccl::{Group, Nccl};
+use crate::pool::{self, Pool};
 use crate::rules::{Report, Reports, Rule};
 use crate::simt;
 
@@ -50,6 +53,12 @@ pub(crate) enum Action {
     Record(Arc<AtomicBool>),
     /// Does nothing, once the flag is set.
     Wait(Arc<AtomicBool>),
+    /// The calls of a group meet those of other ranks.
+    Meet(Arc<Group>),
+    /// Does nothing, once all calls of the group are done.
+    Part(Arc<Group>),
+    /// From here on memory that was asked for in stream order is there.
+    Allocate,
     Free(u64),
     Graph(Arc<Replay>),
 }
@@ -64,9 +73,10 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    fn can_run(&self) -> bool {
+    pub(crate) fn can_run(&self) -> bool {
         match &self.action {
             Action::Wait(done) => done.load(Ordering::Relaxed),
+            Action::Part(group) => group.is_done(),
             _ => true,
         }
     }
@@ -91,8 +101,8 @@ pub(crate) struct Stream {
     pub(crate) queue: VecDeque<Operation>,
     pub(crate) clock: Clock,
     /// Operations enqueued and executed so far.
-    enqueued: u64,
-    executed: u64,
+    pub(crate) enqueued: u64,
+    pub(crate) executed: u64,
     /// The capture that it takes part in.
     pub(crate) capture: Option<Handle>,
 }
@@ -105,6 +115,9 @@ pub(crate) struct Event {
     pub(crate) captured: Option<(Handle, Vec<usize>)>,
 }
 
+/// The machine, while one thread of the host has it.
+pub(crate) type Locked = MutexGuard<'static, Sim>;
+
 /// Everything.
 pub(crate) struct Sim {
     pub(crate) devices: usize,
@@ -116,15 +129,21 @@ pub(crate) struct Sim {
     pub(crate) functions: BTreeMap<Handle, &'static simt::Kernel>,
     pub(crate) captures: BTreeMap<Handle, Capture>,
     pub(crate) graphs: BTreeMap<Handle, Arc<Graph>>,
+    pub(crate) nccl: Nccl,
+    pub(crate) pools: BTreeMap<Handle, Pool>,
     pub(crate) faults: Faults,
     pub(crate) traffic: BTreeMap<String, Traffic>,
     /// How often each primary context is retained.
     pub(crate) retained: Vec<u32>,
     /// What the host knows to have happened.
-    host: Clock,
+    pub(crate) host: Clock,
     reports: Reports,
-    /// The error of a kernel that went wrong: every later call fails with it.
-    pub(crate) broken: Option<CUresult>,
+    /// Of each device, the error of a kernel that went wrong: every later call fails with it.
+    broken: Vec<Option<CUresult>>,
+    /// Counts what others may be waiting for.
+    pub(crate) changes: u64,
+    /// Threads of the host that have waited since the last change.
+    pub(crate) waiting: usize,
     random: u64,
     next_handle: Handle,
     next_lane: u32,
@@ -165,12 +184,16 @@ impl Sim {
             functions: BTreeMap::new(),
             captures: BTreeMap::new(),
             graphs: BTreeMap::new(),
+            nccl: Nccl::default(),
+            pools: (0..devices).map(pool::of_device).collect(),
             faults: Faults::from_environment(),
             traffic: BTreeMap::new(),
             retained: vec![0; devices],
             host: Clock::default(),
             reports: Reports::default(),
-            broken: None,
+            broken: vec![None; devices],
+            changes: 0,
+            waiting: 0,
             random: seed,
             next_handle: 0x1000,
             next_lane: 0,
@@ -179,9 +202,21 @@ impl Sim {
     }
 
     /// The machine of this process.
-    pub(crate) fn lock() -> MutexGuard<'static, Self> {
+    pub(crate) fn lock() -> Locked {
         static SIM: LazyLock<Mutex<Sim>> = LazyLock::new(|| Mutex::new(Sim::new(crate::devices())));
-        SIM.lock().unwrap_or_else(PoisonError::into_inner)
+        SIM.lock()
+    }
+
+    /// The error that a device's context ended with.
+    pub(crate) fn broken(&self, device: Option<usize>) -> Option<CUresult> {
+        self.broken.get(device?).copied().flatten()
+    }
+
+    /// Nothing is executed on this device any more. What waits for it must not hang.
+    pub(crate) fn break_context(&mut self, device: usize, error: CUresult) {
+        self.broken[device] = Some(error);
+        self.release_groups(|comm| comm.device == device);
+        self.changed();
     }
 
     /// A number below `n` (SplitMix64).
@@ -235,6 +270,7 @@ impl Sim {
         if self.streams[&stream].capture.is_some() {
             return self.capture(stream, name, action);
         }
+        self.changed();
         let host = self.host.clone();
         let stream = self.streams.get_mut(&stream).expect("checked by the caller");
         stream.clock.join(&host);
@@ -289,48 +325,8 @@ impl Sim {
         stream.executed += 1;
         let device = stream.device;
         self.perform(device, &operation.action, &operation.who());
+        self.changed();
         true
-    }
-
-    /// Runs operations until `done`; says whether that could be reached.
-    fn run_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) -> bool {
-        while !done(self) {
-            if !self.step() {
-                let at =
-                    |stream: &Stream| Some(format!("lane {} at {}", stream.lane, stream.queue.front()?.name));
-                let waiting: Vec<String> = self.streams.values().filter_map(at).collect();
-                self.report(
-                    Rule::Deadlock,
-                    format!("{what} waits for ever: {}", waiting.join(", ")),
-                );
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Executes what is left in a stream's queue, without the host knowing.
-    pub(crate) fn drain(&mut self, stream: Handle) {
-        self.run_until("cuStreamDestroy", |sim| sim.streams[&stream].queue.is_empty());
-    }
-
-    /// Waits until everything that was enqueued on a stream is done. The host then knows it.
-    pub(crate) fn synchronize(&mut self, stream: Handle) -> bool {
-        self.retire_host_uses();
-        let target = self.streams[&stream].enqueued;
-        let done = self.run_until("cuStreamSynchronize", |sim| {
-            sim.streams[&stream].executed >= target
-        });
-        self.host.join(&self.streams[&stream].clock.clone());
-        done
-    }
-
-    /// Waits for a recorded event.
-    pub(crate) fn wait_for(&mut self, done: &AtomicBool, clock: &Clock) -> bool {
-        self.retire_host_uses();
-        let reached = self.run_until("cuEventSynchronize", |_| done.load(Ordering::Relaxed));
-        self.host.join(clock);
-        reached
     }
 
     /// Whether the host knows that an operation is over.
@@ -353,15 +349,17 @@ impl Sim {
 
     /// Does what an operation does, with every access checked.
     pub(crate) fn perform(&mut self, device: usize, action: &Action, who: &Who) {
-        if self.broken.is_some() {
+        if self.broken[device].is_some() {
             // A context that is broken executes nothing more, but what waits must not hang.
-            if let Action::Record(done) = action {
-                done.store(true, Ordering::Relaxed);
+            match action {
+                Action::Record(done) => done.store(true, Ordering::Relaxed),
+                Action::Meet(group) => group.finish(),
+                _ => {}
             }
             return;
         }
         match action {
-            Action::Launch(launch) => simt::launch(self, launch, who),
+            Action::Launch(launch) => simt::launch(self, device, launch, who),
             Action::Copy { to, from, bytes } => self.copy(who, *to, *from, *bytes),
             Action::CopyIn { to, bytes } => {
                 if self.access_range(who, *to, bytes.len() as u64, Kind::Write) {
@@ -375,9 +373,10 @@ impl Sim {
                     unsafe { std::ptr::write_bytes(*to as *mut u8, *value, *bytes as usize) };
                 }
             }
-            Action::Library(work) => self.call(who, work),
+            Action::Library(work) => self.call(device, who, work),
             Action::Record(done) => done.store(true, Ordering::Relaxed),
-            Action::Wait(_) => {}
+            Action::Wait(_) | Action::Part(_) | Action::Allocate => {}
+            Action::Meet(group) => self.meet(group, who),
             Action::Free(address) => self.free(who, *address),
             Action::Graph(replay) => self.replay(device, replay),
         }
@@ -395,7 +394,7 @@ impl Sim {
         }
     }
 
-    fn call(&mut self, who: &Who, work: &Work) {
+    fn call(&mut self, device: usize, who: &Who, work: &Work) {
         let mut may_run = true;
         for access in &work.reads {
             may_run &= self.access_range(who, access.address, access.bytes as u64, Kind::Read);
@@ -406,7 +405,7 @@ impl Sim {
         if may_run {
             (work.run)();
         } else {
-            self.broken = Some(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
+            self.break_context(device, CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
         }
     }
 
@@ -415,22 +414,25 @@ impl Sim {
         let Ok(allocation) = self.memory.holding(address, 1).cloned() else {
             return;
         };
-        for word in 0..allocation.bytes.div_ceil(4) {
-            let found = *self.memory.word(address + 4 * word);
-            let seen = |stamp: Stamp| {
-                stamp.lane == 0 || stamp.lane == who.stamp.lane || who.clock.has_seen(stamp.lane, stamp.time)
-            };
-            if !seen(found.write) || !seen(found.read) {
-                self.report(
-                    Rule::FreeInUse,
-                    format!(
-                        "{} frees {} bytes that may still be in use",
-                        who.name, allocation.bytes
-                    ),
-                );
-                break;
-            }
+        let seen = |stamp: Stamp| {
+            stamp.lane == 0 || stamp.lane == who.stamp.lane || who.clock.has_seen(stamp.lane, stamp.time)
+        };
+        let in_use = |word: &Word| !seen(word.write) || !seen(word.read);
+        if self.memory.any_touched(&allocation, in_use) {
+            self.report(
+                Rule::FreeInUse,
+                format!(
+                    "{} frees {} bytes that may still be in use",
+                    who.name, allocation.bytes
+                ),
+            );
         }
+        self.release(address);
+    }
+
+    /// Gives memory back, whoever may still use it.
+    pub(crate) fn release(&mut self, address: u64) {
+        self.count_pool_free(address);
         self.memory.free(address);
     }
 }

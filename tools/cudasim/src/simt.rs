@@ -109,6 +109,7 @@ struct SharedWord {
 /// The block that is running.
 struct Running {
     sim: *mut Sim,
+    device: usize,
     who: Who,
     thread: usize,
     /// Of every thread of the block.
@@ -127,7 +128,7 @@ thread_local! {
 }
 
 /// Executes a launch.
-pub(crate) fn launch(sim: &mut Sim, launch: &Arc<Launch>, who: &Who) {
+pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &Who) {
     sim.next_launch += 1;
     let number = sim.next_launch;
     let threads = launch.block.count() as usize;
@@ -135,6 +136,7 @@ pub(crate) fn launch(sim: &mut Sim, launch: &Arc<Launch>, who: &Who) {
     let words = (shared.end - shared.start) as usize / 4;
     let mut running = Running {
         sim,
+        device,
         who: who.clone(),
         thread: 0,
         stops: vec![Stop::Running; threads],
@@ -194,7 +196,9 @@ impl Running {
                 let text =
                     format!("{name}: {waiting} of {threads} threads of block {block} wait at a barrier");
                 self.sim().report(Rule::DivergentBarrier, text);
-                self.sim().broken = Some(CUresult::CUDA_ERROR_LAUNCH_FAILED);
+                let device = self.device;
+                self.sim()
+                    .break_context(device, CUresult::CUDA_ERROR_LAUNCH_FAILED);
                 self.abandon();
                 return false;
             }
@@ -301,7 +305,8 @@ impl Running {
 
     /// Breaks the context, as a faulting kernel does, and never comes back to the thread.
     fn trap(&mut self, error: CUresult) {
-        self.sim().broken = Some(error);
+        let device = self.device;
+        self.sim().break_context(device, error);
         stop_here(Stop::Trapped);
     }
 }

@@ -15,7 +15,7 @@ const MULTIPROCESSORS: c_int = 4;
 /// Hopper's, so that kernels are compiled as for a device that exists.
 const CAPABILITY: [c_int; 2] = [9, 0];
 
-fn checked(sim: &Sim, device: c_int) -> Result<usize, CUresult> {
+pub(super) fn checked(sim: &Sim, device: c_int) -> Result<usize, CUresult> {
     let found = usize::try_from(device)
         .ok()
         .filter(|device| *device < sim.devices);
@@ -165,6 +165,7 @@ fn report_leaks(sim: &mut Sim, device: usize) {
         .collect();
     let only_device = sim.retained.iter().all(|retained| *retained == 0);
     let mut left = vec![
+        ("communicators", sim.nccl.leaks(device)),
         ("allocations", memory.len()),
         (
             "streams",
@@ -183,6 +184,7 @@ fn report_leaks(sim: &mut Sim, device: usize) {
         left.extend([
             ("modules", sim.modules.len()),
             ("graphs", sim.graphs.len()),
+            ("memory pools", sim.pools.len() - sim.devices),
             ("pinned allocations", sim.host_memory.leaks()),
             ("cuDNN handles", handles),
             ("cuDNN descriptors", descriptors),

@@ -7,17 +7,9 @@ use cudarc::driver::sys::CUresult;
 
 use super::{Answer, answer, answer_always, checked_stream, need_context, put};
 use crate::faults::Call;
+use crate::memory::Stamp;
 use crate::rules::Rule;
 use crate::sim::{Action, Handle, Sim};
-
-fn allocate(sim: &mut Sim, device: usize, bytes: usize) -> Result<u64, CUresult> {
-    if bytes == 0 {
-        return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
-    }
-    sim.memory
-        .allocate(device, bytes as u64)
-        .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)
-}
 
 /// # Safety
 ///
@@ -26,29 +18,19 @@ fn allocate(sim: &mut Sim, device: usize, bytes: usize) -> Result<u64, CUresult>
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> c_int {
     answer(Call::Alloc, |sim| {
         let device = need_context(sim, "cuMemAlloc")?;
-        let found = allocate(sim, device, bytes)?;
+        if bytes == 0 {
+            return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
+        }
+        let found = sim
+            .memory
+            .allocate(device, bytes as u64, None, Stamp::default())
+            .ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
         // SAFETY: the caller vouches for it.
         unsafe { put(address, found) }
     })
 }
 
-/// # Safety
-///
-/// See [`cuMemAlloc_v2`].
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: *mut c_void) -> c_int {
-    answer(Call::Alloc, |sim| {
-        need_context(sim, "cuMemAllocAsync")?;
-        let stream = checked_stream(sim, stream as usize)?;
-        refuse_in_capture(sim, stream, "cuMemAllocAsync")?;
-        let device = sim.streams[&stream].device;
-        let found = allocate(sim, device, bytes)?;
-        // SAFETY: the caller vouches for it.
-        unsafe { put(address, found) }
-    })
-}
-
-fn refuse_in_capture(sim: &mut Sim, stream: Handle, name: &str) -> Answer {
+pub(super) fn refuse_in_capture(sim: &mut Sim, stream: Handle, name: &str) -> Answer {
     if sim.streams[&stream].capture.is_none() {
         return Ok(());
     }
@@ -96,8 +78,8 @@ pub extern "C" fn cuMemFreeAsync(address: u64, stream: *mut c_void) -> c_int {
         check_free(sim, "cuMemFreeAsync", address)?;
         let stream = checked_stream(sim, stream as usize)?;
         refuse_in_capture(sim, stream, "cuMemFreeAsync")?;
-        if sim.broken.is_some() {
-            sim.memory.free(address);
+        if sim.broken(Some(sim.streams[&stream].device)).is_some() {
+            sim.release(address);
         } else {
             sim.enqueue(stream, "cuMemFreeAsync", Action::Free(address));
         }
@@ -183,7 +165,7 @@ fn check_device(sim: &mut Sim, name: &str, address: u64, bytes: usize) -> Answer
 }
 
 /// The next time of a stream, as the operation that is about to be enqueued will have it.
-fn stamp_of_next(sim: &mut Sim, stream: Handle) -> (u32, u32) {
+pub(super) fn stamp_of_next(sim: &mut Sim, stream: Handle) -> (u32, u32) {
     let lane = sim.streams[&stream].lane;
     let mut clock = sim.clock_of_next(stream);
     (lane, clock.tick(lane))

@@ -3,6 +3,7 @@
 mod device;
 mod memory;
 mod nvrtc;
+mod pool;
 mod stream;
 mod work;
 
@@ -13,7 +14,7 @@ use cudarc::driver::sys::CUresult;
 
 use crate::faults::Call;
 use crate::rules::Rule;
-use crate::sim::{Handle, Sim};
+use crate::sim::{Handle, Locked, Sim};
 
 /// What a call ends with.
 type Answer = Result<(), CUresult>;
@@ -28,7 +29,7 @@ pub(crate) fn current() -> Option<usize> {
     CURRENT.get()
 }
 
-fn set_current(device: Option<usize>) {
+pub(crate) fn set_current(device: Option<usize>) {
     CURRENT.set(device);
 }
 
@@ -41,21 +42,23 @@ fn need_context(sim: &mut Sim, name: &str) -> Result<usize, CUresult> {
 }
 
 /// Runs a call: counted, made to fail where that is planned, and refused once the context is broken.
-fn answer(kind: Call, call: impl FnOnce(&mut Sim) -> Answer) -> c_int {
+fn answer(kind: Call, call: impl FnOnce(&mut Locked) -> Answer) -> c_int {
+    crate::wait::enter();
     let mut sim = Sim::lock();
-    let outcome = match sim.broken {
+    let outcome = match sim.broken(current()) {
         Some(error) => Err(error),
         None => sim.faults.meet(kind).and_then(|()| call(&mut sim)),
     };
     // What the call itself broke, it says itself.
-    match (outcome, sim.broken) {
+    match (outcome, sim.broken(current())) {
         (Ok(()), Some(error)) | (Err(error), _) => error as c_int,
         (Ok(()), None) => 0,
     }
 }
 
 /// Runs a call that ends something: it works on broken contexts, too, and is never made to fail.
-fn answer_always(call: impl FnOnce(&mut Sim) -> Answer) -> c_int {
+fn answer_always(call: impl FnOnce(&mut Locked) -> Answer) -> c_int {
+    crate::wait::enter();
     match call(&mut Sim::lock()) {
         Ok(()) => 0,
         Err(error) => error as c_int,

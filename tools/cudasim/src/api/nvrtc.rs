@@ -6,7 +6,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::nvrtc::sys::nvrtcResult as Result_;
 
+use crate::faults::Call;
 use crate::module::compile;
+use crate::sim::Sim;
 
 #[derive(Debug, Clone, Default)]
 struct Program {
@@ -29,6 +31,7 @@ fn programs() -> MutexGuard<'static, Programs> {
 }
 
 const SUCCESS: c_int = Result_::NVRTC_SUCCESS as c_int;
+const OUT_OF_MEMORY: c_int = Result_::NVRTC_ERROR_OUT_OF_MEMORY as c_int;
 const INVALID_PROGRAM: c_int = Result_::NVRTC_ERROR_INVALID_PROGRAM as c_int;
 
 /// # Safety
@@ -64,6 +67,9 @@ pub unsafe extern "C" fn nvrtcCreateProgram(
     headers: *const *const c_char,
     names: *const *const c_char,
 ) -> c_int {
+    if Sim::lock().faults.meet(Call::Other).is_err() {
+        return OUT_OF_MEMORY;
+    }
     // SAFETY: the caller vouches for them.
     let made = unsafe {
         let header = |i: usize| (string(*names.add(i)), string(*headers.add(i)));

@@ -10,7 +10,7 @@ use super::{Answer, answer, answer_always, check_launch_device, checked_stream, 
 use crate::faults::Call;
 use crate::graph::Capture;
 use crate::rules::Rule;
-use crate::sim::{Action, Event, Handle, Sim};
+use crate::sim::{Action, Event, Handle, Locked, Sim};
 
 /// # Safety
 ///
@@ -30,14 +30,14 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut *mut c_void, _flags: c_uint
 pub extern "C" fn cuStreamDestroy_v2(stream: *mut c_void) -> c_int {
     answer_always(|sim| {
         let stream = checked_stream(sim, stream as usize)?;
-        sim.drain(stream);
+        Sim::drain(sim, stream);
         sim.streams.remove(&stream);
         Ok(())
     })
 }
 
 /// Waits for a stream, which must not be captured.
-pub(super) fn synchronize(sim: &mut Sim, stream: Handle) -> Answer {
+pub(super) fn synchronize(sim: &mut Locked, stream: Handle) -> Answer {
     if sim.streams[&stream].capture.is_some() {
         sim.report(
             Rule::IllegalInCapture,
@@ -45,7 +45,7 @@ pub(super) fn synchronize(sim: &mut Sim, stream: Handle) -> Answer {
         );
         return Err(CUresult::CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED);
     }
-    if sim.synchronize(stream) {
+    if Sim::synchronize(sim, stream) {
         Ok(())
     } else {
         Err(CUresult::CUDA_ERROR_LAUNCH_FAILED)
@@ -200,7 +200,7 @@ pub extern "C" fn cuEventSynchronize(event: *mut c_void) -> c_int {
         let Some((done, clock)) = sim.events[&event].recorded.clone() else {
             return Ok(());
         };
-        if sim.wait_for(&done, &clock) {
+        if Sim::wait_for(sim, &done, &clock) {
             Ok(())
         } else {
             Err(CUresult::CUDA_ERROR_LAUNCH_FAILED)

@@ -287,10 +287,10 @@ pub unsafe extern "C" fn cudnnGetLastErrorString(message: *mut c_char, max_size:
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cudnnCreate(handle: *mut *mut c_void) -> c_int {
     answer(|state| {
-        if library::current_device().is_none() {
+        if !library::can_start() {
             return Err(Failure(
                 Status::CUDNN_STATUS_NOT_INITIALIZED,
-                "no context is current".into(),
+                "no context is current, or CUDASIM_FAIL says so".into(),
             ));
         }
         let id = state.name();

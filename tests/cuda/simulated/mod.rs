@@ -1,0 +1,4 @@
+//! On the simulated device (`tools/cudasim`), which counts and forbids what no GPU does.
+
+mod faults;
+mod simulator;

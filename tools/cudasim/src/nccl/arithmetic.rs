@@ -1,0 +1,230 @@
+//! Elements and their reductions.
+
+use cudarc::nccl::sys::{ncclDataType_t as Type, ncclRedOp_t as Operator};
+
+/// Types of elements that are simulated; the rest is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Element {
+    I8,
+    U8,
+    I32,
+    U32,
+    I64,
+    U64,
+    F32,
+    F64,
+    Bf16,
+}
+
+impl Element {
+    pub(super) fn of(number: u32) -> Option<Self> {
+        const KNOWN: [(Type, Element); 9] = [
+            (Type::ncclInt8, Element::I8),
+            (Type::ncclUint8, Element::U8),
+            (Type::ncclInt32, Element::I32),
+            (Type::ncclUint32, Element::U32),
+            (Type::ncclInt64, Element::I64),
+            (Type::ncclUint64, Element::U64),
+            (Type::ncclFloat32, Element::F32),
+            (Type::ncclFloat64, Element::F64),
+            (Type::ncclBfloat16, Element::Bf16),
+        ];
+        let found = KNOWN.iter().find(|(known, _)| *known as u32 == number);
+        found.map(|(_, element)| *element)
+    }
+
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::I8 | Self::U8 => 1,
+            Self::Bf16 => 2,
+            Self::I32 | Self::U32 | Self::F32 => 4,
+            Self::I64 | Self::U64 | Self::F64 => 8,
+        }
+    }
+}
+
+/// What a reduction does with two values; `Average` divides the sum by the number of ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reduction {
+    Sum,
+    Product,
+    Max,
+    Min,
+    Average,
+}
+
+impl Reduction {
+    pub(super) fn of(number: u32) -> Option<Self> {
+        const KNOWN: [(Operator, Reduction); 5] = [
+            (Operator::ncclSum, Reduction::Sum),
+            (Operator::ncclProd, Reduction::Product),
+            (Operator::ncclMax, Reduction::Max),
+            (Operator::ncclMin, Reduction::Min),
+            (Operator::ncclAvg, Reduction::Average),
+        ];
+        let found = KNOWN.iter().find(|(known, _)| *known as u32 == number);
+        found.map(|(_, reduction)| *reduction)
+    }
+}
+
+/// A value that can be reduced.
+trait Value: Copy {
+    fn read(bytes: &[u8]) -> Self;
+    fn write(self, bytes: &mut [u8]);
+    fn combine(self, other: Self, reduction: Reduction) -> Self;
+    fn divided(self, ranks: usize) -> Self;
+}
+
+macro_rules! values {
+    ($($type:ty: |$a:ident, $b:ident| sum $sum:expr, product $product:expr;)+) => {
+        $(impl Value for $type {
+            fn read(bytes: &[u8]) -> Self {
+                Self::from_ne_bytes(bytes.try_into().expect("one element"))
+            }
+
+            fn write(self, bytes: &mut [u8]) {
+                bytes.copy_from_slice(&self.to_ne_bytes());
+            }
+
+            fn combine(self, other: Self, reduction: Reduction) -> Self {
+                let ($a, $b) = (self, other);
+                match reduction {
+                    Reduction::Sum | Reduction::Average => $sum,
+                    Reduction::Product => $product,
+                    Reduction::Max => $a.max($b),
+                    Reduction::Min => $a.min($b),
+                }
+            }
+
+            fn divided(self, ranks: usize) -> Self {
+                self / ranks as Self
+            }
+        })+
+    };
+}
+
+values! {
+    i8: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    u8: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    i32: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    u32: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    i64: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    u64: |a, b| sum a.wrapping_add(b), product a.wrapping_mul(b);
+    f32: |a, b| sum a + b, product a * b;
+    f64: |a, b| sum a + b, product a * b;
+}
+
+/// bf16: every result is rounded to nearest, ties to even.
+#[derive(Clone, Copy)]
+struct Bf16(u16);
+
+impl Bf16 {
+    fn wide(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+
+    fn rounded(value: f32) -> Self {
+        let bits = value.to_bits();
+        if value.is_nan() {
+            return Self((bits >> 16) as u16 | 0x40);
+        }
+        let tie = bits >> 16 & 1;
+        Self((bits.wrapping_add(0x7fff + tie) >> 16) as u16)
+    }
+}
+
+impl Value for Bf16 {
+    fn read(bytes: &[u8]) -> Self {
+        Self(u16::from_ne_bytes(bytes.try_into().expect("one element")))
+    }
+
+    fn write(self, bytes: &mut [u8]) {
+        bytes.copy_from_slice(&self.0.to_ne_bytes());
+    }
+
+    fn combine(self, other: Self, reduction: Reduction) -> Self {
+        Self::rounded(self.wide().combine(other.wide(), reduction))
+    }
+
+    fn divided(self, ranks: usize) -> Self {
+        Self::rounded(self.wide().divided(ranks))
+    }
+}
+
+/// The reduction of one array per rank. NCCL promises no order: here it is that of a ring, in which every rank begins
+/// with another part of the array; `start` turns it.
+pub(super) fn reduce(element: Element, reduction: Reduction, arrays: &[Vec<u8>], start: usize) -> Vec<u8> {
+    match element {
+        Element::I8 => reduce_as::<i8>(element, reduction, arrays, start),
+        Element::U8 => reduce_as::<u8>(element, reduction, arrays, start),
+        Element::I32 => reduce_as::<i32>(element, reduction, arrays, start),
+        Element::U32 => reduce_as::<u32>(element, reduction, arrays, start),
+        Element::I64 => reduce_as::<i64>(element, reduction, arrays, start),
+        Element::U64 => reduce_as::<u64>(element, reduction, arrays, start),
+        Element::F32 => reduce_as::<f32>(element, reduction, arrays, start),
+        Element::F64 => reduce_as::<f64>(element, reduction, arrays, start),
+        Element::Bf16 => reduce_as::<Bf16>(element, reduction, arrays, start),
+    }
+}
+
+fn reduce_as<T: Value>(element: Element, reduction: Reduction, arrays: &[Vec<u8>], start: usize) -> Vec<u8> {
+    let (ranks, bytes) = (arrays.len(), element.bytes());
+    let count = arrays[0].len() / bytes;
+    let mut result = vec![0; arrays[0].len()];
+    for i in 0..count {
+        let range = i * bytes..(i + 1) * bytes;
+        let first = start + i * ranks / count;
+        let mut in_ring = (0..ranks).map(|step| T::read(&arrays[(first + step) % ranks][range.clone()]));
+        let begin = in_ring.next().expect("a communicator has ranks");
+        let value = in_ring.fold(begin, |sum, value| sum.combine(value, reduction));
+        let value = match reduction {
+            Reduction::Average => value.divided(ranks),
+            _ => value,
+        };
+        value.write(&mut result[range]);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn arrays<const N: usize>(values: &[[f32; N]]) -> Vec<Vec<u8>> {
+        let bytes = |array: &[f32; N]| array.iter().flat_map(|value| value.to_ne_bytes()).collect();
+        values.iter().map(bytes).collect()
+    }
+
+    #[test]
+    fn sums_are_exact_where_any_order_is() {
+        let input = arrays(&[[1.0, 2.0, 3.0], [10.0, 20.0, 30.0], [100.0, 200.0, 300.0]]);
+        for start in 0..3 {
+            let sum = reduce(Element::F32, Reduction::Sum, &input, start);
+            assert_eq!(sum, arrays(&[[111.0, 222.0, 333.0]])[0]);
+            let mean = reduce(Element::F32, Reduction::Average, &input, start);
+            assert_eq!(mean, arrays(&[[37.0, 74.0, 111.0]])[0]);
+        }
+    }
+
+    #[test]
+    fn the_order_of_a_sum_depends_on_the_ring() {
+        let input = arrays(&[[1.0], [1e30], [-1e30]]);
+        let sums: Vec<Vec<u8>> = (0..3)
+            .map(|start| reduce(Element::F32, Reduction::Sum, &input, start))
+            .collect();
+        assert!(sums.iter().any(|sum| *sum != sums[0]));
+    }
+
+    #[test]
+    fn bf16_rounds_to_nearest_even() {
+        for (value, expected) in [
+            (1.0, 0x3f80),
+            (1.003_906_3, 0x3f80),
+            (1.011_718_8, 0x3f82),
+            (-2.0, 0xc000),
+        ] {
+            assert_eq!(Bf16::rounded(value).0, expected, "{value}");
+        }
+        assert!(Bf16::rounded(f32::NAN).wide().is_nan());
+    }
+}
