@@ -6,7 +6,7 @@
 // Training, forward: mean_parts, mean, variance_parts, variance, forward; mean and inverse are kept for backward_parts,
 // backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; the element-wise kernels equal
 // backend/cpu/batch_norm.rs to the bit from equal statistics. All are launched by the functions of their names in
-// backend/cuda/launch.rs; the sums in blocks of BLOCK threads.
+// backend/cuda/launch/; the sums in blocks of BLOCK threads.
 #include "columns.cuh"
 
 constexpr float EPSILON = 1e-5f;

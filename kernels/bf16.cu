@@ -11,7 +11,7 @@ __device__ __forceinline__ unsigned bf16_pair(float low, float high) { return bf
 
 // y = bf16(x).
 // x: n f32; y: n bf16, any layout. Reads 4n bytes, writes 2n. Overwrites y.
-// Launched by fp32_to_bf16 in backend/cuda/launch.rs.
+// Launched by fp32_to_bf16 in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void fp32_to_bf16(const float* __restrict__ x,
                                                                  unsigned short* __restrict__ y, u64 n) {
     const u64 octets = aligned16(x, y) ? n / 8 : 0;
@@ -29,7 +29,7 @@ __device__ __forceinline__ float high_half(unsigned pair) { return __uint_as_flo
 
 // y = x, exactly.
 // x: n bf16; y: n f32, any layout. Reads 2n bytes, writes 4n. Overwrites y.
-// Launched by bf16_to_fp32 in backend/cuda/launch.rs.
+// Launched by bf16_to_fp32 in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void bf16_to_fp32(const unsigned short* __restrict__ x,
                                                                  float* __restrict__ y, u64 n) {
     const u64 octets = aligned16(x, y) ? n / 8 : 0;

@@ -19,7 +19,7 @@ struct BiasFinish {
 // parts[slice, c] = sum over the slice's rows of dy[row, c].
 // dy: (rows, channels), rows = N * H * W; parts: (slices, channels) f64. Reads 4 * rows * channels bytes, writes
 // 8 * slices * channels. Overwrites parts.
-// Launched by bias_gradient in backend/cuda/launch.rs; blocks of BLOCK threads, `slices` as columns.cuh says.
+// Launched by bias_gradient in backend/cuda/launch/; blocks of BLOCK threads, `slices` as columns.cuh says.
 extern "C" __global__ __launch_bounds__(BLOCK) void bias_gradient_parts(const float* __restrict__ dy, u64 rows,
                                                                         unsigned channels, unsigned slices,
                                                                         double* __restrict__ parts) {
@@ -28,7 +28,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void bias_gradient_parts(const fl
 
 // db[c] = sum over the slices of parts[slice, c].
 // db: (channels). Reads 8 * slices * channels bytes, writes 4 * channels. Overwrites db.
-// Launched by bias_gradient in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by bias_gradient in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void bias_gradient(const double* __restrict__ parts, unsigned channels,
                                                                   unsigned slices, float* __restrict__ db) {
     column_sums<1>(parts, channels, slices, BiasFinish{db});

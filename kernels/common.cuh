@@ -7,7 +7,7 @@ using u64 = unsigned long long;
 constexpr unsigned BLOCK = 256;
 
 // What varies between two runs of the same plan, in device memory, so that a captured graph can be replayed with other
-// values. The twin of the #[repr(C)] struct in backend/cuda/launch.rs: 32 bytes, no implicit padding.
+// values. The twin of the #[repr(C)] struct in backend/cuda/launch/: 32 bytes, no implicit padding.
 struct StepParams {
     u64 seed;             // key of every random draw
     u64 step;             // the optimisation step, counted from 0

@@ -71,7 +71,7 @@ __device__ __forceinline__ void drop(const float* from, float* to, u64 batch, un
 
 // y = 0 where dropped, else x * scale.
 // Reads 4 bytes per element, writes 4. Overwrites y; y may be x.
-// Launched by dropout_forward in backend/cuda/launch.rs.
+// Launched by dropout_forward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void dropout_forward(const float* x, float* y, u64 batch,
                                                                     unsigned channels, unsigned plane, unsigned layer,
                                                                     unsigned threshold, float scale,
@@ -81,7 +81,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void dropout_forward(const float*
 
 // dx = 0 where dropped, else dy * scale: the mask is drawn again.
 // Reads 4 bytes per element, writes 4. Overwrites dx; dx may be dy.
-// Launched by dropout_backward in backend/cuda/launch.rs.
+// Launched by dropout_backward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward(const float* dy, float* dx, u64 batch,
                                                                      unsigned channels, unsigned plane, unsigned layer,
                                                                      unsigned threshold, float scale,
@@ -91,7 +91,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward(const float
 
 // dx = y > 0 ? dy * scale : 0: after a ReLU, y alone says what was kept and passed.
 // y, dy, dx: n elements, one layout. Reads 8 bytes per element, writes 4. Overwrites dx; dx may be dy.
-// Launched by dropout_backward in backend/cuda/launch.rs where the data gradient is masked.
+// Launched by dropout_backward in backend/cuda/launch/ where the data gradient is masked.
 extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward_masked(const float* y, const float* dy, float* dx,
                                                                             u64 n, float scale) {
     const u64 quads = aligned16(y, dy, dx) ? n / 4 : 0;

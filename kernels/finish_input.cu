@@ -4,7 +4,7 @@
 // Channels of the input as stored; those from the third on are 0.
 constexpr unsigned INPUT_CHANNELS = 8;
 
-// One affine map per channel of the input. Passed by value; the twin of a #[repr(C)] struct in backend/cuda/launch.rs.
+// One affine map per channel of the input. Passed by value; the twin of a #[repr(C)] struct in backend/cuda/launch/.
 struct InputMap {
     float scale[3];
     float shift[3];
@@ -15,7 +15,7 @@ struct InputMap {
 // sample's flip is not 0.
 // pixels: (N, H, W, 3) u8, RGB; flips: (N) u8; colours: (N, 3) f32, RGB; out: (N, H, W, 8). Reads 3 bytes per pixel,
 // writes 32. Overwrites out, the padding with 0.
-// Launched by finish_input in backend/cuda/launch.rs.
+// Launched by finish_input in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void finish_input(const unsigned char* __restrict__ pixels,
                                                                  const unsigned char* __restrict__ flips,
                                                                  const float* __restrict__ colours,

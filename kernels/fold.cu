@@ -17,7 +17,7 @@ __device__ __forceinline__ void add_block(u64 part, u64* sum) {
 
 // *sum += the fold of values whose logical indices are first .. first + n in storage order.
 // Reads 4n bytes. Accumulates: the launcher clears *sum.
-// Launched by fold in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by fold in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void fold(const float* __restrict__ values, u64 n, u64 first,
                                                          u64* __restrict__ sum) {
     u64 part = 0;
@@ -37,7 +37,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void fold(const float* __restrict
 // logical index first + (n * channels + c) * plane + p. Also for filters (K, R * S, C) and for weights after a
 // flattening.
 // Reads 4 * N * plane * channels bytes. Accumulates: the launcher clears *sum.
-// Launched by fold_nhwc in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by fold_nhwc in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void fold_nhwc(const float* __restrict__ values, u64 batch,
                                                               unsigned plane, unsigned channels, unsigned pitch,
                                                               u64 first, u64* __restrict__ sum) {

@@ -6,7 +6,7 @@ __device__ __forceinline__ bool finite_bits(float x) { return (__float_as_uint(x
 // *found |= 1 where a value is not finite; the launcher has cleared it. Bits commute, so the order of the atomics does not
 // matter.
 // values: n elements, any layout. Reads 4n bytes.
-// Launched by is_finite in backend/cuda/launch.rs.
+// Launched by is_finite in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void is_finite(const float* __restrict__ values, u64 n,
                                                               unsigned* __restrict__ found) {
     bool finite = true;

@@ -28,7 +28,7 @@ __device__ __forceinline__ u64 tiles(u64 batch, unsigned channels, unsigned plan
 
 // to[n, p, c] = from[n, c, p] for c below channels, 0 for c from there to pitch.
 // Reads 4 * N * channels * plane bytes, writes 4 * N * pitch * plane. Overwrites to.
-// Launched by nhwc_from_nchw in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by nhwc_from_nchw in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void nhwc_from_nchw(const float* __restrict__ from,
                                                                    float* __restrict__ to, u64 batch,
                                                                    unsigned channels, unsigned plane, unsigned pitch) {
@@ -53,7 +53,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void nhwc_from_nchw(const float* 
 
 // to[n, c, p] = from[n, p, c] for c below channels; the padding up to pitch is not read.
 // Reads 4 * N * channels * plane bytes, writes as many. Overwrites to.
-// Launched by nchw_from_nhwc in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by nchw_from_nhwc in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK) void nchw_from_nhwc(const float* __restrict__ from,
                                                                    float* __restrict__ to, u64 batch,
                                                                    unsigned channels, unsigned plane, unsigned pitch) {

@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_tile(const float* x, u64 n, u64 base, unsig
 
 // y = x * d^-beta.
 // Reads 4 * (1 + 4 / 1024) bytes per element, writes 4. Overwrites y.
-// Launched by lrn_forward in backend/cuda/launch.rs.
+// Launched by lrn_forward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void lrn_forward(const float* __restrict__ x, float* __restrict__ y,
                                                                 u64 pixels, unsigned channels) {
     __shared__ float tile[TILE + 2 * REACH];
@@ -68,7 +68,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void lrn_forward(const float* __r
 // dx[c] = dy[c] * d[c]^-beta - 2 * alpha * beta * x[c] * sum of dy[j] * x[j] * d[j]^(-beta - 1) over the window; where
 // `masked` is not 0, 0 also where x is not positive (the mask of the ReLU before).
 // Reads 8 * (1 + 6 / 1024) bytes per element, writes 4. Overwrites dx.
-// Launched by lrn_backward in backend/cuda/launch.rs.
+// Launched by lrn_backward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void lrn_backward(const float* __restrict__ x,
                                                                  const float* __restrict__ dy, float* __restrict__ dx,
                                                                  u64 pixels, unsigned channels, unsigned masked) {

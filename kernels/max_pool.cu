@@ -38,7 +38,7 @@ __device__ __forceinline__ Window window_of(u64 item, unsigned lanes, unsigned a
 
 // y = max of the window, and which element it is.
 // Reads 16 bytes, writes 5 per element of y (an odd last row or column is not read). Overwrites y and choices.
-// Launched by max_pool_forward in backend/cuda/launch.rs.
+// Launched by max_pool_forward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_forward(const float* __restrict__ x,
                                                                      float* __restrict__ y,
                                                                      unsigned char* __restrict__ choices,
@@ -75,7 +75,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_forward(const float
 // before the pooling).
 // One thread per window (and channels), so that everything is read once: 5 bytes per element of dy (9 with a mask),
 // 4 written per element of dx, the odd last row and column among them. y may be null. Overwrites dx.
-// Launched by max_pool_backward in backend/cuda/launch.rs.
+// Launched by max_pool_backward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void max_pool_backward(const float* __restrict__ dy,
                                                                       const unsigned char* __restrict__ choices,
                                                                       const float* __restrict__ y,

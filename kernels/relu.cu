@@ -5,7 +5,7 @@ __device__ __forceinline__ float relu(float x) { return x < 0.0f ? 0.0f : x; }
 
 // y = x < 0 ? 0 : x. NaN passes through, so that divergence stays visible.
 // x, y: n elements, any layout; y may be x. Reads 4n bytes, writes 4n. Overwrites y.
-// Launched by relu_forward in backend/cuda/launch.rs.
+// Launched by relu_forward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void relu_forward(const float* x, float* y, u64 n) {
     const u64 quads = aligned16(x, y) ? n / 4 : 0;
     GRID_STRIDE_LOOP(i, quads) {
@@ -18,7 +18,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void relu_forward(const float* x,
 
 // dx = y > 0 ? dy : 0.
 // y, dy, dx: n elements, one layout; dx may be dy. Reads 8n bytes, writes 4n. Overwrites dx.
-// Launched by relu_backward in backend/cuda/launch.rs.
+// Launched by relu_backward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void relu_backward(const float* y, const float* dy, float* dx, u64 n) {
     const u64 quads = aligned16(y, dy, dx) ? n / 4 : 0;
     GRID_STRIDE_LOOP(i, quads) {

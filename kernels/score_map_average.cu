@@ -3,7 +3,7 @@
 
 // y[n, k] = (sum over the pixels of x[n, p, k], in order, in f64) / plane.
 // x: (N, plane, classes); y: (N, classes). Reads 4 * N * plane * classes bytes, writes 4 * N * classes. Overwrites y.
-// Launched by score_map_average in backend/cuda/launch.rs.
+// Launched by score_map_average in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void score_map_average(const float* __restrict__ x,
                                                                       float* __restrict__ y, u64 batch, unsigned plane,
                                                                       unsigned classes) {

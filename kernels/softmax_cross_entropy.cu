@@ -76,7 +76,7 @@ constexpr unsigned CHUNK = 4 * BLOCK;
 // maximum makes y and loss NaN, and a NaN score ranks before the true class.
 // A block per sample. x comes from device memory once and twice more from cache: reads 4 bytes per class, writes 4, and
 // 12 per sample. Overwrites y, losses and ranks.
-// Launched by softmax_cross_entropy_forward in backend/cuda/launch.rs; blocks of BLOCK threads.
+// Launched by softmax_cross_entropy_forward in backend/cuda/launch/; blocks of BLOCK threads.
 extern "C" __global__ __launch_bounds__(BLOCK, 4) void softmax_cross_entropy_forward(
     const float* __restrict__ x, const unsigned* __restrict__ labels, float* __restrict__ y, float* __restrict__ losses,
     unsigned* __restrict__ ranks, u64 batch, unsigned classes) {
@@ -124,7 +124,7 @@ extern "C" __global__ __launch_bounds__(BLOCK, 4) void softmax_cross_entropy_for
 
 // dx[k] = y[k] - (1 where k = label, else 0): the gradient of the SUM of the losses.
 // Reads 4 bytes per element (and the labels), writes 4. Overwrites dx; dx may be y.
-// Launched by softmax_cross_entropy_backward in backend/cuda/launch.rs.
+// Launched by softmax_cross_entropy_backward in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void softmax_cross_entropy_backward(
     const float* y, const unsigned* __restrict__ labels, float* dx, u64 batch, unsigned classes) {
     GRID_STRIDE_LOOP(i, batch * classes) {

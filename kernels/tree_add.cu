@@ -13,7 +13,7 @@ __device__ __forceinline__ float4 add4(float4 a, float4 b) {
 
 // slots[0] <- slots[0] + (slots[1] + (... + slots[count - 1])), in one pass.
 // Every buffer: n elements, one layout; 1 <= count <= 16. Reads 4 * count * n bytes, writes 4n. Overwrites the first.
-// Launched by tree_add in backend/cuda/launch.rs.
+// Launched by tree_add in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void tree_add(const Slots slots, unsigned count, u64 n) {
     // Unrolled, so that every buffer's address is a constant's place; a loop over `count` would copy them to the stack.
     bool aligned = true;

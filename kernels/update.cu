@@ -14,7 +14,7 @@ struct UpdateRule {
 // t = fma(decay, w, g / batch); v = fma(factor, v, -(rate * t)); w = w + v, with the step's learning rate times
 // rate_multiplier as rate.
 // weights, momentum, gradient: n elements. Reads 12n bytes, writes 8n. Updates weights and momentum in place.
-// Launched by update_parameters in backend/cuda/launch.rs.
+// Launched by update_parameters in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void update_parameters(float* __restrict__ weights,
                                                                       float* __restrict__ momentum,
                                                                       const float* __restrict__ gradient, u64 n,
@@ -39,7 +39,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void update_parameters(float* __r
 
 // r = fma(weight, g / micro_batches - r, r) for running statistics; g is the sum of the micro-batches' statistics.
 // running, sums: n elements (channels; not worth vectors). Reads 8n bytes, writes 4n. Updates running in place.
-// Launched by update_statistics in backend/cuda/launch.rs.
+// Launched by update_statistics in backend/cuda/launch/.
 extern "C" __global__ __launch_bounds__(BLOCK) void update_statistics(float* __restrict__ running,
                                                                       const float* __restrict__ sums, u64 n,
                                                                       float weight, float micro_batches) {

@@ -4,9 +4,10 @@
 
 mod common;
 
-use common::{agreement, differences, exact, sentinels};
+use common::{agreement, alike, differences, exact, sentinels};
 use std::sync::Once;
 
+use verydeep::backend::Precision;
 use verydeep::backend::cpu::Cpu;
 use verydeep::backend::cuda::Cuda;
 use verydeep::backend::cuda::libraries::Libraries;
@@ -107,7 +108,7 @@ fn simulated() -> Cuda {
     static SIMULATOR: Once = Once::new();
     // SAFETY: the variable is set once, and whoever reads it comes here first.
     SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-    Cuda::open(0, Libraries::load(&[]).unwrap()).unwrap()
+    Cuda::open(0, Libraries::load(&[]).unwrap(), Precision::Fp32).unwrap()
 }
 
 #[test]
@@ -116,4 +117,9 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     for threads in [2, 3, 5] {
         exact::same_bits(&one, &Cpu::new(threads).unwrap());
     }
+}
+
+#[test]
+fn the_simulated_device_gives_the_bits_of_the_cpu() {
+    alike::to_the_bit(&Cpu::new(2).unwrap(), &simulated());
 }

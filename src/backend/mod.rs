@@ -5,7 +5,10 @@
 
 pub mod cpu;
 pub mod cuda;
+mod precision;
 pub mod reference;
+
+pub use precision::Precision;
 
 use std::ops::Range;
 

@@ -279,7 +279,7 @@ pub(super) struct TrainArgs {
     pub(super) json: bool,
 }
 
-/// Where and how to compute; none of it changes a bit of the result on the same back end.
+/// Where and how to compute. Only device and precision change bits of the result.
 #[derive(Debug, Args)]
 pub(super) struct ComputeArgs {
     /// Where to compute: cpu, cuda or cuda:N [default: cpu]
@@ -296,7 +296,7 @@ pub(super) struct ComputeArgs {
     pub(super) reduce: Option<Reduce>,
     /// Arithmetic of the forward and backward passes
     #[arg(long)]
-    pub(super) precision: Option<Precision>,
+    pub(super) precision: Option<PrecisionArg>,
     /// Algorithm of the convolutions
     #[arg(long)]
     pub(super) conv_algo: Option<ConvAlgo>,
@@ -312,9 +312,11 @@ pub(super) enum Reduce {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Precision {
+pub(super) enum PrecisionArg {
     /// IEEE single precision throughout
     Fp32,
+    /// Factors of products are rounded to TF32 on tensor cores, everything else is single precision; CUDA devices only
+    Tf32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

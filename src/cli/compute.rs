@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use super::args::{ComputeArgs, ConvAlgo};
+use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
@@ -65,12 +66,21 @@ impl DeviceName {
 
 impl Device {
     /// Opens a device by its name. `folders` is where NVIDIA's libraries may be.
-    pub(super) fn open(name: &str, threads: usize, folders: Option<&Path>) -> Result<Self> {
+    pub(super) fn open(
+        name: &str,
+        precision: Precision,
+        threads: usize,
+        folders: Option<&Path>,
+    ) -> Result<Self> {
         match DeviceName::parse(name)? {
+            DeviceName::Cpu if precision != Precision::Fp32 => Err(Error::Usage(format!(
+                "--precision: expected fp32, found {}; the CPU computes in single precision only",
+                precision.name()
+            ))),
             DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?)),
             DeviceName::Cuda(ordinal) => {
                 let libraries = Libraries::load(&library_folders(folders))?;
-                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries)?)))
+                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries, precision)?)))
             }
         }
     }
@@ -93,7 +103,16 @@ impl ComputeArgs {
 
     /// The device, opened.
     pub(super) fn open(&self) -> Result<Device> {
-        Device::open(self.device(), self.threads()?, self.cuda_libs.as_deref())
+        let folders = self.cuda_libs.as_deref();
+        Device::open(self.device(), self.precision(), self.threads()?, folders)
+    }
+
+    /// The arithmetic.
+    pub(super) fn precision(&self) -> Precision {
+        match self.precision {
+            None | Some(PrecisionArg::Fp32) => Precision::Fp32,
+            Some(PrecisionArg::Tf32) => Precision::Tf32,
+        }
     }
 
     /// Threads: as said, or all cores.

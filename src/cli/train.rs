@@ -49,7 +49,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<u8> {
 fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let recipe = decide(args)?;
     let data = Data::open(&recipe)?;
-    let device = Device::open(&recipe.device, recipe.threads, args.compute.cuda_libs.as_deref())?;
+    let device = open_device(&recipe, args)?;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let (micro_batches, micro_batch) = (recipe.micro_batches(), recipe.micro_batch);
@@ -65,6 +65,11 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => start_run(backend, recipe, data, run, stop, &mut progress)).map(Some)
+}
+
+fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
+    let folders = args.compute.cuda_libs.as_deref();
+    Device::open(&recipe.device, recipe.precision, recipe.threads, folders)
 }
 
 /// Starts a run in a new folder and trains it to its end.
@@ -109,7 +114,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::resumed(&run, &recipe, &network)?;
-    let device = Device::open(&recipe.device, recipe.threads, args.compute.cuda_libs.as_deref())?;
+    let device = open_device(&recipe, args)?;
     let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
     if let Some(stored) = &start.class
         && !args.allow_drift
@@ -169,6 +174,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--validate-every", args.validate_every.is_some()),
         ("--stop-if-stuck", args.stop_if_stuck.is_some()),
         ("--folds", args.folds.is_some()),
+        ("--precision", args.compute.precision.is_some()),
         ("--dry-run", args.dry_run),
     ];
     match said.iter().find(|(_, said)| *said) {
@@ -221,6 +227,7 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         folds: args.folds.unwrap_or(false),
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
         device: args.compute.device().into(),
+        precision: args.compute.precision(),
         threads: args.compute.threads()?,
         io: args.io.unwrap_or_default(),
     };

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
+use crate::backend::Precision;
 use crate::data::augment::{ScaleRange, Views};
 use crate::data::loader::OnBad;
 use crate::data::manifest::Manifest;
@@ -93,6 +94,9 @@ pub struct Recipe {
     pub on_bad: OnBad,
     /// Where to compute.
     pub device: String,
+    /// Arithmetic of the forward and backward passes.
+    #[serde(default)]
+    pub precision: Precision,
     /// Threads of the CPU.
     pub threads: usize,
     /// How shards are read.

@@ -10,7 +10,8 @@ use verydeep::rng::{Purpose, Stream};
 /// Overrides the seed, to repeat a failure.
 const SEED: &str = "VERYDEEP_TEST_SEED";
 
-/// A source of random numbers. If the test fails it says how to repeat it.
+/// A source of random numbers. If the test fails it says how to repeat it. A clone gives the same numbers again.
+#[derive(Clone)]
 pub(crate) struct Draw {
     seed: u64,
     stream: Stream,

@@ -18,7 +18,7 @@ use super::{Case, Draw, Images};
 const OP: usize = 3;
 
 /// One unfused operation on `x`: its value and, for a value gradient of `dy`, its data gradient.
-fn one_operation<B: Raw>(
+pub(crate) fn one_operation<B: Raw>(
     backend: &B,
     case: &Case,
     params: StepParams,

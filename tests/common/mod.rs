@@ -1,6 +1,7 @@
 //! The harness of `tests/backend.rs`: it judges any back end.
 
 pub(crate) mod agreement;
+pub(crate) mod alike;
 pub(crate) mod cases;
 pub(crate) mod differences;
 pub(crate) mod draw;

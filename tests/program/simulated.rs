@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::images::shards;
-use crate::tool::{command, errors, events, hashes, small};
+use crate::tool::{command, errors, events, hashes, run_fails, small};
 
 fn run(arguments: &[&str], seed: &str) -> Output {
     let output = command(arguments)
@@ -87,6 +87,45 @@ fn doctor_trains_on_simulated_devices() {
         .iter()
         .find(|check| check["name"] == "cuda:0 training step");
     assert_eq!(trained.unwrap()["ok"], true, "{said}");
+}
+
+#[test]
+fn tf32_is_a_decision_of_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (fp32, tf32) = (path("fp32"), path("tf32"));
+    for (run, precision) in [(&fp32, "fp32"), (&tf32, "tf32")] {
+        let mut flags = small(shards(), run);
+        flags.extend([
+            "A",
+            "--iterations",
+            "1",
+            "--device",
+            "cuda:0",
+            "--precision",
+            precision,
+        ]);
+        self::run(&flags, "1");
+    }
+    assert_ne!(hashes(&fp32), hashes(&tf32));
+    let recipe = std::fs::read_to_string(tf32.join("recipe.toml")).unwrap();
+    assert!(recipe.contains("precision = \"tf32\""), "{recipe}");
+    let resumed = tf32.to_str().unwrap();
+    let said = run_fails(2, ["train", "--resume", resumed, "--precision", "fp32"]);
+    assert!(
+        said.contains("--precision: a resumed run keeps its recipe"),
+        "{said}"
+    );
+    let said = run_fails(
+        2,
+        small(shards(), &fp32)
+            .into_iter()
+            .chain(["A", "--precision", "tf32"]),
+    );
+    assert!(
+        said.contains("the CPU computes in single precision only"),
+        "{said}"
+    );
 }
 
 /// `bench infer` on the simulated device where one call of the driver fails; what it said.

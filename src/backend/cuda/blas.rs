@@ -16,6 +16,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::CudaStream;
 
 use super::dnn::DevicePtr;
+use crate::backend::Precision;
 use crate::error::{Error, Result};
 
 /// Workspace that a product may use: part of what the choice of the algorithm depends on.
@@ -104,7 +105,7 @@ pub(super) struct ProductPlan {
 impl ProductPlan {
     /// Takes the heuristics' first algorithm that needs no more than the workspace and does not split sums in an order
     /// that varies: a function of (cuBLAS's version, device, shape), never of a measurement.
-    pub(super) fn new(blas: &Blas, product: Product) -> Result<Self> {
+    pub(super) fn new(blas: &Blas, precision: Precision, product: Product) -> Result<Self> {
         let Product { m, n, k, .. } = product;
         let stored = |rows: usize, columns: usize, factor: Factor| match factor {
             Factor::Plain => Layout::of_row_major(rows, columns),
@@ -113,7 +114,7 @@ impl ProductPlan {
         // B^T is the left factor of the column-major product.
         let (left, right) = (stored(k, n, product.b)?, stored(m, k, product.a)?);
         let out = Layout::of_row_major(m, n)?;
-        let description = Description::new(product)?;
+        let description = Description::new(precision, product)?;
         let preference = PreferenceOf::new()?;
         // SAFETY: all of them live.
         let found = unsafe {
@@ -191,8 +192,11 @@ struct Description(cublasLtMatmulDesc_t);
 unsafe impl Send for Description {}
 
 impl Description {
-    fn new(product: Product) -> Result<Self> {
-        let compute = cublasComputeType_t::CUBLAS_COMPUTE_32F;
+    fn new(precision: Precision, product: Product) -> Result<Self> {
+        let compute = match precision {
+            Precision::Tf32 => cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            Precision::Fp32 | Precision::Bf16 => cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
         let made = lt::create_matmul_desc(compute, cudaDataType::CUDA_R_32F);
         let description = Self(made.map_err(failed("describing a product"))?);
         let operation = |factor| match factor {

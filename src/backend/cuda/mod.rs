@@ -9,6 +9,7 @@
 //! Everything is enqueued on one compute stream; images arrive on a copy stream of their own (`staging`).
 
 mod blas;
+pub mod described;
 pub mod device;
 mod dnn;
 pub mod image;
@@ -32,11 +33,11 @@ use cudarc::driver::{CudaContext, CudaStream};
 
 use self::blas::{Blas, Product, ProductPlan};
 use self::device::{DeviceFacts, failed};
-use self::dnn::{ConvPass, ConvPlan, ConvShape, Dnn};
+use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
 use self::staging::{Staging, read, write};
-use super::{Backend, Memory, State, Tensor};
+use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
 use crate::network::batch_norm::MOMENTUM;
 use crate::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
@@ -52,7 +53,8 @@ pub struct Cuda {
 struct Resources {
     convolutions: HashMap<(ConvPass, ConvShape), ConvPlan>,
     products: HashMap<Product, ProductPlan>,
-    dnn: Dnn,
+    dnn: Target,
+    precision: Precision,
     blas: Blas,
     images: Option<Staging>,
     labels: Option<Staging>,
@@ -73,8 +75,8 @@ const RESULT: usize = size_of::<DeviceStepParams>();
 const BLOCK_BYTES: usize = RESULT + size_of::<u64>();
 
 impl Cuda {
-    /// Opens device `ordinal`. `libraries` says where NVIDIA's libraries are.
-    pub fn open(ordinal: usize, libraries: &Libraries) -> Result<Self> {
+    /// Opens device `ordinal` for arithmetic of that precision. `libraries` says where NVIDIA's libraries are.
+    pub fn open(ordinal: usize, libraries: &Libraries, precision: Precision) -> Result<Self> {
         for library in Library::ALL.into_iter().filter(|library| !library.is_optional()) {
             libraries.need(library)?;
         }
@@ -94,18 +96,19 @@ impl Cuda {
         let compute = context.new_stream().map_err(driver("creating a stream"))?;
         let copy = context.new_stream().map_err(driver("creating a stream"))?;
         let launcher = Launcher::new(&compute, libraries, &facts)?;
-        let dnn = Dnn::new(&compute).map_err(|why| on_device(why, ordinal))?;
+        let dnn = Target::of_stream(&compute).map_err(|why| on_device(why, ordinal))?;
         let blas = Blas::new().map_err(|why| on_device(why, ordinal))?;
         let workspace = Buffer::new(&compute, "the workspace", blas::WORKSPACE_BYTES)?;
         let block = Buffer::zeroed(&compute, "the step's parameters", BLOCK_BYTES)?;
         launcher.synchronize()?;
         Ok(Self {
-            class: class(&facts, libraries)?,
+            class: class(&facts, libraries, precision)?,
             facts,
             state: Mutex::new(Resources {
                 convolutions: HashMap::new(),
                 products: HashMap::new(),
                 dnn,
+                precision,
                 blas,
                 images: None,
                 labels: None,
@@ -158,7 +161,7 @@ fn on_device(why: Error, ordinal: usize) -> Error {
 }
 
 /// What results depend on besides the program and the recipe.
-fn class(facts: &DeviceFacts, libraries: &Libraries) -> Result<String> {
+fn class(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Result<String> {
     let version = |library: Library| libraries.need(library).map(|found| found.version);
     let simulated = if simulator::is_installed() {
         " simulated"
@@ -166,7 +169,8 @@ fn class(facts: &DeviceFacts, libraries: &Libraries) -> Result<String> {
         ""
     };
     Ok(format!(
-        "cuda{simulated} {}, {} multiprocessors, cuDNN {}, cuBLASLt {}",
+        "cuda{simulated} {} {}, {} multiprocessors, cuDNN {}, cuBLASLt {}",
+        precision.name(),
         facts.name,
         facts.multiprocessors,
         version(Library::Cudnn)?,

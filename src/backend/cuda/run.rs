@@ -13,19 +13,11 @@ use crate::plan::{Batch, DataGradient, Epilogue, Mode, Pass, Plan, Step, StepOp,
 
 /// Makes the library plans of every step, and the workspace and pinned memory that they need.
 pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
+    for (_, pass, shape) in convolutions(plan) {
+        resources.plan_convolution(pass, shape)?;
+    }
     for step in &plan.steps {
         match step.op {
-            StepOp::Conv { kernel, epilogue } => {
-                let relu = epilogue != Epilogue::None;
-                let shape = conv_shape(step, kernel);
-                resources.plan_convolution(ConvPass::Forward { relu }, shape)?;
-                if plan.mode == Mode::Training {
-                    resources.plan_convolution(ConvPass::FilterGradient, shape)?;
-                    if step.data_gradient != DataGradient::None {
-                        resources.plan_convolution(ConvPass::DataGradient, shape)?;
-                    }
-                }
-            }
             StepOp::Linear { epilogue } => {
                 resources.plan_product(forward_product(step, epilogue))?;
                 if plan.mode == Mode::Training {
@@ -39,7 +31,8 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
                 resources.images(BatchLayout::new(step.batch, step.output.plane()).bytes())?;
                 resources.labels(step.batch * size_of::<u32>())?;
             }
-            StepOp::BatchNorm { .. }
+            StepOp::Conv { .. }
+            | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
             | StepOp::MaxPool
@@ -48,6 +41,26 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Every pass of every convolution of a plan, with its step.
+pub(super) fn convolutions(plan: &Plan) -> Vec<(&Step, ConvPass, ConvShape)> {
+    let mut passes = Vec::new();
+    for step in &plan.steps {
+        let StepOp::Conv { kernel, epilogue } = step.op else {
+            continue;
+        };
+        let shape = conv_shape(step, kernel);
+        let relu = epilogue != Epilogue::None;
+        passes.push((step, ConvPass::Forward { relu }, shape));
+        if plan.mode == Mode::Training {
+            passes.push((step, ConvPass::FilterGradient, shape));
+            if step.data_gradient != DataGradient::None {
+                passes.push((step, ConvPass::DataGradient, shape));
+            }
+        }
+    }
+    passes
 }
 
 pub(super) fn run(
@@ -532,7 +545,7 @@ impl Resources {
         if self.convolutions.contains_key(&(pass, shape)) {
             return Ok(());
         }
-        let plan = ConvPlan::new(&self.dnn, pass, shape)?;
+        let plan = ConvPlan::new(&self.dnn, self.precision, pass, shape)?;
         if plan.workspace() > self.workspace.bytes() {
             // The stream frees the old one when it is done with it.
             self.workspace = Buffer::new(self.launcher.stream(), "the workspace of cuDNN", plan.workspace())?;
@@ -543,7 +556,7 @@ impl Resources {
 
     fn plan_product(&mut self, product: Product) -> Result<()> {
         if !self.products.contains_key(&product) {
-            let plan = ProductPlan::new(&self.blas, product)?;
+            let plan = ProductPlan::new(&self.blas, self.precision, product)?;
             self.products.insert(product, plan);
         }
         debug_assert!(

@@ -1,6 +1,7 @@
 //! Every call of the driver that can fail, failing in turn: a typed error with the right exit code, nothing leaked, and a
 //! process that can try again.
 
+use verydeep::backend::Precision;
 use verydeep::backend::cuda::Cuda;
 use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::error::{Error, Result};
@@ -38,7 +39,7 @@ struct Trained {
 
 /// From opening the device to reading the weights: two micro-batches, an update, an evaluation.
 fn train() -> Result<Trained> {
-    let cuda = Cuda::open(0, libraries())?;
+    let cuda = Cuda::open(0, libraries(), Precision::Fp32)?;
     let network = network();
     let preprocess = Preprocess::standardize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
     let rule = UpdateRule {

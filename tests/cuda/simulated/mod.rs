@@ -1,4 +1,5 @@
 //! On the simulated device (`tools/cudasim`), which counts and forbids what no GPU does.
 
 mod faults;
+mod precision;
 mod simulator;

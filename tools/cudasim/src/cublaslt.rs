@@ -1,4 +1,5 @@
-//! The part of cuBLASLt 13 that `verydeep` calls: fp32 matrix products with the epilogues bias and bias + ReLU.
+//! The part of cuBLASLt 13 that `verydeep` calls: matrix products of f32 (factors as they are or
+//! rounded to TF32) with the epilogues bias and bias + ReLU.
 //!
 //! Matrices are column-major: element (i, j) lies at i + j * ld.
 
@@ -36,6 +37,8 @@ enum Object {
 
 #[derive(Debug, Clone, Copy)]
 struct Description {
+    /// What becomes of a factor before it is multiplied.
+    rounding: fn(f32) -> f32,
     transposed: [bool; 2],
     epilogue: u32,
     bias: u64,
@@ -172,7 +175,8 @@ impl Product {
                             *b.add(self.b.at(k, column, transposed_b)),
                         )
                     };
-                    sum += f64::from(x) * f64::from(y);
+                    let factor = |value| f64::from((self.description.rounding)(value));
+                    sum += factor(x) * factor(y);
                 }
                 if self.has_bias() {
                     // SAFETY: one element per row.
@@ -225,11 +229,16 @@ pub unsafe extern "C" fn cublasLtMatmulDescCreate(
     compute: c_int,
     scale: c_int,
 ) -> c_int {
-    let fp32 = cublasComputeType_t::CUBLAS_COMPUTE_32F as c_int;
-    if compute != fp32 || scale != cudaDataType::CUDA_R_32F as c_int {
+    let rounding: fn(f32) -> f32 = match compute {
+        _ if compute == cublasComputeType_t::CUBLAS_COMPUTE_32F as c_int => |factor| factor,
+        _ if compute == cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32 as c_int => library::to_tf32,
+        _ => return UNSUPPORTED as c_int,
+    };
+    if scale != cudaDataType::CUDA_R_32F as c_int {
         return UNSUPPORTED as c_int;
     }
     let made = Description {
+        rounding,
         transposed: [false; 2],
         epilogue: Epilogue::CUBLASLT_EPILOGUE_DEFAULT as u32,
         bias: 0,

@@ -45,3 +45,33 @@ pub(crate) fn can_start() -> bool {
     crate::wait::enter();
     current().is_some() && Sim::lock().faults.meet(Call::Other).is_ok()
 }
+
+/// A factor as tensor cores multiply it: rounded to the 10 bits of fraction that TF32 keeps, ties away from zero.
+pub(crate) fn to_tf32(factor: f32) -> f32 {
+    if !factor.is_finite() {
+        return factor;
+    }
+    let bits = factor.to_bits();
+    f32::from_bits((bits + 0x1000) & !0x1fff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::to_tf32;
+
+    #[test]
+    fn tf32_keeps_ten_bits_of_fraction() {
+        let ulp = 2f32.powi(-10);
+        for (value, expected) in [
+            (1.0, 1.0),
+            (1.0 + ulp, 1.0 + ulp),
+            (1.0 + 0.49 * ulp, 1.0),
+            (1.0 + 0.5 * ulp, 1.0 + ulp),
+            (-1.0 - 0.5 * ulp, -1.0 - ulp),
+            (2.0 - 0.25 * ulp, 2.0),
+        ] {
+            assert_eq!(to_tf32(value), expected, "{value}");
+        }
+        assert!(to_tf32(f32::NAN).is_nan());
+    }
+}

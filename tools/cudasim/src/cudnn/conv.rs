@@ -1,4 +1,5 @@
-//! What the simulated cuDNN computes: plain loops in f64, rounded once to f32.
+//! What the simulated cuDNN computes: plain loops in f64, rounded once to f32. Engines differ in what
+//! they do to the factors before.
 //!
 //! Tensors are addressed by strides, so that any layout is right; the order of the sums is fixed.
 
@@ -15,6 +16,8 @@ pub(super) struct Geometry {
 pub(super) struct View<'a> {
     pub(super) tensor: &'a Tensor,
     pub(super) elements: *mut f32,
+    /// What becomes of an element that is a factor of a product.
+    pub(super) rounding: fn(f32) -> f32,
 }
 
 impl View<'_> {
@@ -31,6 +34,11 @@ impl View<'_> {
     pub(super) fn get(&self, index: [i64; 4]) -> f32 {
         // SAFETY: as for `at`; the simulator runs one operation at a time.
         unsafe { *self.at(index) }
+    }
+
+    /// An element as a factor, in f64: products of two are exact.
+    fn factor(&self, index: [i64; 4]) -> f64 {
+        f64::from((self.rounding)(self.get(index)))
     }
 
     pub(super) fn set(&self, index: [i64; 4], value: f32) {
@@ -61,7 +69,7 @@ pub(super) fn forward(geometry: Geometry, x: View<'_>, w: View<'_>, y: View<'_>)
         for (r, row) in taps(p, kernel_h, geometry.padding[0], height) {
             for (s, column) in taps(q, kernel_w, geometry.padding[1], width) {
                 for c in 0..channels {
-                    sum += f64::from(x.get([n, c, row, column])) * f64::from(w.get([k, c, r, s]));
+                    sum += x.factor([n, c, row, column]) * w.factor([k, c, r, s]);
                 }
             }
         }
@@ -83,8 +91,8 @@ pub(super) fn data_gradient(geometry: Geometry, dx: View<'_>, w: View<'_>, dy: V
         for (r, row) in taps(i, kernel_h, back[0], height) {
             for (s, column) in taps(j, kernel_w, back[1], width) {
                 for k in 0..outputs {
-                    let weight = w.get([k, c, kernel_h - 1 - r, kernel_w - 1 - s]);
-                    sum += f64::from(dy.get([n, k, row, column])) * f64::from(weight);
+                    let weight = w.factor([k, c, kernel_h - 1 - r, kernel_w - 1 - s]);
+                    sum += dy.factor([n, k, row, column]) * weight;
                 }
             }
         }
@@ -107,7 +115,7 @@ pub(super) fn filter_gradient(geometry: Geometry, x: View<'_>, dw: View<'_>, dy:
                 for q in 0..columns {
                     let column = q + s - geometry.padding[1];
                     if (0..width).contains(&column) {
-                        sum += f64::from(x.get([n, c, row, column])) * f64::from(dy.get([n, k, p, q]));
+                        sum += x.factor([n, c, row, column]) * dy.factor([n, k, p, q]);
                     }
                 }
             }

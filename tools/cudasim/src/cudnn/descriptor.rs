@@ -28,7 +28,9 @@ pub(super) enum Payload {
     Nothing,
     /// A finalized graph.
     Graph(Program),
-    /// The heuristics' answers for a graph, or one of them, or the plan made of it.
+    /// The heuristics' answers for a graph.
+    Offered(Program, &'static [Engine]),
+    /// One of them, or the plan made of it.
     Engine(Program, Engine),
 }
 

@@ -373,11 +373,12 @@ impl Program {
         (reads, writes)
     }
 
-    /// Computes on `addresses`: host addresses of the real tensors by name.
-    pub(super) fn run(&self, addresses: &HashMap<i64, usize>) {
+    /// Computes on `addresses`: host addresses of the real tensors by name. `rounding` is what the engine does to factors.
+    pub(super) fn run(&self, addresses: &HashMap<i64, usize>, rounding: fn(f32) -> f32) {
         let mut memory = Memory {
             addresses: addresses.clone(),
             scratch: Vec::new(),
+            rounding,
         };
         for operation in &self.0 {
             memory.make_room_for(operation.output());
@@ -391,6 +392,7 @@ struct Memory {
     addresses: HashMap<i64, usize>,
     /// Of the virtual tensors.
     scratch: Vec<Vec<f32>>,
+    rounding: fn(f32) -> f32,
 }
 
 impl Memory {
@@ -406,6 +408,7 @@ impl Memory {
         View {
             tensor,
             elements: self.addresses[&tensor.uid] as *mut f32,
+            rounding: self.rounding,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The part of cuDNN 9 that `verydeep` calls: the graph API for convolutions, pointwise additions and ReLUs, in fp32.
+//! The part of cuDNN 9 that `verydeep` calls: the graph API for convolutions, pointwise additions and ReLUs, in fp32 and
+//! TF32.
 //!
 //! Descriptors are stored as they are set ([`descriptor`]); finalizing a graph reads them into a program ([`graph`]) and
 //! refuses what is wrong or not simulated, with the reason in cudnnGetLastErrorString; the heuristics offer engines
@@ -96,7 +97,15 @@ impl State {
             self.has_handle(&descriptor, Name::CUDNN_ATTR_OPERATIONGRAPH_HANDLE)?;
             payload = Payload::Graph(store.program(&descriptor)?);
         } else if is(Kind::CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR) {
-            payload = self.payload_of(&descriptor, Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)?;
+            let graph = self.payload_of(&descriptor, Name::CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH)?;
+            let Payload::Graph(program) = graph else {
+                return Err("the heuristics were asked about something else than a graph"
+                    .to_string()
+                    .into());
+            };
+            let mode = descriptor.word(Name::CUDNN_ATTR_ENGINEHEUR_MODE as u32);
+            let offered = Engine::offered(mode).ok_or("no such heuristics".to_string())?;
+            payload = Payload::Offered(program, offered);
         } else if is(Kind::CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR) {
             self.has_handle(&descriptor, Name::CUDNN_ATTR_EXECUTION_PLAN_HANDLE)?;
             payload = self.payload_of(&descriptor, Name::CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG)?;
@@ -137,20 +146,20 @@ impl State {
         let payload = self.descriptor(id)?.payload.clone();
         let Payload::Engine(program, engine) = payload else {
             return match payload {
-                Payload::Graph(program) if name == Name::CUDNN_ATTR_ENGINEHEUR_RESULTS as u32 => {
-                    for (i, engine) in Engine::ALL.into_iter().enumerate().take(room) {
+                Payload::Offered(program, engines) if name == Name::CUDNN_ATTR_ENGINEHEUR_RESULTS as u32 => {
+                    for (i, engine) in engines.iter().enumerate().take(room) {
                         // SAFETY: the caller said that `out` has room for that many descriptors.
                         let config = unsafe { *out.cast::<*mut c_void>().add(i) };
                         self.fill(
                             config,
                             Kind::CUDNN_BACKEND_ENGINECFG_DESCRIPTOR,
-                            Payload::Engine(program.clone(), engine),
+                            Payload::Engine(program.clone(), *engine),
                         )?;
                     }
                     Ok(if room == 0 {
-                        Engine::ALL.len()
+                        engines.len()
                     } else {
-                        room.min(Engine::ALL.len())
+                        room.min(engines.len())
                     })
                 }
                 _ => Err(format!("attribute {name} cannot be read here").into()),
@@ -173,6 +182,12 @@ impl State {
                 unsafe { *out.cast::<u32>().add(i) = *note as u32 };
             }
             Ok(engine.notes().len())
+        } else if name == Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX as u32 {
+            if room > 0 {
+                // SAFETY: the caller said that `out` has room for an integer.
+                unsafe { *out.cast::<i64>() = engine as i64 };
+            }
+            Ok(1)
         } else if name == Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE as u32 {
             if room > 0 {
                 // SAFETY: the caller said that `out` has room for an integer.
@@ -244,7 +259,10 @@ impl State {
             address: workspace.first().copied().unwrap_or(0) as u64,
             bytes: engine.workspace() as usize,
         });
-        let run = Box::new(move || program.run(&addresses));
+        let rounding = engine
+            .rounding()
+            .ok_or_else(|| format!("the simulator does not execute the engine {engine:?}"))?;
+        let run = Box::new(move || program.run(&addresses, rounding));
         Ok((
             stream,
             Work {

@@ -1,0 +1,133 @@
+//! Over the pixels of images: input finishing, pooling, layouts, score maps.
+
+use cudarc::driver::{DeviceRepr, PushKernelArg};
+
+use super::{DevicePtr, Launcher, Nhwc, Work, failed, launch};
+use crate::data::preprocess::{ChannelOrder, Preprocess};
+use crate::error::Result;
+
+/// The twin of InputMap in finish_input.cu.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct InputMap {
+    scale: [f32; 3],
+    shift: [f32; 3],
+    reversed: u32,
+}
+
+// SAFETY: plain numbers, no padding.
+unsafe impl DeviceRepr for InputMap {}
+
+impl Launcher {
+    /// Pixels to the network's input, (N, H, W, [`INPUT_CHANNELS`]). Overwrites out, the padding with 0.
+    ///
+    /// # Safety
+    ///
+    /// pixels: (N, H, W, 3) u8; flips: (N) u8; colours: (N, 3) f32; out: as said.
+    pub unsafe fn finish_input(
+        &self,
+        shape: Nhwc,
+        preprocess: &Preprocess,
+        [pixels, flips, colours]: [DevicePtr; 3],
+        out: DevicePtr,
+    ) -> Result<()> {
+        let work = Work::Items(shape.pixels());
+        let map = InputMap {
+            scale: preprocess.scale,
+            shift: preprocess.shift,
+            reversed: u32::from(preprocess.channels == ChannelOrder::Bgr),
+        };
+        let (batch, height, width) = (shape.n as u64, shape.h as u32, shape.w as u32);
+        launch!(self, finish_input, work; pixels, flips, colours, out, batch, height, width, map)
+    }
+
+    /// y = the maximum of each 2x2 window; choices: which element it is. Overwrites both.
+    ///
+    /// # Safety
+    ///
+    /// `x`: that shape, f32; y: half of it in both directions, f32; choices: as many u8.
+    pub unsafe fn max_pool_forward(
+        &self,
+        shape: Nhwc,
+        x: DevicePtr,
+        y: DevicePtr,
+        choices: DevicePtr,
+    ) -> Result<()> {
+        let work = Work::Items(shape.len() / 16);
+        let batch = shape.n as u64;
+        let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
+        launch!(self, max_pool_forward, work; x, y, choices, batch, height, width, channels)
+    }
+
+    /// dx = dy at the chosen elements, else 0; where y is given, 0 also where y is not positive. Overwrites dx.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Launcher::max_pool_forward`]; dx: the shape of x, dy and y: that of the pooled value.
+    pub unsafe fn max_pool_backward(
+        &self,
+        shape: Nhwc,
+        dy: DevicePtr,
+        choices: DevicePtr,
+        y: Option<DevicePtr>,
+        dx: DevicePtr,
+    ) -> Result<()> {
+        let work = Work::Items(shape.len().div_ceil(16));
+        let y = y.unwrap_or(0);
+        let batch = shape.n as u64;
+        let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
+        launch!(self, max_pool_backward, work; dy, choices, y, dx, batch, height, width, channels)
+    }
+
+    /// to (N, H, W, pitch) = from (N, C, H, W), the channels from C to pitch 0. Overwrites to.
+    ///
+    /// # Safety
+    ///
+    /// Both f32 of those shapes.
+    pub unsafe fn nhwc_from_nchw(
+        &self,
+        shape: Nhwc,
+        pitch: usize,
+        from: DevicePtr,
+        to: DevicePtr,
+    ) -> Result<()> {
+        let work = Work::Blocks(tiles(shape, pitch));
+        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
+        let (channels, pitch) = (shape.c as u32, pitch as u32);
+        launch!(self, nhwc_from_nchw, work; from, to, batch, channels, plane, pitch)
+    }
+
+    /// to (N, C, H, W) = from (N, H, W, pitch), of which the first C channels count. Overwrites to.
+    ///
+    /// # Safety
+    ///
+    /// Both f32 of those shapes.
+    pub unsafe fn nchw_from_nhwc(
+        &self,
+        shape: Nhwc,
+        pitch: usize,
+        from: DevicePtr,
+        to: DevicePtr,
+    ) -> Result<()> {
+        let work = Work::Blocks(tiles(shape, shape.c));
+        let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
+        let (channels, pitch) = (shape.c as u32, pitch as u32);
+        launch!(self, nchw_from_nhwc, work; from, to, batch, channels, plane, pitch)
+    }
+
+    /// The mean of every class's score map: y (N, C) of x (N, H, W, C). Overwrites y.
+    ///
+    /// # Safety
+    ///
+    /// Both f32 of those shapes.
+    pub unsafe fn score_map_average(&self, shape: Nhwc, x: DevicePtr, y: DevicePtr) -> Result<()> {
+        let work = Work::Items(shape.n * shape.c);
+        let (batch, plane, classes) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
+        launch!(self, score_map_average, work; x, y, batch, plane, classes)
+    }
+}
+
+/// Tiles of 32 channels by 32 pixels that cover a tensor.
+fn tiles(shape: Nhwc, channels: usize) -> usize {
+    shape.n * channels.div_ceil(32) * (shape.h * shape.w).div_ceil(32)
+}
