@@ -1,0 +1,195 @@
+//! Kernels that know rows, columns and channels: pooling, layouts, folds of a tensor, inputs, score maps.
+
+use verydeep::backend::cuda::launch::{INPUT_CHANNELS, Nhwc};
+use verydeep::backend::fold_element;
+use verydeep::data::preprocess::{ChannelOrder, Preprocess};
+
+use super::device::{Bench, launch};
+use super::numbers::{bytes, equals, normals, numbers};
+
+/// `judge` on small shapes around every edge, and on random ones.
+fn on_shapes(bench: &mut Bench, mut judge: impl FnMut(&mut Bench, Nhwc, &str)) {
+    let mut shapes = vec![
+        (0, 2, 2, 4),
+        (1, 1, 1, 1),
+        (1, 1, 7, 3),
+        (3, 5, 1, 4),
+        (2, 2, 2, 33),
+        (1, 33, 3, 32),
+        (1, 8, 8, 129),
+    ];
+    let draw = &mut bench.draw;
+    let mut random = |quantum: usize| {
+        let [n, h, w] = [3, 17, 17].map(|most| draw.integer(1..=most));
+        (n, h, w, quantum * draw.integer(1..=64 / quantum))
+    };
+    shapes.extend([random(1), random(1), random(4), random(4)]);
+    for (n, h, w, c) in shapes {
+        let shape = Nhwc { n, h, w, c };
+        bench.everywhere(|bench| judge(bench, shape, &format!("{shape:?}")));
+    }
+}
+
+fn len(shape: Nhwc) -> usize {
+    shape.n * shape.h * shape.w * shape.c
+}
+
+/// The index of element (image, row, column, channel).
+fn index(shape: Nhwc, [n, row, column, c]: [usize; 4]) -> usize {
+    ((n * shape.h + row) * shape.w + column) * shape.c + c
+}
+
+/// Maxima and choices, the first of equals, NaN as the largest; then the gradient with and without a mask.
+pub(crate) fn max_pool(bench: &mut Bench) {
+    on_shapes(bench, |bench, shape, what| {
+        let pooled = Nhwc {
+            h: shape.h / 2,
+            w: shape.w / 2,
+            ..shape
+        };
+        let [x, dy] = [len(shape), len(pooled)].map(|count| equals(&mut bench.draw, count));
+        let (mut maxima, mut choices) = (vec![0.0; dy.len()], vec![0; dy.len()]);
+        let (mut dx, mut masked) = (vec![0.0; x.len()], vec![0.0; x.len()]);
+        for i in 0..dy.len() {
+            let (pixel, c) = (i / pooled.c, i % pooled.c);
+            let (n, row, column) = (
+                pixel / pooled.w / pooled.h,
+                pixel / pooled.w % pooled.h,
+                pixel % pooled.w,
+            );
+            let window = [0, 1, 2, 3].map(|e| index(shape, [n, 2 * row + e / 2, 2 * column + e % 2, c]));
+            let mut best = 0;
+            for e in 1..4 {
+                let (value, most) = (x[window[e]], x[window[best]]);
+                if value > most || (value.is_nan() && !most.is_nan()) {
+                    best = e;
+                }
+            }
+            (maxima[i], choices[i]) = (x[window[best]], best as u8);
+            dx[window[best]] = dy[i];
+            masked[window[best]] = if maxima[i] > 0.0 { dy[i] } else { 0.0 };
+        }
+        let (from, to, chosen) = (bench.input(&x), bench.output(dy.len()), bench.output(dy.len()));
+        launch!(bench, max_pool_forward(shape, from.at(), to.at(), chosen.at()));
+        to.holds(&maxima, what);
+        chosen.holds(&choices, what);
+        from.unchanged(what);
+
+        let [gradient, y] = [&dy, &maxima].map(|values| bench.input(values));
+        let chosen = bench.input(&choices);
+        for (mask, expected) in [(None, &dx), (Some(y.at()), &masked)] {
+            let to = bench.output(x.len());
+            launch!(
+                bench,
+                max_pool_backward(shape, gradient.at(), chosen.at(), mask, to.at())
+            );
+            to.holds(expected, what);
+        }
+        gradient.unchanged(what);
+        chosen.unchanged(what);
+        y.unchanged(what);
+    });
+}
+
+/// Both ways between (N, C, plane) and (N, plane, pitch), and the fold of the second by the index of the first.
+pub(crate) fn layouts(bench: &mut Bench) {
+    on_shapes(bench, |bench, shape, what| {
+        let pitch = match bench.draw.integer(0..=2) {
+            0 => shape.c,
+            1 => shape.c.next_multiple_of(8),
+            _ => shape.c + bench.draw.integer(1..=40),
+        };
+        let what = &format!("{what}, pitch {pitch}");
+        let (plane, pixels) = (shape.h * shape.w, shape.n * shape.h * shape.w);
+        let outside = numbers(&mut bench.draw, len(shape));
+        // Channels innermost, between them what no kernel may count.
+        let mut inside = vec![0.0; pixels * pitch];
+        for (i, &x) in outside.iter().enumerate() {
+            let (n, c, pixel) = (i / plane / shape.c, i / plane % shape.c, i % plane);
+            inside[(n * plane + pixel) * pitch + c] = x;
+        }
+        let (from, to) = (bench.input(&outside), bench.output(inside.len()));
+        launch!(bench, nhwc_from_nchw(shape, pitch, from.at(), to.at()));
+        to.holds(&inside, what);
+        from.unchanged(what);
+
+        for (i, x) in inside
+            .iter_mut()
+            .enumerate()
+            .filter(|(i, _)| i % pitch >= shape.c)
+        {
+            *x = i as f32;
+        }
+        let (from, to) = (bench.input(&inside), bench.output(outside.len()));
+        launch!(bench, nchw_from_nhwc(shape, pitch, from.at(), to.at()));
+        to.holds(&outside, what);
+
+        let before = bench.draw.bits();
+        let elements = outside.iter().enumerate().map(|(i, &x)| fold_element(i, x));
+        let expected = elements.fold(before, u64::wrapping_add);
+        let sum = bench.input(&[before]);
+        launch!(bench, fold_nhwc(shape, pitch, from.at(), sum.at()));
+        sum.holds(&[expected], what);
+        from.unchanged(what);
+    });
+}
+
+/// `fma(pixel + colour, scale, shift)`, mirrored where flipped, in the order of the channels, then zeros.
+pub(crate) fn finish_input(bench: &mut Bench) {
+    on_shapes(bench, |bench, shape, what| {
+        let numbers = normals(&mut bench.draw, 6);
+        let preprocess = Preprocess {
+            channels: [ChannelOrder::Rgb, ChannelOrder::Bgr][bench.draw.integer(0..=1)],
+            scale: std::array::from_fn(|i| numbers[i]),
+            shift: std::array::from_fn(|i| 100.0 * numbers[3 + i]),
+            ..Preprocess::subtract_mean([0.0; 3])
+        };
+        let image = shape.h * shape.w;
+        let pixels = bytes(&mut bench.draw, shape.n * image * 3);
+        // Any other number than 0 mirrors.
+        let flips: Vec<u8> = bytes(&mut bench.draw, shape.n).iter().map(|x| x % 3).collect();
+        let colours = normals(&mut bench.draw, shape.n * 3);
+        let mut expected = vec![0.0; shape.n * image * INPUT_CHANNELS];
+        for (i, out) in expected.chunks_exact_mut(INPUT_CHANNELS).enumerate() {
+            let (n, column) = (i / image, i % shape.w);
+            let from = if flips[n] == 0 {
+                column
+            } else {
+                shape.w - 1 - column
+            };
+            for (c, out) in out[..3].iter_mut().enumerate() {
+                let rgb = preprocess.channel_of(c);
+                let pixel = pixels[(i - column + from) * 3 + rgb];
+                let sum = f32::from(pixel) + colours[n * 3 + rgb];
+                *out = sum.mul_add(preprocess.scale[c], preprocess.shift[c]);
+            }
+        }
+        let what = &format!("{what}, {:?}", preprocess.channels);
+        let [pixels, flips] = [&pixels, &flips].map(|values| bench.input(values));
+        let (colours, to) = (bench.input(&colours), bench.output(expected.len()));
+        let inputs = [pixels.at(), flips.at(), colours.at()];
+        launch!(bench, finish_input(shape, &preprocess, inputs, to.at()));
+        to.holds(&expected, what);
+        pixels.unchanged(what);
+        flips.unchanged(what);
+        colours.unchanged(what);
+    });
+}
+
+/// The mean over the pixels, added up in order in f64.
+pub(crate) fn score_map_average(bench: &mut Bench) {
+    on_shapes(bench, |bench, shape, what| {
+        let plane = shape.h * shape.w;
+        let x = numbers(&mut bench.draw, len(shape));
+        let mean = |i: usize| {
+            let (n, k) = (i / shape.c, i % shape.c);
+            let map = (0..plane).map(|pixel| f64::from(x[(n * plane + pixel) * shape.c + k]));
+            (map.fold(0.0, |sum, x| sum + x) / plane as f64) as f32
+        };
+        let expected: Vec<f32> = (0..shape.n * shape.c).map(mean).collect();
+        let (from, to) = (bench.input(&x), bench.output(expected.len()));
+        launch!(bench, score_map_average(shape, from.at(), to.at()));
+        to.holds(&expected, what);
+        from.unchanged(what);
+    });
+}
