@@ -56,6 +56,27 @@ pub enum Error {
         bytes: u64,
     },
 
+    /// The forecast says that memory would run out; nothing was started. Exit 5.
+    #[error(
+        "not enough memory on {device}: micro-batches of {micro_batch} need {needed} bytes, {free} are free; {}",
+        match fits {
+            Some(fits) => format!("--micro-batch {fits} fits"),
+            None => "no --micro-batch of this batch fits".into(),
+        }
+    )]
+    DoesNotFit {
+        /// The device.
+        device: String,
+        /// Images per micro-batch.
+        micro_batch: usize,
+        /// Bytes on the device.
+        needed: u64,
+        /// Bytes that it has left.
+        free: u64,
+        /// The largest micro-batch of the batch that fits.
+        fits: Option<usize>,
+    },
+
     /// The loss or a gradient is NaN or infinite; no weight was changed by this step. Exit 6.
     #[error("step {step}: {what} is not finite; the weights of step {} are in the last checkpoint; a lower --lr usually helps", step - 1)]
     NonFinite {
@@ -225,7 +246,7 @@ impl Error {
             Self::Usage(_) => 2,
             Self::Invalid(_) | Self::Io { .. } | Self::Sample(_) => 3,
             Self::Device { .. } | Self::Library(_) => 4,
-            Self::OutOfMemory { .. } => 5,
+            Self::OutOfMemory { .. } | Self::DoesNotFit { .. } => 5,
             Self::NonFinite { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,
             Self::Checkpoint { .. } => 9,

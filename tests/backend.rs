@@ -7,10 +7,9 @@ mod common;
 use common::{agreement, alike, differences, exact, sentinels};
 use std::sync::Once;
 
-use verydeep::backend::Precision;
 use verydeep::backend::cpu::Cpu;
-use verydeep::backend::cuda::Cuda;
 use verydeep::backend::cuda::libraries::Libraries;
+use verydeep::backend::cuda::{Cuda, Options};
 use verydeep::backend::reference::Reference;
 
 #[test]
@@ -108,7 +107,7 @@ fn simulated() -> Cuda {
     static SIMULATOR: Once = Once::new();
     // SAFETY: the variable is set once, and whoever reads it comes here first.
     SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-    Cuda::open(0, Libraries::load(&[]).unwrap(), Precision::Fp32).unwrap()
+    Cuda::open(0, Libraries::load(&[]).unwrap(), Options::default()).unwrap()
 }
 
 #[test]

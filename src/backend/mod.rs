@@ -30,6 +30,18 @@ pub struct Memory<'a, Buffer> {
     pub batch: Batch<'a>,
 }
 
+impl<Buffer> Memory<'_, Buffer> {
+    /// The same memory, for one of several passes.
+    pub fn reborrow(&mut self) -> Memory<'_, Buffer> {
+        Memory {
+            arena: self.arena,
+            weights: self.weights,
+            gradient: self.gradient,
+            batch: self.batch,
+        }
+    }
+}
+
 /// What the update rule reads and writes, each a flat vector of all parameters.
 pub struct State<'a, Buffer> {
     /// Master weights and running statistics.
@@ -62,6 +74,11 @@ pub trait Backend: Lowering + Send + Sync {
         Ok(())
     }
 
+    /// Bytes that are free on a device with memory of its own.
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
     /// An arena of at least `bytes`. Errors with `OutOfMemory`.
     fn allocate_arena(&self, bytes: usize) -> Result<Self::Buffer>;
 
@@ -83,6 +100,17 @@ pub trait Backend: Lowering + Send + Sync {
         memory: Memory<'_, Self::Buffer>,
         params: &StepParams,
     ) -> Result<()>;
+
+    /// Executes every pass of the plan's schedule, as [`Backend::run`] would.
+    fn walk(&self, plan: &Plan, mut memory: Memory<'_, Self::Buffer>, params: &StepParams) -> Result<()> {
+        plan.schedule()
+            .try_for_each(|(step, pass)| self.run(plan, step, pass, memory.reborrow(), params))
+    }
+
+    /// Whether a walk is more than its passes one by one: captured, and launched in one call.
+    fn captures(&self) -> bool {
+        false
+    }
 
     /// Copies out a tensor of one step in logical layout (N, C, H, W).
     fn read_tensor(

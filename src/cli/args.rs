@@ -297,6 +297,9 @@ pub(super) struct ComputeArgs {
     /// Arithmetic of the forward and backward passes
     #[arg(long)]
     pub(super) precision: Option<PrecisionArg>,
+    /// Capture the work of a micro-batch as a CUDA graph and launch it in one call; changes no bit
+    #[arg(long)]
+    pub(super) cuda_graph: bool,
     /// Algorithm of the convolutions
     #[arg(long)]
     pub(super) conv_algo: Option<ConvAlgo>,

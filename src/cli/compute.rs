@@ -6,8 +6,8 @@ use std::thread::available_parallelism;
 use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
+use crate::backend::cuda::{Cuda, Options};
 use crate::error::{Error, Result};
 
 /// The devices that this program computes on.
@@ -66,21 +66,19 @@ impl DeviceName {
 
 impl Device {
     /// Opens a device by its name. `folders` is where NVIDIA's libraries may be.
-    pub(super) fn open(
-        name: &str,
-        precision: Precision,
-        threads: usize,
-        folders: Option<&Path>,
-    ) -> Result<Self> {
+    pub(super) fn open(name: &str, options: Options, threads: usize, folders: Option<&Path>) -> Result<Self> {
         match DeviceName::parse(name)? {
-            DeviceName::Cpu if precision != Precision::Fp32 => Err(Error::Usage(format!(
+            DeviceName::Cpu if options.precision != Precision::Fp32 => Err(Error::Usage(format!(
                 "--precision: expected fp32, found {}; the CPU computes in single precision only",
-                precision.name()
+                options.precision.name()
             ))),
+            DeviceName::Cpu if options.graphs => Err(Error::Usage(
+                "--cuda-graph: expected with --device cuda, found --device cpu".into(),
+            )),
             DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?)),
             DeviceName::Cuda(ordinal) => {
                 let libraries = Libraries::load(&library_folders(folders))?;
-                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries, precision)?)))
+                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries, options)?)))
             }
         }
     }
@@ -103,8 +101,11 @@ impl ComputeArgs {
 
     /// The device, opened.
     pub(super) fn open(&self) -> Result<Device> {
-        let folders = self.cuda_libs.as_deref();
-        Device::open(self.device(), self.precision(), self.threads()?, folders)
+        let options = Options {
+            precision: self.precision(),
+            graphs: self.cuda_graph,
+        };
+        Device::open(self.device(), options, self.threads()?, self.cuda_libs.as_deref())
     }
 
     /// The arithmetic.

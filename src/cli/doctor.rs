@@ -6,12 +6,12 @@ use serde_json::json;
 use super::args::{DoctorArgs, DoctorDevice};
 use super::compute::{check_threads, library_folders};
 use super::output::{print_json, say};
+use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::{DeviceFacts, OLDEST_CAPABILITY, devices};
 use crate::backend::cuda::image::cache_folder;
 use crate::backend::cuda::libraries::{Libraries, Library};
-use crate::backend::{Backend, Precision};
+use crate::backend::cuda::{Cuda, Options};
 use crate::bench::{infer_steps, train_steps};
 use crate::data::decode::DECODER;
 use crate::error::Result;
@@ -130,7 +130,7 @@ fn cuda_checks(libraries: &Libraries, needed: bool, full: bool) -> Vec<Check> {
                 for facts in &found {
                     checks.push(device_check(facts, needed));
                     if full {
-                        let trained = Cuda::open(facts.ordinal, libraries, Precision::Fp32)
+                        let trained = Cuda::open(facts.ordinal, libraries, Options::default())
                             .and_then(|cuda| small_step(&cuda));
                         let name = format!("cuda:{} training step", facts.ordinal);
                         checks.push(Check::new(name, needed, trained.map_err(|why| why.to_string())));

@@ -11,13 +11,14 @@ use super::output::{complain, print_json, say};
 use super::plan::{forecast, micro_batch};
 use super::progress::Progress;
 use crate::backend::Backend;
+use crate::backend::cuda::Options;
 use crate::data::decode::DECODER;
 use crate::data::preprocess::Preprocess;
 use crate::data::resize::RESIZER;
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
-use crate::network::{Config, Spec};
+use crate::network::{Config, Network, Spec};
 use crate::plan::Memory;
 use crate::train::event::Event;
 use crate::train::schedule::Schedule;
@@ -63,13 +64,48 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .run
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
+    on_device!(&device, backend => check_memory(backend, &network, &recipe)?);
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => start_run(backend, recipe, data, run, stop, &mut progress)).map(Some)
 }
 
+/// Refuses before it starts what the device has no memory for.
+fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Result<()> {
+    let Some(free) = backend.free_bytes()? else {
+        return Ok(());
+    };
+    let needed = |micro_batch: usize| {
+        let micro_batches = recipe.batch / micro_batch;
+        let memory = forecast(backend, network, micro_batches, micro_batch, recipe.threads)?;
+        Ok::<u64, Error>(memory.device)
+    };
+    let found = needed(recipe.micro_batch)?;
+    if found <= free {
+        return Ok(());
+    }
+    let mut fits = None;
+    for micro_batch in (1..recipe.micro_batch).rev() {
+        if recipe.batch.is_multiple_of(micro_batch) && needed(micro_batch)? <= free {
+            fits = Some(micro_batch);
+            break;
+        }
+    }
+    Err(Error::DoesNotFit {
+        device: recipe.device.clone(),
+        micro_batch: recipe.micro_batch,
+        needed: found,
+        free,
+        fits,
+    })
+}
+
 fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
+    let options = Options {
+        precision: recipe.precision,
+        graphs: args.compute.cuda_graph,
+    };
     let folders = args.compute.cuda_libs.as_deref();
-    Device::open(&recipe.device, recipe.precision, recipe.threads, folders)
+    Device::open(&recipe.device, options, recipe.threads, folders)
 }
 
 /// Starts a run in a new folder and trains it to its end.
@@ -126,6 +162,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     {
         return Ok(Some(Ended { event, error: None }));
     }
+    on_device!(&device, backend => check_memory(backend, &network, &recipe)?);
     if args.epochs.is_some() || args.iterations.is_some() {
         write_recipe(&run, &recipe)?;
     }
@@ -180,8 +217,8 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
     match said.iter().find(|(_, said)| *said) {
         None => Ok(()),
         Some((flag, _)) => Err(Error::Usage(format!(
-            "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas \
-             and --threads can be said (to fine-tune, start a new run with --weights)"
+            "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas, \
+             --cuda-graph and --threads can be said (to fine-tune, start a new run with --weights)"
         ))),
     }
 }

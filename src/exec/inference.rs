@@ -89,15 +89,13 @@ impl<B: Backend> Device<'_, B> {
             position: 0,
             learning_rate: 0.0,
         };
-        for (step, pass) in plan.schedule() {
-            let memory = Memory {
-                arena: self.arena,
-                weights: self.weights,
-                gradient: self.gradient,
-                batch,
-            };
-            self.backend.run(plan, step, pass, memory, &params)?;
-        }
+        let memory = Memory {
+            arena: self.arena,
+            weights: self.weights,
+            gradient: self.gradient,
+            batch,
+        };
+        self.backend.walk(plan, memory, &params)?;
         self.backend
             .outcomes(plan, self.arena, &mut outcomes.losses, &mut outcomes.ranks)
     }

@@ -94,14 +94,26 @@ impl<'b, B: Backend> Training<'b, B> {
     ) -> Result<&Outcomes> {
         let leaf = self.tree.slot(micro_batch);
         let last = micro_batch + 1 == self.tree.leaves();
-        for (step, pass) in self.plan.schedule() {
+        let whole = self.backend.captures() && self.flip.is_none() && !watch.wants_folds();
+        if whole {
             let memory = Memory {
                 arena: &mut self.arena,
                 weights: &self.weights,
                 gradient: &mut self.slots[leaf],
                 batch,
             };
-            self.backend.run(&self.plan, step, pass, memory, params)?;
+            self.backend.walk(&self.plan, memory, params)?;
+        }
+        for (step, pass) in self.plan.schedule() {
+            if !whole {
+                let memory = Memory {
+                    arena: &mut self.arena,
+                    weights: &self.weights,
+                    gradient: &mut self.slots[leaf],
+                    batch,
+                };
+                self.backend.run(&self.plan, step, pass, memory, params)?;
+            }
             if pass == Pass::Backward {
                 self.flip_bit(micro_batch, step, params.step)?;
             }

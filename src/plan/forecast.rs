@@ -24,6 +24,9 @@ pub struct Memory {
     pub process: u64,
     /// The sum of the above.
     pub total: u64,
+    /// What of it lies on the device, where that has memory of its own.
+    #[serde(skip)]
+    pub device: u64,
 }
 
 /// What a process of this program holds before it has a network: allocator, stacks, tables. Measured.
@@ -43,7 +46,11 @@ impl Memory {
             .max()
             .unwrap_or(0);
         let gradients = flat * tree.slots() as u64;
-        Self::sum(flat, gradients, flat, activations, workspace + staging, loader)
+        let device = flat + gradients + flat + activations + workspace;
+        Self {
+            device,
+            ..Self::sum(flat, gradients, flat, activations, workspace + staging, loader)
+        }
     }
 
     /// Inference over `plan`.
@@ -77,6 +84,7 @@ impl Memory {
             loader,
             process,
             total,
+            device: total - loader - process,
         }
     }
 }

@@ -19,6 +19,7 @@ pub use step::{
 pub use tree::Tree;
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
@@ -45,9 +46,22 @@ pub struct Bucket {
     pub elements: Range<usize>,
 }
 
+/// Tells a plan from every other plan of the process; a clone is the same plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PlanId(u64);
+
+impl PlanId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// A network lowered to steps over one arena.
 #[derive(Debug, Clone)]
 pub struct Plan {
+    /// Tells it from every other plan of the process.
+    pub id: PlanId,
     /// What the plan is for.
     pub mode: Mode,
     /// Images of one micro-batch.
@@ -90,6 +104,7 @@ impl Plan {
             Mode::Evaluation => Vec::new(),
         };
         Ok(Self {
+            id: PlanId::next(),
             mode,
             batch,
             input: network.input,

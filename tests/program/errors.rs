@@ -57,6 +57,7 @@ fn bad_flags_are_usage_errors() {
             "--threads",
             "0",
         ],
+        &["bench", "infer", "--config", "A", "--cuda-graph"],
         &["train", "--resume", "x", "--lr", "1"],
         &["train", "--no-such-flag"],
         &["eval", "--data", "x"],

@@ -7,7 +7,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::images::shards;
-use crate::tool::{command, errors, events, hashes, run_fails, small};
+use crate::tool::{command, errors, events, hashes, run_fails, run_json, small};
 
 fn run(arguments: &[&str], seed: &str) -> Output {
     let output = command(arguments)
@@ -41,10 +41,18 @@ fn a_run_on_the_simulated_device_follows_the_cpu_and_resumes_to_the_bit() {
     on_device(&split, "1", "2");
     let resumed = split.to_str().unwrap();
     run(
-        &["train", "--resume", resumed, "--iterations", "2", "--quiet"],
+        &[
+            "train",
+            "--resume",
+            resumed,
+            "--iterations",
+            "2",
+            "--cuda-graph",
+            "--quiet",
+        ],
         "3",
     );
-    // Whatever the order in which streams run.
+    // Whatever the order in which streams run, and with graphs.
     assert_eq!(hashes(&whole), hashes(&split));
 
     let loss = |run| {
@@ -126,6 +134,36 @@ fn tf32_is_a_decision_of_the_run() {
         said.contains("the CPU computes in single precision only"),
         "{said}"
     );
+}
+
+#[test]
+fn what_does_not_fit_is_said_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let network = "--config A --width 0.0625 --fc 16 --crop 96 --batch 64".split(' ');
+    let needs = |micro_batch: &'static str| -> u64 {
+        let plan = ["plan", "--device", "cuda", "--micro-batch", micro_batch];
+        let memory = &run_json(plan.into_iter().chain(network.clone()))["memory"];
+        ["weights", "gradients", "optimizer", "activations", "workspace"]
+            .iter()
+            .map(|part| memory[part].as_u64().unwrap())
+            .sum()
+    };
+    let (eight, sixteen) = (needs("8"), needs("16"));
+    // The device's own start takes 32 MiB for a workspace.
+    let memory = (eight + sixteen) / 2 + (32 << 20);
+    let mut train = command(["train", "--data", shards(), "--run", run.to_str().unwrap()]);
+    let output = train
+        .args(network.clone())
+        .args(["--micro-batch", "64", "--device", "cuda:0", "--scale", "96"])
+        .env("VERYDEEP_SIMULATE_CUDA", "1")
+        .env("CUDASIM_MEMORY_MB", (memory >> 20).to_string())
+        .output()
+        .unwrap();
+    let said = errors(&output);
+    assert_eq!(output.status.code(), Some(5), "{said}");
+    assert!(said.contains("--micro-batch 8 fits"), "{said}");
+    assert!(!run.exists(), "nothing was started");
 }
 
 /// `bench infer` on the simulated device where one call of the driver fails; what it said.

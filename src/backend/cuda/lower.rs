@@ -3,7 +3,7 @@
 use super::BLOCK_BYTES;
 use super::dnn::WORKSPACE_CAP;
 use super::launch::{INPUT_CHANNELS, column_sum_bytes};
-use super::staging::BatchLayout;
+use super::staging::{BatchLayout, Inbox};
 use crate::backend::Tensor;
 use crate::error::{Error, Result};
 use crate::plan::{DataGradient, Epilogue, Footprint, Lowering, Plan, Region, Step, StepOp, ValueGradient};
@@ -42,7 +42,6 @@ impl Lowering for CudaLowering {
         match step.op {
             StepOp::Input => Footprint {
                 value: f32s(step.batch * step.output.plane() * INPUT_CHANNELS),
-                forward_scratch: BatchLayout::new(step.batch, step.output.plane()).bytes(),
                 ..Footprint::default()
             },
             StepOp::Conv { kernel, epilogue } => {
@@ -92,8 +91,8 @@ impl Lowering for CudaLowering {
                 ..plain
             },
             StepOp::Loss => Footprint {
-                // A loss, a rank and a label per sample.
-                saved: 3 * step.batch * size_of::<u32>(),
+                // A loss and a rank per sample.
+                saved: 2 * step.batch * size_of::<u32>(),
                 forward_scratch: flat_bytes(step),
                 backward_scratch: flat_bytes(step),
                 gradient: 0,
@@ -103,9 +102,9 @@ impl Lowering for CudaLowering {
         }
     }
 
-    /// What the plans of convolutions may ask for at most, and the block of step parameters.
-    fn workspace_bytes(&self, _: &Plan) -> u64 {
-        (WORKSPACE_CAP + BLOCK_BYTES) as u64
+    /// What the plans of convolutions may ask for at most, the block of step parameters, and the inbox.
+    fn workspace_bytes(&self, plan: &Plan) -> u64 {
+        (WORKSPACE_CAP + BLOCK_BYTES + Inbox::SLOTS * BatchLayout::of(plan).bytes()) as u64
     }
 }
 

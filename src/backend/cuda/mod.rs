@@ -12,6 +12,7 @@ mod blas;
 pub mod described;
 pub mod device;
 mod dnn;
+mod graphs;
 pub mod image;
 mod kernels;
 pub mod launch;
@@ -34,18 +35,29 @@ use cudarc::driver::{CudaContext, CudaStream};
 use self::blas::{Blas, Product, ProductPlan};
 use self::device::{DeviceFacts, failed};
 use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
+use self::graphs::Graphs;
 use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
-use self::staging::{Staging, read, write};
+use self::staging::{Inbox, read, write};
 use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
 use crate::network::batch_norm::MOMENTUM;
 use crate::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
 
+/// How a device is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Arithmetic of products and convolutions.
+    pub precision: Precision,
+    /// Whether the work of a micro-batch is captured as a graph. Changes no bit.
+    pub graphs: bool,
+}
+
 /// One CUDA device. Calls take turns: there is one compute stream.
 pub struct Cuda {
     facts: DeviceFacts,
     class: String,
+    captures: bool,
     state: Mutex<Resources>,
 }
 
@@ -56,8 +68,8 @@ struct Resources {
     dnn: Target,
     precision: Precision,
     blas: Blas,
-    images: Option<Staging>,
-    labels: Option<Staging>,
+    graphs: Graphs,
+    inbox: Option<Inbox>,
     /// For the plans that were prepared; grows with them.
     workspace: Buffer,
     /// A [`DeviceStepParams`], then a u64 for results.
@@ -75,8 +87,8 @@ const RESULT: usize = size_of::<DeviceStepParams>();
 const BLOCK_BYTES: usize = RESULT + size_of::<u64>();
 
 impl Cuda {
-    /// Opens device `ordinal` for arithmetic of that precision. `libraries` says where NVIDIA's libraries are.
-    pub fn open(ordinal: usize, libraries: &Libraries, precision: Precision) -> Result<Self> {
+    /// Opens device `ordinal`. `libraries` says where NVIDIA's libraries are.
+    pub fn open(ordinal: usize, libraries: &Libraries, options: Options) -> Result<Self> {
         for library in Library::ALL.into_iter().filter(|library| !library.is_optional()) {
             libraries.need(library)?;
         }
@@ -102,16 +114,17 @@ impl Cuda {
         let block = Buffer::zeroed(&compute, "the step's parameters", BLOCK_BYTES)?;
         launcher.synchronize()?;
         Ok(Self {
-            class: class(&facts, libraries, precision)?,
+            class: class(&facts, libraries, options.precision)?,
+            captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
                 convolutions: HashMap::new(),
                 products: HashMap::new(),
                 dnn,
-                precision,
+                precision: options.precision,
                 blas,
-                images: None,
-                labels: None,
+                graphs: Graphs::default(),
+                inbox: None,
                 workspace,
                 block,
                 params: None,
@@ -207,6 +220,13 @@ impl Backend for Cuda {
         run::prepare(&mut self.lock(), plan).map_err(|why| on_device(why, self.facts.ordinal))
     }
 
+    fn free_bytes(&self) -> Result<Option<u64>> {
+        let state = self.lock();
+        let free = state.launcher.stream().context().mem_get_info();
+        let (free, _) = state.launcher.check("asking for free memory", free)?;
+        Ok(Some(free as u64))
+    }
+
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(self.lock().launcher.stream(), "the arena of activations", bytes)
     }
@@ -238,6 +258,19 @@ impl Backend for Cuda {
     ) -> Result<()> {
         run::run(&mut self.lock(), plan, step, pass, &memory, params)
             .map_err(|why| on_device(why, self.facts.ordinal))
+    }
+
+    fn captures(&self) -> bool {
+        self.captures
+    }
+
+    fn walk(&self, plan: &Plan, mut memory: Memory<'_, Buffer>, params: &StepParams) -> Result<()> {
+        if self.captures {
+            return graphs::walk(&mut self.lock(), plan, &memory, params)
+                .map_err(|why| on_device(why, self.facts.ordinal));
+        }
+        plan.schedule()
+            .try_for_each(|(step, pass)| self.run(plan, step, pass, memory.reborrow(), params))
     }
 
     fn read_tensor(

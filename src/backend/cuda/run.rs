@@ -3,16 +3,17 @@
 use super::Resources;
 use super::blas::{Factor, Finish, Matrices, Product, ProductPlan, WORKSPACE_BYTES};
 use super::dnn::{ConvPass, ConvPlan, ConvShape, ConvTensors, DevicePtr};
-use super::launch::{BatchNorm, Launcher, Nhwc, Rows};
+use super::launch::{BatchNorm, Nhwc, Rows};
 use super::lower::{aligned, filter_bytes, flat_bytes, input_pitch, rows};
 use super::memory::{Buffer, Places};
-use super::staging::{BatchLayout, Staging};
+use super::staging::{BatchLayout, Inbox};
 use crate::backend::Memory;
 use crate::error::{Error, Result};
 use crate::plan::{Batch, DataGradient, Epilogue, Mode, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
 /// Makes the library plans of every step, and the workspace and pinned memory that they need.
 pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
+    resources.make_room_for(BatchLayout::of(plan))?;
     for (_, pass, shape) in convolutions(plan) {
         resources.plan_convolution(pass, shape)?;
     }
@@ -27,11 +28,8 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
                     }
                 }
             }
-            StepOp::Input => {
-                resources.images(BatchLayout::new(step.batch, step.output.plane()).bytes())?;
-                resources.labels(step.batch * size_of::<u32>())?;
-            }
-            StepOp::Conv { .. }
+            StepOp::Input
+            | StepOp::Conv { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -63,7 +61,52 @@ pub(super) fn convolutions(plan: &Plan) -> Vec<(&Step, ConvPass, ConvShape)> {
     passes
 }
 
+/// One pass of one step. What it needs of the micro-batch is received first.
 pub(super) fn run(
+    resources: &mut Resources,
+    plan: &Plan,
+    index: usize,
+    pass: Pass,
+    memory: &Memory<'_, Buffer>,
+    params: &StepParams,
+) -> Result<()> {
+    let layout = BatchLayout::of(plan);
+    match (plan.steps[index].op, pass) {
+        (StepOp::Input, Pass::Forward) => {
+            resources.receive(plan, &memory.batch)?;
+        }
+        (StepOp::Loss, Pass::Forward) => {
+            check_labels(plan, &memory.batch)?;
+            // They came with the images, unless the loss is all that is run.
+            let inbox = resources.make_room_for(layout)?;
+            if !inbox.has_labels_of(layout, &memory.batch) {
+                resources.receive(plan, &memory.batch)?;
+            }
+        }
+        _ => {}
+    }
+    run_received(resources, plan, index, pass, memory, params)
+}
+
+/// Whether every label names a class.
+pub(super) fn check_labels(plan: &Plan, batch: &Batch<'_>) -> Result<()> {
+    let labels = &batch.labels[..plan.batch];
+    let wrong = (0..)
+        .zip(labels)
+        .find(|(_, label)| **label as usize >= plan.classes);
+    let Some((n, label)) = wrong else {
+        return Ok(());
+    };
+    Err(Error::invalid_hint(
+        format_args!("label of sample {n} of the micro-batch"),
+        format_args!("a class below {}", plan.classes),
+        label,
+        "the network has fewer classes than the data set; see --classes",
+    ))
+}
+
+/// One pass of one step of the micro-batch that was received last.
+pub(super) fn run_received(
     resources: &mut Resources,
     plan: &Plan,
     index: usize,
@@ -77,7 +120,7 @@ pub(super) fn run(
     // A ReLU in the step whose gradient nobody has masked yet.
     let relu_left = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
     match (step.op, pass) {
-        (StepOp::Input, Pass::Forward) => run.input(plan, &memory.batch),
+        (StepOp::Input, Pass::Forward) => run.input(plan),
         (StepOp::Input, Pass::Backward) => Ok(()),
         (StepOp::Conv { kernel, epilogue }, Pass::Forward) => run.conv_forward(kernel, epilogue),
         (StepOp::Conv { kernel, epilogue }, Pass::Backward) => {
@@ -106,7 +149,7 @@ pub(super) fn run(
             run.resources.send_params(params)?;
             run.dropout_backward(p, layer)
         }
-        (StepOp::Loss, Pass::Forward) => run.loss_forward(&memory.batch),
+        (StepOp::Loss, Pass::Forward) => run.loss_forward(),
         (StepOp::Loss, Pass::Backward) => run.loss_backward(),
     }
 }
@@ -179,22 +222,20 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn input(&mut self, plan: &Plan, batch: &Batch<'_>) -> Result<()> {
-        let (step, at) = (self.step, self.at);
-        let layout = BatchLayout::new(step.batch, step.output.plane());
-        let (images, launcher) = self.resources.images(layout.bytes())?;
+    fn input(&self, plan: &Plan) -> Result<()> {
+        let step = self.step;
         let shape = Nhwc {
             n: step.batch,
             h: step.output.h,
             w: step.output.w,
             c: step.output.c,
         };
-        // SAFETY: the scratch was sized for the layout, the value for the padded image.
+        let images = self.resources.inbox()?.images();
+        // SAFETY: the inbox holds the images, the value has room for the padded image.
         unsafe {
-            images.send(launcher, layout.bytes(), at.scratch, |block| {
-                layout.write(batch, block)
-            })?;
-            launcher.finish_input(shape, &plan.preprocess, layout.input(at.scratch), at.value)
+            self.resources
+                .launcher
+                .finish_input(shape, &plan.preprocess, images, self.at.value)
         }
     }
 
@@ -484,36 +525,16 @@ impl Run<'_> {
         }
     }
 
-    /// The places of losses, ranks and labels.
-    fn outcomes(&self) -> [DevicePtr; 3] {
-        let bytes = (self.step.batch * size_of::<u32>()) as u64;
-        [0, 1, 2].map(|part| self.at.saved + part * bytes)
-    }
-
-    fn loss_forward(&mut self, batch: &Batch<'_>) -> Result<()> {
-        let classes = self.step.output.len();
-        let samples = self.step.batch;
-        let sample_labels = &batch.labels[..samples];
-        if let Some((n, label)) = (0..)
-            .zip(sample_labels)
-            .find(|(_, label)| **label as usize >= classes)
-        {
-            return Err(Error::invalid_hint(
-                format_args!("label of sample {n} of the micro-batch"),
-                format_args!("a class below {classes}"),
-                label,
-                "the network has fewer classes than the data set; see --classes",
-            ));
-        }
-        let [losses, ranks, labels] = self.outcomes();
+    fn loss_forward(&self) -> Result<()> {
+        let (samples, classes) = (self.step.batch, self.step.output.len());
+        let losses = self.at.saved;
+        let ranks = losses + (samples * size_of::<f32>()) as u64;
         let input = self.flat_input(self.at.scratch)?;
         let value = self.at.value;
-        let bytes = samples * size_of::<u32>();
-        let (staging, launcher) = self.resources.labels(bytes)?;
-        let write = |block: &mut [u8]| block.copy_from_slice(bytemuck::cast_slice(sample_labels));
-        // SAFETY: the saved state holds a loss, a rank and a label per sample.
+        let labels = self.resources.inbox()?.labels();
+        // SAFETY: the saved state holds a loss and a rank per sample.
         unsafe {
-            staging.send(launcher, bytes, labels, write)?;
+            let launcher = &self.resources.launcher;
             launcher.softmax_cross_entropy_forward(samples, classes, input, labels, [value, losses, ranks])
         }
     }
@@ -522,7 +543,7 @@ impl Run<'_> {
         let Some(dx) = self.at.input_gradient else {
             return Ok(());
         };
-        let [_, _, labels] = self.outcomes();
+        let labels = self.resources.inbox()?.labels();
         let (samples, classes) = (self.step.batch, self.step.output.len());
         let is_flat = flat_bytes(self.step) == 0;
         let to = if is_flat { dx } else { self.at.scratch };
@@ -547,7 +568,8 @@ impl Resources {
         }
         let plan = ConvPlan::new(&self.dnn, self.precision, pass, shape)?;
         if plan.workspace() > self.workspace.bytes() {
-            // The stream frees the old one when it is done with it.
+            // The stream frees the old one when it is done with it; graphs are not.
+            self.graphs.clear();
             self.workspace = Buffer::new(self.launcher.stream(), "the workspace of cuDNN", plan.workspace())?;
         }
         self.convolutions.insert((pass, shape), plan);
@@ -566,13 +588,31 @@ impl Resources {
         Ok(())
     }
 
-    /// Pinned memory for images.
-    fn images(&mut self, bytes: usize) -> Result<(&mut Staging, &Launcher)> {
-        Staging::at_least(&mut self.images, &self.launcher, &self.copy, bytes)
+    /// The inbox, with room for micro-batches of a layout.
+    pub(super) fn make_room_for(&mut self, layout: BatchLayout) -> Result<&mut Inbox> {
+        let has_room = |inbox: &Inbox| inbox.has_room_for(layout);
+        if !self.inbox.as_ref().is_some_and(has_room) {
+            self.graphs.clear();
+            // The old one ends before the new one begins.
+            self.inbox = None;
+            self.inbox = Some(Inbox::new(&self.launcher, &self.copy, layout)?);
+        }
+        Ok(self.inbox.as_mut().expect("it has just been made"))
     }
 
-    /// Pinned memory for labels.
-    fn labels(&mut self, bytes: usize) -> Result<(&mut Staging, &Launcher)> {
-        Staging::at_least(&mut self.labels, &self.launcher, &self.copy, bytes)
+    /// Puts a micro-batch into the inbox.
+    pub(super) fn receive(&mut self, plan: &Plan, batch: &Batch<'_>) -> Result<&Inbox> {
+        let layout = BatchLayout::of(plan);
+        self.make_room_for(layout)?;
+        let inbox = self.inbox.as_mut().expect("there is room in it");
+        inbox.put(&self.launcher, layout, batch)?;
+        Ok(inbox)
+    }
+
+    fn inbox(&self) -> Result<&Inbox> {
+        self.inbox.as_ref().ok_or_else(|| {
+            let found = "a step that reads it before any input was finished";
+            Error::invalid("micro-batch", "one that was received", found)
+        })
     }
 }

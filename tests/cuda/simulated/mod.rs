@@ -1,5 +1,7 @@
 //! On the simulated device (`tools/cudasim`), which counts and forbids what no GPU does.
 
 mod faults;
+mod graphs;
 mod precision;
 mod simulator;
+mod training;

@@ -1,6 +1,6 @@
 //! TF32 is exactly this: the factors of every product are rounded to TF32, nothing else is.
 
-use verydeep::backend::cuda::{Buffer, Cuda};
+use verydeep::backend::cuda::{Buffer, Cuda, Options};
 use verydeep::backend::{Backend, Memory, Precision, Tensor};
 use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::network::Builder;
@@ -75,7 +75,13 @@ impl OneStep<'_> {
 
 #[test]
 fn tf32_rounds_the_factors_and_nothing_else() {
-    let open = |precision| Cuda::open(0, libraries(), precision).unwrap();
+    let open = |precision| {
+        let options = Options {
+            precision,
+            ..Options::default()
+        };
+        Cuda::open(0, libraries(), options).unwrap()
+    };
     let (fp32, tf32) = (open(Precision::Fp32), open(Precision::Tf32));
     let mut net = Builder::new(Chw::new(3, 6, 5));
     net.conv("first".into(), 1, 4);

@@ -263,7 +263,7 @@ pub extern "C" fn cuStreamBeginCapture_v2(stream: *mut c_void, _mode: c_int) -> 
 /// `graph` points to room for a handle.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamEndCapture(stream: *mut c_void, graph: *mut *mut c_void) -> c_int {
-    answer(Call::Other, |sim| {
+    answer_always(|sim| {
         let stream = checked_stream(sim, stream as usize)?;
         let handle = sim.streams[&stream]
             .capture

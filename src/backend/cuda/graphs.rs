@@ -1,0 +1,119 @@
+//! Micro-batches as graphs: the kernels and library calls of a whole walk, captured once and launched in one call.
+//!
+//! A graph holds addresses, so there is one for each combination of buffers that walks are made with: the leaves of the
+//! tree's stack, and the slots of the inbox. What else differs between two micro-batches, seed, step and position,
+//! comes from device memory (`DeviceStepParams`).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
+use cudarc::driver::{CudaGraph, CudaStream};
+
+use super::dnn::DevicePtr;
+use super::launch::Launcher;
+use super::memory::Buffer;
+use super::{Resources, run};
+use crate::backend::Memory;
+use crate::error::{Error, Result};
+use crate::plan::{Plan, PlanId, StepParams};
+
+/// What a graph was captured with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    plan: PlanId,
+    slot: usize,
+    arena: DevicePtr,
+    weights: DevicePtr,
+    leaf: DevicePtr,
+}
+
+/// A graph of one walk.
+struct Captured(CudaGraph);
+
+// SAFETY: a graph may be launched by any thread, one at a time; the back end's lock sees to that.
+unsafe impl Send for Captured {}
+
+/// The graphs of one device. A combination that has been walked once, but not captured, has none yet: the first walk
+/// lets the libraries load what they load lazily, which no capture allows.
+#[derive(Default)]
+pub(super) struct Graphs(HashMap<Key, Option<Captured>>);
+
+impl Graphs {
+    /// Forgets all of them: memory that they use is about to end.
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+/// Executes a whole walk, from the second time on with these buffers as a graph.
+pub(super) fn walk(
+    resources: &mut Resources,
+    plan: &Plan,
+    memory: &Memory<'_, Buffer>,
+    params: &StepParams,
+) -> Result<()> {
+    run::check_labels(plan, &memory.batch)?;
+    resources.send_params(params)?;
+    let slot = resources.receive(plan, &memory.batch)?.current();
+    let key = Key {
+        plan: plan.id,
+        slot,
+        arena: memory.arena.at(0),
+        weights: memory.weights.at(0),
+        leaf: memory.gradient.at(0),
+    };
+    match resources.graphs.0.get(&key) {
+        Some(Some(graph)) => return launch(&resources.launcher, graph),
+        None => {
+            enqueue(resources, plan, memory, params)?;
+            resources.graphs.0.insert(key, None);
+        }
+        Some(None) => {
+            let captured = capture(resources, plan, memory, params)?;
+            launch(&resources.launcher, &captured)?;
+            resources.graphs.0.insert(key, Some(captured));
+        }
+    }
+    Ok(())
+}
+
+fn launch(launcher: &Launcher, graph: &Captured) -> Result<()> {
+    launcher.check("launching a graph", graph.0.launch())
+}
+
+/// Every pass of the schedule. The micro-batch has been received.
+fn enqueue(
+    resources: &mut Resources,
+    plan: &Plan,
+    memory: &Memory<'_, Buffer>,
+    params: &StepParams,
+) -> Result<()> {
+    plan.schedule()
+        .try_for_each(|(step, pass)| run::run_received(resources, plan, step, pass, memory, params))
+}
+
+fn capture(
+    resources: &mut Resources,
+    plan: &Plan,
+    memory: &Memory<'_, Buffer>,
+    params: &StepParams,
+) -> Result<Captured> {
+    let stream: Arc<CudaStream> = Arc::clone(resources.launcher.stream());
+    // Other threads may go on with what has nothing to do with this stream.
+    let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    resources
+        .launcher
+        .check("beginning a capture", stream.begin_capture(mode))?;
+    let enqueued = enqueue(resources, plan, memory, params);
+    // Also after a failure: the stream must not stay in the capture.
+    let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+    let ended = stream.end_capture(flags);
+    enqueued?;
+    let graph = resources.launcher.check("ending a capture", ended)?;
+    let graph = graph.ok_or_else(|| Error::Device {
+        device: "CUDA graph".into(),
+        reason: "the capture of a micro-batch is empty".into(),
+    })?;
+    Ok(Captured(graph))
+}

@@ -1,0 +1,84 @@
+//! Training of a small network that has every kind of layer.
+
+use verydeep::backend::cuda::{Cuda, Options};
+use verydeep::data::preprocess::{Flip, Preprocess};
+use verydeep::error::Result;
+use verydeep::exec::{Training, Unwatched};
+use verydeep::network::{Builder, Network};
+use verydeep::plan::{Batch, StepParams, UpdateRule};
+use verydeep::shape::Chw;
+use verydeep::weights::CheckpointView;
+
+use super::simulator::{calls, libraries};
+
+/// One of every kind of layer.
+fn network() -> Network {
+    let mut net = Builder::new(Chw::new(3, 4, 4));
+    net.conv("conv".into(), 3, 4);
+    net.relu("conv_relu".into());
+    net.lrn("lrn".into());
+    net.conv("conv_norm".into(), 3, 4);
+    net.batch_norm("norm".into());
+    net.relu("norm_relu".into());
+    net.max_pool("pool".into()).unwrap();
+    net.linear("fc".into(), 6);
+    net.relu("fc_relu".into());
+    net.dropout("drop".into(), 0.5);
+    net.linear("scores".into(), 3);
+    net.finish()
+}
+
+/// What a run ends with.
+pub(crate) struct Trained {
+    pub(crate) weights: Vec<f32>,
+    /// Calls until here; what follows only tidies up.
+    pub(crate) calls: [u64; 5],
+}
+
+/// From opening the device to reading the weights: steps of two micro-batches and an update, each with an evaluation.
+pub(crate) fn train(options: Options, steps: u64) -> Result<Trained> {
+    let cuda = Cuda::open(0, libraries(), options)?;
+    let network = network();
+    let preprocess = Preprocess::standardize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+    let rule = UpdateRule {
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        bias_decay: 1.0,
+        bias_lr: 1.0,
+        batch: 4,
+        micro_batches: 2,
+    };
+    let mut training = Training::new(&cuda, &network, &preprocess, rule)?;
+    let weights: Vec<f32> = (0..network.flat_len())
+        .map(|i| 0.1 * (i % 7) as f32 - 0.25)
+        .collect();
+    training.set_state(&weights, &vec![0.0; network.flat_len()])?;
+    let pixels: Vec<u8> = (0..2 * network.input.len()).map(|i| (i * 37) as u8).collect();
+    let batch = Batch {
+        pixels: &pixels,
+        flips: &[Flip::Keep, Flip::Mirror],
+        colours: &[[0.0; 3]; 2],
+        labels: &[0, 2],
+    };
+    for step in 0..steps {
+        let params = |micro_batch| StepParams {
+            seed: 1,
+            step,
+            position: 4 * step + 2 * micro_batch,
+            learning_rate: 0.01,
+        };
+        for micro_batch in 0..2 {
+            training.micro_batch(micro_batch, batch, &params(micro_batch as u64), &mut Unwatched)?;
+        }
+        training.update(&params(0))?;
+        training.evaluate(batch)?;
+    }
+    let mut trained = vec![0.0; network.flat_len()];
+    for parameter in &network.parameters {
+        training.weights(parameter, &mut trained[parameter.range()])?;
+    }
+    Ok(Trained {
+        weights: trained,
+        calls: calls(),
+    })
+}
