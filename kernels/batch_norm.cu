@@ -1,10 +1,13 @@
 // Batch normalisation per channel (Ioffe and Szegedy 2015, algorithm 1), statistics per micro-batch.
 //
 // x, dx, y, dy: (rows, C), rows = N * H * W; everything else: (C) f32. y = gamma * z + beta with
-// z = (x - mean) * inverse, inverse = 1 / sqrt(variance + epsilon).
+// z = (x - mean - rest) * inverse, inverse = 1 / sqrt(variance + epsilon).
 //
-// Training, forward: mean_parts, mean, variance_parts, variance, forward; mean and inverse are kept for backward_parts,
-// backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; the element-wise kernels equal
+// The mean is kept as two f32, mean + rest: where the values of a channel nearly coincide, x - mean is as small as what
+// rounding takes from the mean. x - mean is exact then, and the rest goes into what is the same for the whole channel.
+//
+// Training, forward: mean_parts, mean, variance_parts, variance, forward; mean, rest and inverse are kept for
+// backward_parts, backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; the element-wise kernels equal
 // backend/cpu/batch_norm.rs to the bit from equal statistics. All are launched by the functions of their names in
 // backend/cuda/launch/; the sums in blocks of BLOCK threads.
 #include "columns.cuh"
@@ -30,18 +33,23 @@ extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean_parts(const 
 
 struct MeanFinish {
     double count;
-    float *mean, *mean_out;
+    float *mean, *rest, *mean_out;
     __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
-        mean[c] = mean_out[c] = static_cast<float>(sums[0] / count);
+        const double exact = sums[0] / count;
+        const float rounded = static_cast<float>(exact);
+        mean[c] = mean_out[c] = rounded;
+        rest[c] = static_cast<float>(exact - static_cast<double>(rounded));
     }
 };
 
-// mean = mean_out = sum of the parts / rows. Overwrites both; mean_out is the running mean's place in the gradient.
+// mean + rest = sum of the parts / rows, mean_out = mean. Reads 8 bytes per part, writes 12 per channel. Overwrites all
+// three; mean_out is the running mean's place in the gradient.
 extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean(const double* __restrict__ parts, u64 rows,
                                                                     unsigned channels, unsigned slices,
                                                                     float* __restrict__ mean,
+                                                                    float* __restrict__ rest,
                                                                     float* __restrict__ mean_out) {
-    column_sums<1>(parts, channels, slices, MeanFinish{static_cast<double>(rows), mean, mean_out});
+    column_sums<1>(parts, channels, slices, MeanFinish{static_cast<double>(rows), mean, rest, mean_out});
 }
 
 struct VarianceTerms {
@@ -63,58 +71,70 @@ extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance_parts(co
 
 struct VarianceFinish {
     double count;
+    const float* rest;
     float *inverse, *variance_out;
     __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
-        inverse[c] = inverse_deviation(sums[0] / count);
-        variance_out[c] = static_cast<float>(sums[0] / (count > 2.0 ? count - 1.0 : 1.0));
+        const double r = rest[c], around = sums[0] - count * r * r;
+        const double squares = around > 0.0 ? around : 0.0;
+        inverse[c] = inverse_deviation(squares / count);
+        variance_out[c] = static_cast<float>(squares / (count > 2.0 ? count - 1.0 : 1.0));
     }
 };
 
-// inverse from the biased variance; variance_out = the unbiased one. Overwrites both; variance_out is the running
-// variance's place in the gradient.
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance(const double* __restrict__ parts, u64 rows,
+// inverse from the biased variance; variance_out = the unbiased one. Reads 8 bytes per part and 4 per channel, writes 8
+// per channel. Overwrites both; variance_out is the running variance's place in the gradient.
+extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance(const double* __restrict__ parts,
+                                                                        const float* __restrict__ rest, u64 rows,
                                                                         unsigned channels, unsigned slices,
                                                                         float* __restrict__ inverse,
                                                                         float* __restrict__ variance_out) {
-    column_sums<1>(parts, channels, slices, VarianceFinish{static_cast<double>(rows), inverse, variance_out});
+    column_sums<1>(parts, channels, slices, VarianceFinish{static_cast<double>(rows), rest, inverse, variance_out});
 }
 
-// For evaluation: mean and inverse of the running statistics. Overwrites mean and inverse.
+// For evaluation: mean, rest (0) and inverse of the running statistics. Reads 8 bytes per channel, writes 12. Overwrites
+// all three.
 extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_evaluation(const float* __restrict__ running_mean,
                                                                           const float* __restrict__ running_variance,
                                                                           unsigned channels, float* __restrict__ mean,
+                                                                          float* __restrict__ rest,
                                                                           float* __restrict__ inverse) {
     GRID_STRIDE_LOOP(c, channels) {
         mean[c] = running_mean[c];
+        rest[c] = 0.0f;
         inverse[c] = inverse_deviation(static_cast<double>(running_variance[c]));
     }
 }
 
-__device__ __forceinline__ float normalise(float x, float mean, float inverse, float gamma, float beta, unsigned relu) {
-    const float y = fmaf(x - mean, gamma * inverse, beta);
+__device__ __forceinline__ float normalise(float x, float mean, float rest, float inverse, float gamma, float beta,
+                                           unsigned relu) {
+    const float factor = gamma * inverse;
+    const float y = fmaf(x - mean, factor, fmaf(-rest, factor, beta));
     return relu && y < 0.0f ? 0.0f : y;
 }
 
-// y = fma(x - mean, gamma * inverse, beta), then the ReLU where `relu` is not 0.
+// y = fma(x - mean, gamma * inverse, beta - rest * gamma * inverse), then the ReLU where `relu` is not 0.
 // Reads 4 bytes per element, writes 4; the (C) vectors come from cache. Overwrites y; y may be x.
 extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_forward(
-    const float* x, const float* __restrict__ mean, const float* __restrict__ inverse, const float* __restrict__ gamma,
-    const float* __restrict__ beta, float* y, u64 rows, unsigned channels, unsigned relu) {
-    if (channels % 4 == 0 && aligned16(x, mean, inverse, gamma, beta, y)) {
+    const float* x, const float* __restrict__ mean, const float* __restrict__ rest, const float* __restrict__ inverse,
+    const float* __restrict__ gamma, const float* __restrict__ beta, float* y, u64 rows, unsigned channels,
+    unsigned relu) {
+    if (channels % 4 == 0 && aligned16(x, mean, rest, inverse, gamma, beta, y)) {
         const unsigned lanes = channels / 4;
         GRID_STRIDE_LOOP(i, rows * lanes) {
             const unsigned c = divide(i, lanes).remainder;
-            const float4 v = load4(x, i), m = load4(mean, c), s = load4(inverse, c);
+            const float4 v = load4(x, i), m = load4(mean, c), r = load4(rest, c), s = load4(inverse, c);
             const float4 g = load4(gamma, c), b = load4(beta, c);
             store4(y, i,
-                   make_float4(normalise(v.x, m.x, s.x, g.x, b.x, relu), normalise(v.y, m.y, s.y, g.y, b.y, relu),
-                               normalise(v.z, m.z, s.z, g.z, b.z, relu), normalise(v.w, m.w, s.w, g.w, b.w, relu)));
+                   make_float4(normalise(v.x, m.x, r.x, s.x, g.x, b.x, relu),
+                               normalise(v.y, m.y, r.y, s.y, g.y, b.y, relu),
+                               normalise(v.z, m.z, r.z, s.z, g.z, b.z, relu),
+                               normalise(v.w, m.w, r.w, s.w, g.w, b.w, relu)));
         }
         return;
     }
     GRID_STRIDE_LOOP(i, rows * channels) {
         const unsigned c = divide(i, channels).remainder;
-        y[i] = normalise(x[i], mean[c], inverse[c], gamma[c], beta[c], relu);
+        y[i] = normalise(x[i], mean[c], rest[c], inverse[c], gamma[c], beta[c], relu);
     }
 }
 
@@ -140,24 +160,27 @@ extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward_parts(co
 
 struct BackwardFinish {
     double count;
-    const float* inverse;
+    const float *rest, *inverse;
     float *dgamma, *dbeta, *level, *slope;
     __device__ __forceinline__ void operator()(unsigned c, const double* sums) const {
-        const double scale = inverse[c];
-        dgamma[c] = static_cast<float>(sums[1] * scale);
+        const double scale = inverse[c], r = rest[c];
+        const double moment = sums[1] - r * sums[0];
+        const double steepness = -(moment * scale * scale / count);
+        dgamma[c] = static_cast<float>(moment * scale);
         dbeta[c] = static_cast<float>(sums[0]);
-        level[c] = static_cast<float>(sums[0] / count);
-        slope[c] = static_cast<float>(-(sums[1] * scale * scale / count));
+        level[c] = static_cast<float>(sums[0] / count + r * steepness);
+        slope[c] = static_cast<float>(steepness);
     }
 };
 
 // dgamma = sum of dy * z, dbeta = sum of dy; level and slope (scratch) are what `batch_norm_backward` needs of them.
-// Overwrites all four.
+// Reads 8 bytes per part and 8 per channel, writes 16 per channel. Overwrites all four.
 extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward_sums(
-    const double* __restrict__ parts, const float* __restrict__ inverse, u64 rows, unsigned channels, unsigned slices,
-    float* __restrict__ dgamma, float* __restrict__ dbeta, float* __restrict__ level, float* __restrict__ slope) {
+    const double* __restrict__ parts, const float* __restrict__ rest, const float* __restrict__ inverse, u64 rows,
+    unsigned channels, unsigned slices, float* __restrict__ dgamma, float* __restrict__ dbeta,
+    float* __restrict__ level, float* __restrict__ slope) {
     column_sums<2>(parts, channels, slices,
-                   BackwardFinish{static_cast<double>(rows), inverse, dgamma, dbeta, level, slope});
+                   BackwardFinish{static_cast<double>(rows), rest, inverse, dgamma, dbeta, level, slope});
 }
 
 __device__ __forceinline__ float differentiate(float x, float dy, float mean, float inverse, float gamma, float level,
@@ -165,7 +188,8 @@ __device__ __forceinline__ float differentiate(float x, float dy, float mean, fl
     return gamma * inverse * fmaf(x - mean, slope, dy - level);
 }
 
-// dx = gamma * inverse * (dy - dbeta / rows - z * dgamma / rows) = gamma * inverse * fma(x - mean, slope, dy - level).
+// dx = gamma * inverse * (dy - dbeta / rows - z * dgamma / rows) = gamma * inverse * fma(x - mean, slope, dy - level):
+// the rest of the mean is in level.
 // Reads 8 bytes per element, writes 4; the (C) vectors come from cache. Overwrites dx; dx may be dy.
 extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward(
     const float* __restrict__ x, const float* dy, const float* __restrict__ mean, const float* __restrict__ inverse,

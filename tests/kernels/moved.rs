@@ -165,14 +165,15 @@ fn sums(bench: &mut Bench, judged: &mut BTreeSet<String>) {
     let (shape, n) = (Rows { rows, channels: c }, rows * c);
     let x = normals(&mut bench.draw, n);
     let (x, dy) = (bench.input(&x), bench.input(&x));
-    let vectors = [0; 6].map(|_| bench.input(&vec![1f32; c]));
+    let vectors = [0; 7].map(|_| bench.input(&vec![1f32; c]));
     let parts = column_sum_bytes(rows, c, 1);
     let scratch = bench.output::<f64>(2 * parts / 8 + c);
     let (x, dy, scratch) = (x.at(), dy.at(), scratch.at());
-    let [mean, inverse, gamma, beta, one, two] = vectors.each_ref().map(|view| view.at());
+    let [mean, rest, inverse, gamma, beta, one, two] = vectors.each_ref().map(|view| view.at());
     let norm = BatchNorm {
         x,
         mean,
+        rest,
         inverse,
         gamma,
         beta,
@@ -181,15 +182,15 @@ fn sums(bench: &mut Bench, judged: &mut BTreeSet<String>) {
     moves!(bench, judged, bias_gradient(x, rows, c, scratch, one) =>
         bias_gradient_parts: 4 * n, 0, parts; bias_gradient: parts, 0, 4 * c);
     moves!(bench, judged, batch_norm_evaluation(shape, norm, [one, two], false) =>
-        batch_norm_evaluation: 8 * c, 0, 8 * c; batch_norm_forward: 4 * n, 16 * n, 4 * n);
+        batch_norm_evaluation: 8 * c, 0, 12 * c; batch_norm_forward: 4 * n, 20 * n, 4 * n);
     moves!(bench, judged, batch_norm_forward(shape, norm, [one, two], scratch, false) =>
         batch_norm_mean_parts: 4 * n, 0, parts;
-        batch_norm_mean: parts, 0, 8 * c;
+        batch_norm_mean: parts, 0, 12 * c;
         batch_norm_variance_parts: 4 * n, 4 * n, parts;
-        batch_norm_variance: parts, 0, 8 * c;
-        batch_norm_forward: 4 * n, 16 * n, 4 * n);
+        batch_norm_variance: parts + 4 * c, 0, 8 * c;
+        batch_norm_forward: 4 * n, 20 * n, 4 * n);
     moves!(bench, judged, batch_norm_backward(shape, norm, dy, [one, two], Some(dy), scratch) =>
         batch_norm_backward_parts: 8 * n, 4 * n, 2 * parts;
-        batch_norm_backward_sums: 2 * parts + 4 * c, 0, 16 * c;
+        batch_norm_backward_sums: 2 * parts + 8 * c, 0, 16 * c;
         batch_norm_backward: 8 * n, 20 * n, 4 * n);
 }

@@ -83,12 +83,13 @@ pub(crate) fn bias_gradient(bench: &mut Bench) {
     });
 }
 
-/// `fma(x - mean, gamma * inverse, beta)`, then the ReLU if there is one.
-fn normalised(x: &[f32], [mean, inverse, gamma, beta]: [&[f32]; 4], relu: bool) -> Vec<f32> {
+/// `fma(x - mean, gamma * inverse, beta - rest * gamma * inverse)`, then the ReLU if there is one.
+fn normalised(x: &[f32], [mean, rest, inverse, gamma, beta]: [&[f32]; 5], relu: bool) -> Vec<f32> {
     let channels = mean.len();
     let element = |(i, x): (usize, &f32)| {
         let c = i % channels;
-        let y = (x - mean[c]).mul_add(gamma[c] * inverse[c], beta[c]);
+        let factor = gamma[c] * inverse[c];
+        let y = (x - mean[c]).mul_add(factor, (-rest[c]).mul_add(factor, beta[c]));
         if relu && y < 0.0 { 0.0 } else { y }
     };
     x.iter().enumerate().map(element).collect()
@@ -98,16 +99,21 @@ fn inverse_deviation(variance: f64) -> f64 {
     1.0 / (variance + f64::from(EPSILON)).sqrt()
 }
 
-/// Mean, inverse of the (biased) deviation, unbiased variance, and what becomes of x.
+/// Mean and its rest, inverse of the (biased) deviation, unbiased variance, and what becomes of x.
 pub(crate) fn batch_norm_forward(bench: &mut Bench) {
     on_rows(bench, 1, |bench, shape, what| {
         let (count, channels, rows) = (shape.rows * shape.channels, shape.channels, shape.rows as f64);
         let x: Vec<f32> = normals(&mut bench.draw, count).iter().map(|x| x + 1.5).collect();
         let [gamma, beta] = [0; 2].map(|_| normals(&mut bench.draw, channels));
-        let means = singles(&sums(shape, |i| x[i], |i| x[i].into()), |sum| sum / rows);
+        let totals = sums(shape, |i| x[i], |i| x[i].into());
+        let means = singles(&totals, |sum| sum / rows);
+        let rests = singles(&totals, |sum| sum / rows - f64::from((sum / rows) as f32));
         let centred = |i: usize| x[i] - means[i % channels];
         let exact = |i: usize| (f64::from(x[i]) - f64::from(means[i % channels])).powi(2);
-        let squares = sums(shape, |i| centred(i) * centred(i), exact);
+        let mut squares = sums(shape, |i| centred(i) * centred(i), exact);
+        for (sum, &rest) in squares.iter_mut().zip(&rests) {
+            *sum = (*sum - rows * f64::from(rest) * f64::from(rest)).max(0.0);
+        }
         let inverses = singles(&squares, |sum| inverse_deviation(sum / rows));
         let variances = singles(&squares, |sum| sum / (rows - 1.0).max(1.0));
         bench.everywhere(|bench| {
@@ -115,12 +121,13 @@ pub(crate) fn batch_norm_forward(bench: &mut Bench) {
             let what = &format!("{what}, relu {relu}, in place {in_place}");
             let (input, output) = (bench.input(&x), bench.output(count));
             let [g, b] = [&gamma, &beta].map(|values| bench.input(values));
-            let [mean, inverse, mean_out, variance_out] = [0; 4].map(|_| bench.output(channels));
+            let [mean, rest, inverse, mean_out, variance_out] = [0; 5].map(|_| bench.output(channels));
             let scratch = scratch(bench, shape, 1, 0);
             let y = if in_place { &input } else { &output };
             let norm = BatchNorm {
                 x: input.at(),
                 mean: mean.at(),
+                rest: rest.at(),
                 inverse: inverse.at(),
                 gamma: g.at(),
                 beta: b.at(),
@@ -130,9 +137,11 @@ pub(crate) fn batch_norm_forward(bench: &mut Bench) {
             launch!(bench, batch_norm_forward(shape, norm, statistics, parts, relu));
             mean.holds(&means, what);
             mean_out.holds(&means, what);
+            rest.holds(&rests, what);
             inverse.holds(&inverses, what);
             variance_out.holds(&variances, what);
-            y.holds(&normalised(&x, [&means, &inverses, &gamma, &beta], relu), what);
+            let expected = normalised(&x, [&means, &rests, &inverses, &gamma, &beta], relu);
+            y.holds(&expected, what);
             written(&scratch, what);
             g.unchanged(what);
             b.unchanged(what);
@@ -159,10 +168,11 @@ pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
             let (input, y) = (bench.input(&x), bench.output(count));
             let running = [&means, &variances].map(|values| bench.input(values));
             let [g, b] = [&gamma, &beta].map(|values| bench.input(values));
-            let [mean, inverse] = [0; 2].map(|_| bench.output(channels));
+            let [mean, rest, inverse] = [0; 3].map(|_| bench.output(channels));
             let norm = BatchNorm {
                 x: input.at(),
                 mean: mean.at(),
+                rest: rest.at(),
                 inverse: inverse.at(),
                 gamma: g.at(),
                 beta: b.at(),
@@ -170,9 +180,12 @@ pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
             };
             let statistics = [running[0].at(), running[1].at()];
             launch!(bench, batch_norm_evaluation(shape, norm, statistics, relu));
+            let none = vec![0.0; channels];
             mean.holds(&means, what);
+            rest.holds(&none, what);
             inverse.holds(&inverses, what);
-            y.holds(&normalised(&x, [&means, &inverses, &gamma, &beta], relu), what);
+            let expected = normalised(&x, [&means, &none, &inverses, &gamma, &beta], relu);
+            y.holds(&expected, what);
             for view in [&input, &running[0], &running[1], &g, &b] {
                 view.unchanged(what);
             }
@@ -186,9 +199,17 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
         let (count, channels, rows) = (shape.rows * shape.channels, shape.channels, shape.rows as f64);
         let [x, dy] = [0; 2].map(|_| normals(&mut bench.draw, count));
         let [mean, inverse, gamma] = [0; 3].map(|_| normals(&mut bench.draw, channels));
+        // Larger than rounding leaves it, so that it shows.
+        let rest: Vec<f32> = normals(&mut bench.draw, channels)
+            .iter()
+            .map(|x| x * 0.01)
+            .collect();
         let beta = sums(shape, |i| dy[i], |i| dy[i].into());
         let exact = |i: usize| f64::from(dy[i]) * (f64::from(x[i]) - f64::from(mean[i % channels]));
-        let moments = sums(shape, |i| dy[i] * (x[i] - mean[i % channels]), exact);
+        let mut moments = sums(shape, |i| dy[i] * (x[i] - mean[i % channels]), exact);
+        for (c, moment) in moments.iter_mut().enumerate() {
+            *moment -= f64::from(rest[c]) * beta[c];
+        }
         let scaled = |of: &dyn Fn(f64, f64) -> f64| -> Vec<f32> {
             let pairs = moments.iter().zip(&inverse);
             pairs
@@ -197,7 +218,14 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
         };
         let dgammas = scaled(&|moment, inverse| moment * inverse);
         let slopes = scaled(&|moment, inverse| -(moment * inverse * inverse / rows));
-        let (dbetas, levels) = (singles(&beta, |sum| sum), singles(&beta, |sum| sum / rows));
+        let dbetas = singles(&beta, |sum| sum);
+        let levels: Vec<f32> = (0..channels)
+            .map(|c| {
+                let inverse = f64::from(inverse[c]);
+                let slope = -(moments[c] * inverse * inverse / rows);
+                (beta[c] / rows + f64::from(rest[c]) * slope) as f32
+            })
+            .collect();
         let differentiated = |i: usize| {
             let c = i % channels;
             gamma[c] * inverse[c] * (x[i] - mean[c]).mul_add(slopes[c], dy[i] - levels[c])
@@ -206,7 +234,7 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
         bench.everywhere(|bench| {
             let place = bench.draw.integer(0..=2);
             let (input, gradient, output) = (bench.input(&x), bench.input(&dy), bench.output(count));
-            let [m, s, g] = [&mean, &inverse, &gamma].map(|values| bench.input(values));
+            let [m, r, s, g] = [&mean, &rest, &inverse, &gamma].map(|values| bench.input(values));
             let [dgamma, dbeta] = [0; 2].map(|_| bench.output(channels));
             // Behind the partial sums: level and slope, of a channel 8 bytes.
             let scratch = scratch(bench, shape, 2, channels);
@@ -215,6 +243,7 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
             let norm = BatchNorm {
                 x: input.at(),
                 mean: m.at(),
+                rest: r.at(),
                 inverse: s.at(),
                 gamma: g.at(),
                 beta: 0,
@@ -232,7 +261,7 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
                 gradient.unchanged(what);
             }
             written(&scratch, what);
-            for view in [&input, &m, &s, &g] {
+            for view in [&input, &m, &r, &s, &g] {
                 view.unchanged(what);
             }
         });

@@ -4,7 +4,9 @@
 //!
 //! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased)
 //! variance are the micro-batch's; saved for the backward pass: mean and `1 / sqrt(variance + epsilon)` of
-//! every channel.
+//! every channel. The mean is kept as two f32, `mean + rest`: where the values of a channel nearly coincide, `x - mean`
+//! is as small as what rounding takes from the mean. `x - mean` is exact then, and the rest goes into what is the same
+//! for the whole channel.
 
 use super::elementwise::mask_in_place;
 use super::isa::multiversion;
@@ -19,7 +21,7 @@ pub(super) fn footprint(step: &Step, epilogue: Epilogue) -> Footprint {
     Footprint {
         value: f32_bytes(step.batch * step.output.len()),
         gradient: f32_bytes(step.batch * step.output.len()),
-        saved: f32_bytes(2 * step.output.c),
+        saved: f32_bytes(3 * step.output.c),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
         ..Footprint::default()
@@ -35,11 +37,12 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, vi
     let [gamma, beta, running_mean, running_variance] = views.weights;
     let [_, _, mean_out, variance_out] = &mut views.weight_gradients;
     let y = Parts::new(views.value);
-    let normalise = |c: usize, mean: f32, inverse: f32| {
+    let normalise = |c: usize, [mean, rest]: [f32; 2], inverse: f32| {
+        let factor = gamma[c] * inverse;
         let affine = Affine {
             mean,
-            factor: gamma[c] * inverse,
-            summand: beta[c],
+            factor,
+            summand: (-rest).mul_add(factor, beta[c]),
             relu: epilogue != Epilogue::None,
         };
         for n in 0..step.batch {
@@ -53,7 +56,7 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, vi
         return cpu.team.run(channels, |c, _| {
             normalise(
                 c,
-                running_mean[c],
+                [running_mean[c], 0.0],
                 inverse_deviation(f64::from(running_variance[c])),
             );
         });
@@ -63,14 +66,17 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, vi
     cpu.team
         .chunks2((mean_out, 1), (variance_out, 1), |c, mean_out, variance_out| {
             let images = || (0..step.batch).map(|n| &x[(n * channels + c) * plane..][..plane]);
-            let mean = (images().map(|x| sum(cpu.isa, x)[0]).sum::<f64>() / count) as f32;
-            let squares: f64 = images().map(|x| squares_around(cpu.isa, x, mean)[0]).sum();
+            let exact = images().map(|x| sum(cpu.isa, x)[0]).sum::<f64>() / count;
+            let mean = exact as f32;
+            let rest = (exact - f64::from(mean)) as f32;
+            let around: f64 = images().map(|x| squares_around(cpu.isa, x, mean)[0]).sum();
+            let squares = (around - count * f64::from(rest) * f64::from(rest)).max(0.0);
             let inverse = inverse_deviation(squares / count);
             mean_out[0] = mean;
             variance_out[0] = (squares / (count - 1.0).max(1.0)) as f32;
             // SAFETY: one task has this channel.
-            unsafe { saved.range(2 * c, 2) }.copy_from_slice(&[mean, inverse]);
-            normalise(c, mean, inverse);
+            unsafe { saved.range(3 * c, 3) }.copy_from_slice(&[mean, rest, inverse]);
+            normalise(c, [mean, rest], inverse);
         });
 }
 
@@ -112,7 +118,7 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let wants_dx = step.data_gradient != DataGradient::None;
     let [dgamma, dbeta, ..] = &mut views.weight_gradients;
     cpu.team.chunks2((dgamma, 1), (dbeta, 1), |c, dgamma, dbeta| {
-        let (mean, inverse) = (saved[2 * c], saved[2 * c + 1]);
+        let [mean, rest, inverse] = [0, 1, 2].map(|i| saved[3 * c + i]);
         let (mut total, mut moment) = (0.0, 0.0);
         for n in 0..step.batch {
             let start = (n * channels + c) * plane;
@@ -121,17 +127,19 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
             total += sums[0];
             moment += sums[1];
         }
-        let scale = f64::from(inverse);
+        let (scale, rest) = (f64::from(inverse), f64::from(rest));
+        moment -= rest * total;
         dgamma[0] = (moment * scale) as f32;
         dbeta[0] = total as f32;
         if !wants_dx {
             return;
         }
+        let slope = -(moment * scale * scale / count);
         let terms = Terms {
             mean,
             factor: gamma[c] * inverse,
-            slope: -(moment * scale * scale / count) as f32,
-            level: (total / count) as f32,
+            slope: slope as f32,
+            level: (total / count + rest * slope) as f32,
         };
         for n in 0..step.batch {
             let start = (n * channels + c) * plane;

@@ -65,7 +65,7 @@ impl Lowering for CudaLowering {
                 }
             }
             StepOp::BatchNorm { epilogue } => Footprint {
-                saved: f32s(2 * channels),
+                saved: f32s(3 * channels),
                 forward_scratch: column_sum_bytes(rows(step), channels, 1),
                 backward_scratch: column_sum_bytes(rows(step), channels, 2) + f32s(2 * channels),
                 backward_reads_input: true,

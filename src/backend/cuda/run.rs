@@ -407,10 +407,12 @@ impl Run<'_> {
     fn norm(&self) -> (Rows, BatchNorm) {
         let (step, at) = (self.step, self.at);
         let channels = step.output.c;
+        let [mean, rest, inverse] = [0, 1, 2].map(|i| at.saved + (i * channels * size_of::<f32>()) as u64);
         let norm = BatchNorm {
             x: at.input,
-            mean: at.saved,
-            inverse: at.saved + (channels * size_of::<f32>()) as u64,
+            mean,
+            rest,
+            inverse,
             gamma: at.weights[0],
             beta: at.weights[1],
             y: at.value,

@@ -32,6 +32,8 @@ pub struct BatchNorm {
     pub x: DevicePtr,
     /// (channels): kept for the backward pass.
     pub mean: DevicePtr,
+    /// (channels): what rounding takes from the mean, kept for the backward pass.
+    pub rest: DevicePtr,
     /// (channels): 1 / sqrt(variance + epsilon), kept for the backward pass.
     pub inverse: DevicePtr,
     /// (channels).
@@ -79,22 +81,28 @@ impl Launcher {
         scratch: DevicePtr,
         relu: bool,
     ) -> Result<()> {
-        let BatchNorm { x, mean, inverse, .. } = norm;
+        let BatchNorm {
+            x,
+            mean,
+            rest,
+            inverse,
+            ..
+        } = norm;
         let slices = slices(shape.rows, shape.channels);
         let groups = shape.channels.div_ceil(32);
         let parts = || Work::Blocks(groups * slices as usize);
         let (rows, channels) = (shape.rows as u64, shape.channels as u32);
         launch!(self, batch_norm_mean_parts, parts(); x, rows, channels, slices, scratch)?;
-        launch!(self, batch_norm_mean, Work::Blocks(groups); scratch, rows, channels, slices, mean, mean_out)?;
+        launch!(self, batch_norm_mean, Work::Blocks(groups); scratch, rows, channels, slices, mean, rest, mean_out)?;
         launch!(self, batch_norm_variance_parts, parts(); x, mean, rows, channels, slices, scratch)?;
         launch!(
             self, batch_norm_variance, Work::Blocks(groups);
-            scratch, rows, channels, slices, inverse, variance_out
+            scratch, rest, rows, channels, slices, inverse, variance_out
         )?;
         self.normalise(shape, norm, relu)
     }
 
-    /// Batch norm by the running statistics. Overwrites y; mean and inverse are scratch.
+    /// Batch norm by the running statistics. Overwrites y; mean, rest and inverse are scratch.
     ///
     /// # Safety
     ///
@@ -106,12 +114,14 @@ impl Launcher {
         [running_mean, running_variance]: [DevicePtr; 2],
         relu: bool,
     ) -> Result<()> {
-        let BatchNorm { mean, inverse, .. } = norm;
+        let BatchNorm {
+            mean, rest, inverse, ..
+        } = norm;
         let work = Work::Items(shape.channels);
         let channels = shape.channels as u32;
         launch!(
             self, batch_norm_evaluation, work;
-            running_mean, running_variance, channels, mean, inverse
+            running_mean, running_variance, channels, mean, rest, inverse
         )?;
         self.normalise(shape, norm, relu)
     }
@@ -120,6 +130,7 @@ impl Launcher {
         let BatchNorm {
             x,
             mean,
+            rest,
             inverse,
             gamma,
             beta,
@@ -127,7 +138,7 @@ impl Launcher {
         } = norm;
         let work = Work::Items((shape.rows * shape.channels).div_ceil(4));
         let (rows, channels, relu) = (shape.rows as u64, shape.channels as u32, u32::from(relu));
-        launch!(self, batch_norm_forward, work; x, mean, inverse, gamma, beta, y, rows, channels, relu)
+        launch!(self, batch_norm_forward, work; x, mean, rest, inverse, gamma, beta, y, rows, channels, relu)
     }
 
     /// The gradients of batch norm. Overwrites dgamma, dbeta and, where it is given, dx.
@@ -147,6 +158,7 @@ impl Launcher {
         let BatchNorm {
             x,
             mean,
+            rest,
             inverse,
             gamma,
             ..
@@ -161,7 +173,7 @@ impl Launcher {
         launch!(self, batch_norm_backward_parts, parts; x, dy, mean, rows, channels, slices, scratch)?;
         launch!(
             self, batch_norm_backward_sums, Work::Blocks(groups);
-            scratch, inverse, rows, channels, slices, dgamma, dbeta, level, slope
+            scratch, rest, inverse, rows, channels, slices, dgamma, dbeta, level, slope
         )?;
         match dx {
             None => Ok(()),
