@@ -1,0 +1,120 @@
+//! Convolutions: cuDNN on filters that are turned into its order.
+
+use super::Run;
+use crate::backend::cuda::Resources;
+use crate::backend::cuda::dnn::{ConvPass, ConvShape, ConvTensors, DevicePtr};
+use crate::backend::cuda::launch::Nhwc;
+use crate::backend::cuda::lower::{aligned, filter_bytes, input_pitch, rows};
+use crate::error::Result;
+use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
+
+/// Every pass of every convolution of a plan, with its step.
+pub(crate) fn convolutions(plan: &Plan) -> Vec<(&Step, ConvPass, ConvShape)> {
+    let mut passes = Vec::new();
+    for step in &plan.steps {
+        let StepOp::Conv { kernel, epilogue } = step.op else {
+            continue;
+        };
+        let shape = conv_shape(step, kernel);
+        let relu = epilogue != Epilogue::None;
+        passes.push((step, ConvPass::Forward { relu }, shape));
+        if plan.mode == Mode::Training {
+            passes.push((step, ConvPass::FilterGradient, shape));
+            if step.data_gradient != DataGradient::None {
+                passes.push((step, ConvPass::DataGradient, shape));
+            }
+        }
+    }
+    passes
+}
+
+fn conv_shape(step: &Step, kernel: usize) -> ConvShape {
+    ConvShape {
+        n: step.batch,
+        c: input_pitch(step),
+        k: step.output.c,
+        h: step.output.h,
+        w: step.output.w,
+        kernel,
+    }
+}
+
+impl Run<'_> {
+    /// The filter in cuDNN's order, in scratch.
+    pub(super) fn filter(&self, kernel: usize) -> Result<DevicePtr> {
+        let step = self.step;
+        // (K, C, R * S) to (K, R * S, pitch)
+        let filters = Nhwc {
+            n: step.output.c,
+            h: kernel,
+            w: kernel,
+            c: step.input.c,
+        };
+        let (from, to) = (self.at.weights[0], self.at.scratch);
+        // SAFETY: the scratch begins with the filter's place.
+        unsafe {
+            self.resources
+                .launcher
+                .nhwc_from_nchw(filters, input_pitch(step), from, to)?
+        };
+        Ok(to)
+    }
+
+    pub(super) fn conv_forward(&mut self, kernel: usize, epilogue: Epilogue) -> Result<()> {
+        let w = self.filter(kernel)?;
+        let tensors = ConvTensors {
+            x: self.at.input,
+            w,
+            y: self.at.value,
+            bias: self.at.weights[1],
+        };
+        let relu = epilogue != Epilogue::None;
+        self.convolve(ConvPass::Forward { relu }, kernel, tensors)
+    }
+
+    pub(super) fn conv_backward(&mut self, kernel: usize) -> Result<()> {
+        let (step, at) = (self.step, self.at);
+        let filter = aligned(filter_bytes(step, kernel)) as u64;
+        let dw = at.scratch + filter;
+        let sums = dw + filter;
+        let mut tensors = ConvTensors {
+            x: at.input,
+            w: dw,
+            y: at.gradient,
+            bias: 0,
+        };
+        self.convolve(ConvPass::FilterGradient, kernel, tensors)?;
+        let filters = Nhwc {
+            n: step.output.c,
+            h: kernel,
+            w: kernel,
+            c: step.input.c,
+        };
+        let launcher = &self.resources.launcher;
+        let [weight, bias, ..] = at.weight_gradients;
+        // SAFETY: the leaf holds the step's arrays; the scratch holds two filters and the sums.
+        unsafe {
+            launcher.nchw_from_nhwc(filters, input_pitch(step), dw, weight)?;
+            launcher.bias_gradient(at.gradient, rows(step), step.output.c, sums, bias)?;
+        }
+        if let Some(dx) = at.input_gradient {
+            tensors.w = self.filter(kernel)?;
+            tensors.x = dx;
+            self.convolve(ConvPass::DataGradient, kernel, tensors)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn convolve(&mut self, pass: ConvPass, kernel: usize, tensors: ConvTensors) -> Result<()> {
+        let shape = conv_shape(self.step, kernel);
+        self.resources.plan_convolution(pass, shape)?;
+        let Resources {
+            convolutions,
+            dnn,
+            workspace,
+            ..
+        } = &*self.resources;
+        // SAFETY: the tensors come from the plan; the workspace is as large as any plan's.
+        unsafe { convolutions[&(pass, shape)].execute(dnn, tensors, workspace.at(0)) }
+    }
+}

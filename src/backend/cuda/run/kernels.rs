@@ -1,0 +1,200 @@
+//! What our kernels do alone: input finishing, masks, batch norm, ReLU, LRN, pooling, dropout, the loss.
+
+use super::{Run, input_shape};
+use crate::backend::cuda::launch::{BatchNorm, Nhwc, Rows};
+use crate::backend::cuda::lower::{flat_bytes, rows};
+use crate::backend::cuda::memory::Places;
+use crate::error::Result;
+use crate::plan::{DataGradient, Mode, Plan, StepOp};
+
+impl Run<'_> {
+    pub(super) fn input(&self, plan: &Plan) -> Result<()> {
+        let step = self.step;
+        let shape = Nhwc {
+            n: step.batch,
+            h: step.output.h,
+            w: step.output.w,
+            c: step.output.c,
+        };
+        let images = self.resources.inbox()?.images();
+        // SAFETY: the inbox holds the images, the value has room for the padded image.
+        unsafe {
+            self.resources
+                .launcher
+                .finish_input(shape, &plan.preprocess, images, self.at.value)
+        }
+    }
+
+    /// dy = y > 0 ? dy : 0, where it is left to this step.
+    pub(super) fn mask(&self, left: bool) -> Result<()> {
+        if !left {
+            return Ok(());
+        }
+        let elements = self.step.batch * self.step.output.len();
+        let Places { value, gradient, .. } = self.at;
+        // SAFETY: both have the shape of the value.
+        unsafe {
+            self.resources
+                .launcher
+                .relu_backward(value, gradient, gradient, elements)
+        }
+    }
+
+    pub(super) fn norm(&self) -> (Rows, BatchNorm) {
+        let (step, at) = (self.step, self.at);
+        let channels = step.output.c;
+        let [mean, rest, inverse] = [0, 1, 2].map(|i| at.saved + (i * channels * size_of::<f32>()) as u64);
+        let norm = BatchNorm {
+            x: at.input,
+            mean,
+            rest,
+            inverse,
+            gamma: at.weights[0],
+            beta: at.weights[1],
+            y: at.value,
+        };
+        (
+            Rows {
+                rows: rows(step),
+                channels,
+            },
+            norm,
+        )
+    }
+
+    pub(super) fn batch_norm_forward(&self, mode: Mode, relu: bool) -> Result<()> {
+        let (shape, norm) = self.norm();
+        let launcher = &self.resources.launcher;
+        let [_, _, mean, variance] = self.at.weights;
+        let [_, _, mean_out, variance_out] = self.at.weight_gradients;
+        // SAFETY: the addresses come from the plan, the scratch is as large as the footprint asked for.
+        unsafe {
+            match mode {
+                Mode::Training => {
+                    launcher.batch_norm_forward(shape, norm, [mean_out, variance_out], self.at.scratch, relu)
+                }
+                Mode::Evaluation => launcher.batch_norm_evaluation(shape, norm, [mean, variance], relu),
+            }
+        }
+    }
+
+    pub(super) fn batch_norm_backward(&self) -> Result<()> {
+        let (shape, norm) = self.norm();
+        let Places {
+            gradient,
+            input_gradient,
+            scratch,
+            ..
+        } = self.at;
+        let [dgamma, dbeta, ..] = self.at.weight_gradients;
+        // SAFETY: as for the forward pass.
+        unsafe {
+            let launcher = &self.resources.launcher;
+            launcher.batch_norm_backward(shape, norm, gradient, [dgamma, dbeta], input_gradient, scratch)
+        }
+    }
+
+    pub(super) fn kernel_forward(&self) -> Result<()> {
+        let (step, at) = (self.step, self.at);
+        let launcher = &self.resources.launcher;
+        // SAFETY: input, value and saved state have the step's shapes.
+        unsafe {
+            match step.op {
+                StepOp::Lrn => launcher.lrn_forward(at.input, at.value, rows(step), step.output.c),
+                StepOp::MaxPool => launcher.max_pool_forward(input_shape(step), at.input, at.value, at.saved),
+                _ => launcher.relu_forward(at.input, at.value, step.batch * step.output.len()),
+            }
+        }
+    }
+
+    pub(super) fn kernel_backward(&self) -> Result<()> {
+        let (step, at) = (self.step, self.at);
+        let launcher = &self.resources.launcher;
+        let Some(dx) = at.input_gradient else {
+            return Ok(());
+        };
+        let masked = step.data_gradient == DataGradient::Masked;
+        // SAFETY: gradients, value and saved state have the step's shapes.
+        unsafe {
+            match step.op {
+                StepOp::Lrn => {
+                    launcher.lrn_backward(at.input, at.gradient, dx, rows(step), step.output.c, masked)
+                }
+                StepOp::MaxPool => {
+                    let mask = masked.then_some(at.value);
+                    launcher.max_pool_backward(input_shape(step), at.gradient, at.saved, mask, dx)
+                }
+                _ => launcher.relu_backward(at.value, at.gradient, dx, step.batch * step.output.len()),
+            }
+        }
+    }
+
+    pub(super) fn dropout_forward(&self, p: f32, layer: u16) -> Result<()> {
+        let params = self.resources.block.at(0);
+        // SAFETY: input and value have one shape; the block holds the parameters.
+        unsafe {
+            let launcher = &self.resources.launcher;
+            launcher.dropout_forward(
+                input_shape(self.step),
+                p,
+                layer,
+                params,
+                self.at.input,
+                self.at.value,
+            )
+        }
+    }
+
+    pub(super) fn dropout_backward(&self, p: f32, layer: u16) -> Result<()> {
+        let (step, at) = (self.step, self.at);
+        let launcher = &self.resources.launcher;
+        let Some(dx) = at.input_gradient else {
+            return Ok(());
+        };
+        let params = self.resources.block.at(0);
+        // SAFETY: gradients and value have one shape; the block holds the parameters.
+        unsafe {
+            if step.data_gradient == DataGradient::Masked {
+                let elements = step.batch * step.output.len();
+                launcher.dropout_backward_masked(p, at.value, at.gradient, dx, elements)
+            } else {
+                launcher.dropout_backward(input_shape(step), p, layer, params, at.gradient, dx)
+            }
+        }
+    }
+
+    pub(super) fn loss_forward(&self) -> Result<()> {
+        let (samples, classes) = (self.step.batch, self.step.output.len());
+        let losses = self.at.saved;
+        let ranks = losses + (samples * size_of::<f32>()) as u64;
+        let input = self.flat_input(self.at.scratch)?;
+        let value = self.at.value;
+        let labels = self.resources.inbox()?.labels();
+        // SAFETY: the saved state holds a loss and a rank per sample.
+        unsafe {
+            let launcher = &self.resources.launcher;
+            launcher.softmax_cross_entropy_forward(samples, classes, input, labels, [value, losses, ranks])
+        }
+    }
+
+    pub(super) fn loss_backward(&self) -> Result<()> {
+        let Some(dx) = self.at.input_gradient else {
+            return Ok(());
+        };
+        let labels = self.resources.inbox()?.labels();
+        let (samples, classes) = (self.step.batch, self.step.output.len());
+        let is_flat = flat_bytes(self.step) == 0;
+        let to = if is_flat { dx } else { self.at.scratch };
+        let shape = input_shape(self.step);
+        let launcher = &self.resources.launcher;
+        // SAFETY: value and gradient are (N, classes); the scratch has a place for a gradient that must be turned.
+        unsafe {
+            launcher.softmax_cross_entropy_backward(samples, classes, self.at.value, labels, to)?;
+            if is_flat {
+                Ok(())
+            } else {
+                launcher.nhwc_from_nchw(shape, shape.c, to, dx)
+            }
+        }
+    }
+}
