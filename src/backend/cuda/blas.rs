@@ -146,7 +146,8 @@ impl ProductPlan {
     ///
     /// # Safety
     ///
-    /// The matrices must have the product's sizes, the workspace [`WORKSPACE_BYTES`], and all stay allocated until the stream has executed it.
+    /// The matrices must have the product's sizes, the workspace [`WORKSPACE_BYTES`], and all stay allocated until the
+    /// stream has executed it.
     pub(super) unsafe fn execute(
         &self,
         blas: &Blas,

@@ -32,7 +32,7 @@ impl Launcher {
     ///
     /// # Safety
     ///
-    /// x and y: that shape, f32; params: a [`DeviceStepParams`].
+    /// x and y: that shape, f32; params: a [`DeviceStepParams`](super::DeviceStepParams).
     pub unsafe fn dropout_forward(
         &self,
         shape: Nhwc,
@@ -52,7 +52,7 @@ impl Launcher {
     ///
     /// # Safety
     ///
-    /// dy and dx: that shape, f32; params: a [`DeviceStepParams`].
+    /// dy and dx: that shape, f32; params: a [`DeviceStepParams`](super::DeviceStepParams).
     pub unsafe fn dropout_backward(
         &self,
         shape: Nhwc,

@@ -19,7 +19,8 @@ struct InputMap {
 unsafe impl DeviceRepr for InputMap {}
 
 impl Launcher {
-    /// Pixels to the network's input, (N, H, W, [`INPUT_CHANNELS`]). Overwrites out, the padding with 0.
+    /// Pixels to the network's input, (N, H, W, [`INPUT_CHANNELS`](super::INPUT_CHANNELS)). Overwrites out, the padding
+    /// with 0.
     ///
     /// # Safety
     ///

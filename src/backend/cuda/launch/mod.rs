@@ -1,6 +1,7 @@
 //! Launches of our kernels: one function for each kernel of `kernels/`, of the same name, with what it reads and writes.
 //!
-//! The files are the families of kernels. Everything is enqueued on one stream. Addresses are those of device memory; `n` and other sizes are in elements.
+//! The files are the families of kernels. Everything is enqueued on one stream. Addresses are those of device memory;
+//! `n` and other sizes are in elements.
 
 mod channels;
 mod elementwise;

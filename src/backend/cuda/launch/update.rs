@@ -21,7 +21,8 @@ impl Launcher {
     ///
     /// # Safety
     ///
-    /// weights, momentum and gradient: n f32; params: a [`DeviceStepParams`] whose rate is that of the array.
+    /// weights, momentum and gradient: n f32; params: a [`DeviceStepParams`](super::DeviceStepParams) whose rate is that
+    /// of the array.
     pub unsafe fn update_parameters(
         &self,
         [weights, momentum, gradient]: [DevicePtr; 3],
