@@ -1,7 +1,7 @@
 //! From the loader's slot to the device: pinned memory that a micro-batch is put into, copied on a stream of its own.
 //!
-//! There are two slots, so that one micro-batch can be copied while another is computed. A slot has a place on the host
-//! and one on the device, of the same layout; what reads the place on the device is told its address.
+//! There are two slots, so that one micro-batch can be copied while another is computed; whoever reads the losses after
+//! every micro-batch waits for each, and gets nothing of that. A slot has a place on the host and one on the device, of the same layout; what reads the place on the device is told its address.
 
 use std::sync::Arc;
 
