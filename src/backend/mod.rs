@@ -12,6 +12,7 @@ pub use precision::Precision;
 
 use std::ops::Range;
 
+use crate::data::loader::SlotMemory;
 use crate::error::Result;
 use crate::plan::{Batch, Lowering, Pass, Plan, StepParams, UpdateRule};
 
@@ -66,6 +67,9 @@ pub trait Backend: Lowering + Send + Sync {
     /// Memory of the device: an arena, or the flat vector of all parameters.
     type Buffer: Send + Sync;
 
+    /// Memory of the host that images wait in: what the device copies from fastest.
+    type HostMemory: SlotMemory;
+
     /// What results depend on besides the program and the recipe: device kind and instruction-set path.
     fn class(&self) -> String;
 
@@ -79,11 +83,20 @@ pub trait Backend: Lowering + Send + Sync {
         Ok(None)
     }
 
+    /// Memory of the host of `bytes` bytes, all 0. Errors with `OutOfMemory`.
+    fn allocate_host(&self, bytes: usize) -> Result<Self::HostMemory>;
+
     /// An arena of at least `bytes`. Errors with `OutOfMemory`.
     fn allocate_arena(&self, bytes: usize) -> Result<Self::Buffer>;
 
-    /// A flat vector of `elements` parameters (weights, momentum or a gradient), all zero. Errors with `OutOfMemory`.
+    /// A flat vector of `elements` parameters (momentum or a gradient), all zero. Errors with `OutOfMemory`.
     fn allocate_parameters(&self, elements: usize) -> Result<Self::Buffer>;
+
+    /// The flat vector of the weights, all zero; holds any copy of them that the back end computes with. Errors with
+    /// `OutOfMemory`.
+    fn allocate_weights(&self, elements: usize) -> Result<Self::Buffer> {
+        self.allocate_parameters(elements)
+    }
 
     /// Copies `values` into a flat vector, from element `offset` on, from logical layout.
     fn write_parameters(&self, buffer: &mut Self::Buffer, offset: usize, values: &[f32]) -> Result<()>;
@@ -91,7 +104,8 @@ pub trait Backend: Lowering + Send + Sync {
     /// Copies out of a flat vector, from element `offset` on, into logical layout.
     fn read_parameters(&self, buffer: &Self::Buffer, offset: usize, values: &mut [f32]) -> Result<()>;
 
-    /// Executes one pass of one step. Allocates nothing.
+    /// Executes one pass of one step. Allocates nothing. On a device, the pass has only been asked for when this
+    /// returns; the images of the batch have been read.
     fn run(
         &self,
         plan: &Plan,
@@ -101,9 +115,15 @@ pub trait Backend: Lowering + Send + Sync {
         params: &StepParams,
     ) -> Result<()>;
 
-    /// Executes every pass of the plan's schedule, as [`Backend::run`] would.
-    fn walk(&self, plan: &Plan, mut memory: Memory<'_, Self::Buffer>, params: &StepParams) -> Result<()> {
-        plan.schedule()
+    /// Executes some passes of the plan's schedule, by their places in it, as [`Backend::run`] would.
+    fn walk(
+        &self,
+        plan: &Plan,
+        passes: Range<usize>,
+        mut memory: Memory<'_, Self::Buffer>,
+        params: &StepParams,
+    ) -> Result<()> {
+        plan.part_of_schedule(passes)
             .try_for_each(|(step, pass)| self.run(plan, step, pass, memory.reborrow(), params))
     }
 
@@ -142,6 +162,26 @@ pub trait Backend: Lowering + Send + Sync {
         ranks: &mut [u32],
     ) -> Result<()>;
 
+    /// Puts what [`Backend::outcomes`] would read into place `index` of `kept`, an arena of [`kept_bytes`], where it
+    /// stays when the plan's arena is used again. Does not wait for a device.
+    fn keep_outcomes(
+        &self,
+        plan: &Plan,
+        arena: &Self::Buffer,
+        kept: &mut Self::Buffer,
+        index: usize,
+    ) -> Result<()>;
+
+    /// [`Backend::outcomes`] of what was kept at place `index`.
+    fn kept_outcomes(
+        &self,
+        plan: &Plan,
+        kept: &Self::Buffer,
+        index: usize,
+        losses: &mut [f32],
+        ranks: &mut [u32],
+    ) -> Result<()>;
+
     /// `slots[0] <- slots[0] + (slots[1] + (... + slots[k]))` over `elements`, in one pass: one branch of the
     /// reduction tree.
     fn tree_add(&self, slots: &mut [Self::Buffer], elements: Range<usize>) -> Result<()>;
@@ -164,6 +204,11 @@ pub trait Backend: Lowering + Send + Sync {
 
     /// The fold of a tensor of one step, by logical element index.
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Self::Buffer) -> Result<u64>;
+}
+
+/// Bytes of an arena that keeps the outcomes of `places` micro-batches of a plan.
+pub fn kept_bytes(plan: &Plan, places: usize) -> usize {
+    places * plan.steps[plan.steps.len() - 1].memory.saved.bytes
 }
 
 /// What element `index` with value `value` adds (wrapping) to a fold: a 64-bit mix of index and bits (the finaliser of

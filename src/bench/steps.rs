@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::exec::{Inference, Training, Unwatched};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::plan::{Batch, StepParams, UpdateRule};
+use crate::plan::{Batch, StepParams, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
 /// Seconds of each measured step.
@@ -106,7 +106,7 @@ pub fn train_steps<B: Backend>(
         micro_batches: batch / micro_batch,
     };
     let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
-    let mut training = Training::new(backend, network, &preprocess, rule)?;
+    let mut training = Training::new(backend, network, &preprocess, rule, WalkOrder::default())?;
     training.set_state(&weights(network), &[])?;
     let images = Synthetic::new(network, micro_batch);
     measure(steps, batch, |step| {
@@ -119,6 +119,9 @@ pub fn train_steps<B: Backend>(
         for leaf in 0..rule.micro_batches {
             training.micro_batch(leaf, images.batch(), &params, &mut Unwatched)?;
             params.position += micro_batch as u64;
+        }
+        for _ in 0..rule.micro_batches {
+            training.outcomes()?;
         }
         training.update(&params)
     })

@@ -9,6 +9,7 @@ use crate::data::loader::OnBad;
 use crate::data::shards::IoMode;
 use crate::network::Config;
 use crate::network::init::Init;
+use crate::plan::WalkOrder;
 use crate::train::schedule::Schedule;
 
 /// Trains and evaluates the VGG networks (Simonyan & Zisserman 2014) on ImageNet-size data: the same weights, to the
@@ -265,6 +266,11 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Run")]
     pub(super) folds: Option<bool>,
+    /// In which order the micro-batches of a step are walked: one after the other, or the fully connected layers of
+    /// all of them first, which takes an arena each and hides the way of their gradients to other replicas; changes no
+    /// bit [default: depth-first]
+    #[arg(long, value_name = "ORDER", help_heading = "Run")]
+    pub(super) walk: Option<WalkOrder>,
     /// Resume although the weights will not be the same to the bit
     #[arg(long, help_heading = "Run")]
     pub(super) allow_drift: bool,

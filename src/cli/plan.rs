@@ -11,7 +11,7 @@ use crate::data::loader::ring_bytes;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Lowering, Memory, Mode, Plan, Tree};
+use crate::plan::{Lowering, Memory, Mode, Plan, Tree, WalkOrder};
 use crate::train::LOADER_SLOTS;
 
 impl NetworkArgs {
@@ -56,7 +56,15 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         }
         DeviceName::Cuda(_) => &CudaLowering,
     };
-    let memory = forecast(lowering, &network, args.batch / micro_batch, micro_batch, threads)?;
+    let tree = Tree::new(args.batch / micro_batch);
+    let memory = forecast(
+        lowering,
+        &network,
+        tree,
+        WalkOrder::default(),
+        micro_batch,
+        threads,
+    )?;
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
     if args.json {
@@ -114,7 +122,8 @@ const LOADER_THREAD_BYTES: u64 = 512 << 10;
 pub(super) fn forecast(
     lowering: &dyn Lowering,
     network: &Network,
-    micro_batches: usize,
+    tree: Tree,
+    order: WalkOrder,
     micro_batch: usize,
     threads: usize,
 ) -> Result<Memory> {
@@ -130,7 +139,8 @@ pub(super) fn forecast(
     Ok(Memory::training(
         &training,
         &evaluation,
-        Tree::new(micro_batches),
+        tree,
+        order,
         workspace,
         loader,
     ))

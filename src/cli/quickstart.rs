@@ -17,6 +17,7 @@ use crate::data::shards::{Dataset, Split};
 use crate::data::verify::verify;
 use crate::error::{Error, Result};
 use crate::eval::{Center, evaluate};
+use crate::plan::WalkOrder;
 use crate::train::{Recipe, Stop};
 
 /// The recipe, which can also be given to `train --recipe`.
@@ -59,7 +60,15 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
     ));
     let cpu = &Cpu::new(threads)?;
     let opened = Data::open(&recipe)?;
-    let ended = start_run(cpu, recipe.clone(), opened, &run, stop, &mut Progress::new(false))?;
+    let ended = start_run(
+        cpu,
+        recipe.clone(),
+        opened,
+        &run,
+        stop,
+        WalkOrder::default(),
+        &mut Progress::new(false),
+    )?;
     if let Some(error) = ended.error {
         return Err(error);
     }

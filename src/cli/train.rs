@@ -19,7 +19,7 @@ use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Network, Spec};
-use crate::plan::Memory;
+use crate::plan::{Memory, Tree, WalkOrder};
 use crate::train::event::Event;
 use crate::train::schedule::Schedule;
 use crate::train::{
@@ -53,9 +53,9 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let device = open_device(&recipe, args)?;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
-        let (micro_batches, micro_batch) = (recipe.micro_batches(), recipe.micro_batch);
         let memory = on_device!(&device, backend => {
-            forecast(backend, &network, micro_batches, micro_batch, recipe.threads)?
+            let tree = Tree::new(recipe.micro_batches());
+            forecast(backend, &network, tree, args.walk.unwrap_or_default(), recipe.micro_batch, recipe.threads)?
         });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
@@ -64,19 +64,19 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .run
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
-    on_device!(&device, backend => check_memory(backend, &network, &recipe)?);
+    on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
     let mut progress = Progress::new(args.quiet);
-    on_device!(&device, backend => start_run(backend, recipe, data, run, stop, &mut progress)).map(Some)
+    on_device!(&device, backend => start_run(backend, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
 }
 
 /// Refuses before it starts what the device has no memory for.
-fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Result<()> {
+fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, order: WalkOrder) -> Result<()> {
     let Some(free) = backend.free_bytes()? else {
         return Ok(());
     };
     let needed = |micro_batch: usize| {
-        let micro_batches = recipe.batch / micro_batch;
-        let memory = forecast(backend, network, micro_batches, micro_batch, recipe.threads)?;
+        let tree = Tree::new(recipe.batch / micro_batch);
+        let memory = forecast(backend, network, tree, order, micro_batch, recipe.threads)?;
         Ok::<u64, Error>(memory.device)
     };
     let found = needed(recipe.micro_batch)?;
@@ -115,6 +115,7 @@ pub(super) fn start_run<B: Backend>(
     data: Data,
     run: &Path,
     stop: Stop,
+    order: WalkOrder,
     progress: &mut Progress,
 ) -> Result<Ended> {
     let network = recipe.spec(data.classes()).build()?;
@@ -123,7 +124,7 @@ pub(super) fn start_run<B: Backend>(
     let class = class_of(backend, &recipe, &data, &start);
     crate::train::train(
         backend,
-        data.job(recipe, run, network, class, start, stop),
+        data.job(recipe, run, network, class, start, stop, order),
         progress,
     )
 }
@@ -162,11 +163,19 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     {
         return Ok(Some(Ended { event, error: None }));
     }
-    on_device!(&device, backend => check_memory(backend, &network, &recipe)?);
+    on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
     if args.epochs.is_some() || args.iterations.is_some() {
         write_recipe(&run, &recipe)?;
     }
-    let job = data.job(recipe, run, network, class, start, stop);
+    let job = data.job(
+        recipe,
+        run,
+        network,
+        class,
+        start,
+        stop,
+        args.walk.unwrap_or_default(),
+    );
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => crate::train::train(backend, job, &mut progress)).map(Some)
 }
@@ -218,7 +227,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         None => Ok(()),
         Some((flag, _)) => Err(Error::Usage(format!(
             "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas, \
-             --cuda-graph and --threads can be said (to fine-tune, start a new run with --weights)"
+             --cuda-graph, --walk and --threads can be said (to fine-tune, start a new run with --weights)"
         ))),
     }
 }
@@ -305,6 +314,7 @@ impl Data {
         class: serde_json::Value,
         start: Start,
         stop: Stop,
+        walk: WalkOrder,
     ) -> Job {
         let preprocess = Preprocess::subtract_mean(self.training.manifest().mean_rgb);
         let validation = Some(self.validation);
@@ -318,6 +328,7 @@ impl Data {
             class,
             start,
             stop,
+            walk,
             flip: None,
         }
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use super::tally::{Tally, tally};
 use crate::backend::Backend;
 use crate::data::augment::Views;
-use crate::data::loader::{Config, Loader, Mode, OnBad, Positions};
+use crate::data::loader::{Config, Mode, OnBad, Positions};
 use crate::data::preprocess::Preprocess;
 use crate::data::render::Worker;
 use crate::data::shards::Dataset;
 use crate::error::{BadSample, Error, Result};
-use crate::exec::Inference;
+use crate::exec::{Inference, load};
 use crate::plan::Batch;
 use crate::weights::Model;
 
@@ -60,11 +60,8 @@ pub fn evaluate<B: Backend>(
         views: Views::centred(model.spec.crop, center.scale)?,
         mode: Mode::Evaluate { on_bad: OnBad::Skip },
     };
-    let mut loader = Loader::new(data, config)?;
-    tally(&mut loader, |batch, outcomes| {
-        outcomes.clone_from(inference.run(batch)?);
-        Ok(true)
-    })
+    let mut loader = load(backend, data, config)?;
+    tally(&mut loader, &mut inference, || true)
 }
 
 /// Classifies images one by one: gives the network's posteriors, as they are in memory.

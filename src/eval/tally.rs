@@ -1,8 +1,10 @@
 //! Counting: every image exactly once, errors as integers, losses summed in stream order in f64.
 
-use crate::data::loader::{Action, BadEvent, Loader, NO_LABEL};
+use std::collections::VecDeque;
+
+use crate::data::loader::{Action, BadEvent, Loader, NO_LABEL, SlotMemory};
 use crate::error::{BadSample, Result};
-use crate::exec::Outcomes;
+use crate::exec::{IN_FLIGHT, Score};
 use crate::plan::Batch;
 
 /// What an evaluation counts.
@@ -47,43 +49,57 @@ impl Tally {
     fn error(&self, correct: u64) -> f64 {
         100.0 * (self.n - correct) as f64 / self.n as f64
     }
+
+    /// Counts the oldest micro-batch that is under way; what is known of it are its labels.
+    fn count(&mut self, under_way: &mut VecDeque<Vec<u32>>, scorer: &mut impl Score) -> Result<()> {
+        let Some(labels) = under_way.pop_front() else {
+            return Ok(());
+        };
+        let outcomes = scorer.collect()?;
+        let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(&labels);
+        for ((&loss, &rank), _) in scored.filter(|(_, label)| **label != NO_LABEL) {
+            self.n += 1;
+            self.correct1 += u64::from(rank < 1);
+            self.correct5 += u64::from(rank < 5);
+            self.loss_sum += f64::from(loss);
+        }
+        Ok(())
+    }
 }
 
-/// Runs `score` over every micro-batch of `loader`, in order. `score` fills the outcomes and says whether to go on.
+/// Scores every micro-batch of `loader`, in order, for as long as `go_on` says so; loading and scoring overlap.
 ///
 /// Rows without an image (the padding of the last micro-batch, unreadable images) are scored as class 0, to keep the
 /// shape, and not counted.
-pub fn tally(
-    loader: &mut Loader,
-    mut score: impl FnMut(Batch<'_>, &mut Outcomes) -> Result<bool>,
+pub fn tally<M: SlotMemory>(
+    loader: &mut Loader<M>,
+    scorer: &mut impl Score,
+    mut go_on: impl FnMut() -> bool,
 ) -> Result<Tally> {
     let mut tally = Tally::default();
-    let mut outcomes = Outcomes::default();
-    let mut labels = Vec::new();
-    while let Some(slot) = loader.next_slot()? {
-        labels.clear();
-        labels.extend(
-            slot.labels
-                .iter()
-                .map(|&label| if label == NO_LABEL { 0 } else { label }),
-        );
-        let batch = Batch {
-            pixels: &slot.pixels,
+    let mut under_way = VecDeque::with_capacity(IN_FLIGHT);
+    while go_on()
+        && let Some(slot) = loader.next_slot()?
+    {
+        if under_way.len() == IN_FLIGHT {
+            tally.count(&mut under_way, scorer)?;
+        }
+        let labels: Vec<u32> = slot
+            .labels
+            .iter()
+            .map(|&label| if label == NO_LABEL { 0 } else { label })
+            .collect();
+        scorer.submit(Batch {
+            pixels: slot.pixels.as_ref(),
             flips: &slot.flips,
             colours: &slot.colours,
             labels: &labels,
-        };
-        if !score(batch, &mut outcomes)? {
-            break;
-        }
-        let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(&slot.labels);
-        for ((&loss, &rank), _) in scored.filter(|(_, label)| **label != NO_LABEL) {
-            tally.n += 1;
-            tally.correct1 += u64::from(rank < 1);
-            tally.correct5 += u64::from(rank < 5);
-            tally.loss_sum += f64::from(loss);
-        }
+        })?;
+        under_way.push_back(slot.labels.clone());
         tally.bad.extend(slot.bad.iter().cloned());
+    }
+    while !under_way.is_empty() {
+        tally.count(&mut under_way, scorer)?;
     }
     Ok(tally)
 }

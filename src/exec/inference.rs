@@ -1,6 +1,7 @@
 //! Forward passes over weights that do not change.
 
-use super::Outcomes;
+use super::scored::{IN_FLIGHT, Scored};
+use super::{Outcomes, Score};
 use crate::backend::{Backend, Memory, Tensor};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;
@@ -15,7 +16,7 @@ pub struct Inference<'b, B: Backend> {
     weights: B::Buffer,
     /// Evaluation has no gradients.
     no_gradient: B::Buffer,
-    outcomes: Outcomes,
+    scored: Scored<B>,
 }
 
 impl<'b, B: Backend> Inference<'b, B> {
@@ -30,16 +31,17 @@ impl<'b, B: Backend> Inference<'b, B> {
         let plan = Plan::new(network, preprocess, batch, Mode::Evaluation, backend)?;
         backend.prepare(&plan)?;
         let arena = backend.allocate_arena(plan.arena_bytes)?;
-        let mut weights = backend.allocate_parameters(plan.flat_len)?;
+        let mut weights = backend.allocate_weights(plan.flat_len)?;
         backend.write_parameters(&mut weights, 0, flat)?;
         let no_gradient = backend.allocate_parameters(0)?;
+        let scored = Scored::new(backend, &plan, IN_FLIGHT)?;
         Ok(Self {
             backend,
             plan,
             arena,
             weights,
             no_gradient,
-            outcomes: Outcomes::sized(batch),
+            scored,
         })
     }
 
@@ -48,16 +50,10 @@ impl<'b, B: Backend> Inference<'b, B> {
         &self.plan
     }
 
-    /// Scores one micro-batch.
+    /// Scores one micro-batch and waits for it.
     pub fn run(&mut self, batch: Batch<'_>) -> Result<&Outcomes> {
-        let mut device = Device {
-            backend: self.backend,
-            arena: &mut self.arena,
-            weights: &self.weights,
-            gradient: &mut self.no_gradient,
-        };
-        device.forward(&self.plan, batch, &mut self.outcomes)?;
-        Ok(&self.outcomes)
+        self.submit(batch)?;
+        self.collect()
     }
 
     /// The posteriors of the last micro-batch, (N, classes).
@@ -72,31 +68,30 @@ impl<'b, B: Backend> Inference<'b, B> {
     }
 }
 
-/// The memory of a walk, borrowed from whoever owns it.
-pub(super) struct Device<'a, B: Backend> {
-    pub(super) backend: &'a B,
-    pub(super) arena: &'a mut B::Buffer,
-    pub(super) weights: &'a B::Buffer,
-    pub(super) gradient: &'a mut B::Buffer,
-}
-
-impl<B: Backend> Device<'_, B> {
-    /// The forward passes of an evaluation plan. Nothing in it depends on seed, step or position.
-    pub(super) fn forward(&mut self, plan: &Plan, batch: Batch<'_>, outcomes: &mut Outcomes) -> Result<()> {
-        let params = StepParams {
-            seed: 0,
-            step: 0,
-            position: 0,
-            learning_rate: 0.0,
-        };
+impl<B: Backend> Score for Inference<'_, B> {
+    fn submit(&mut self, batch: Batch<'_>) -> Result<()> {
         let memory = Memory {
-            arena: self.arena,
-            weights: self.weights,
-            gradient: self.gradient,
+            arena: &mut self.arena,
+            weights: &self.weights,
+            gradient: &mut self.no_gradient,
             batch,
         };
-        self.backend.walk(plan, memory, &params)?;
-        self.backend
-            .outcomes(plan, self.arena, &mut outcomes.losses, &mut outcomes.ranks)
+        forward(self.backend, &self.plan, memory)?;
+        self.scored.put(self.backend, &self.plan, &self.arena)
     }
+
+    fn collect(&mut self) -> Result<&Outcomes> {
+        self.scored.take(self.backend, &self.plan)
+    }
+}
+
+/// The forward passes of an evaluation plan. Nothing in it depends on seed, step or position.
+pub(super) fn forward<B: Backend>(backend: &B, plan: &Plan, memory: Memory<'_, B::Buffer>) -> Result<()> {
+    let params = StepParams {
+        seed: 0,
+        step: 0,
+        position: 0,
+        learning_rate: 0.0,
+    };
+    backend.walk(plan, 0..plan.passes(), memory, &params)
 }

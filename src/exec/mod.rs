@@ -3,14 +3,18 @@
 //! [`Inference`] owns what evaluation needs; [`Training`] adds momentum and the gradient slots of the reduction tree.
 //! Neither knows where images come from or why a learning rate is what it is.
 
+mod images;
 mod inference;
+mod scored;
 mod training;
 
+pub use images::load;
 pub use inference::Inference;
-pub use training::{BitFlip, Training};
+pub use scored::IN_FLIGHT;
+pub use training::{BitFlip, Training, Validation};
 
 use crate::error::Result;
-use crate::plan::Bucket;
+use crate::plan::{Batch, Bucket};
 
 /// What the forward pass of one micro-batch says about its samples, in their order.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -35,8 +39,17 @@ impl Outcomes {
     }
 }
 
+/// Scores micro-batches with weights that do not change. Up to [`IN_FLIGHT`] can be under way.
+pub trait Score {
+    /// Begins with one. Its images have been read when this returns.
+    fn submit(&mut self, batch: Batch<'_>) -> Result<()>;
+
+    /// What the oldest one that is under way gives, waiting for it.
+    fn collect(&mut self) -> Result<&Outcomes>;
+}
+
 /// What a fold was taken of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FoldOf {
     /// The value of a step.

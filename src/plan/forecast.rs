@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Plan, Tree};
+use super::{Plan, Tree, WalkOrder};
 
 /// Bytes by purpose. What is forecast here is what gets allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -13,7 +13,8 @@ pub struct Memory {
     pub gradients: u64,
     /// Momentum.
     pub optimizer: u64,
-    /// The arena: values, their gradients, saved state and scratch; the larger of training and validation.
+    /// The arenas that the order of the walk asks for: values, their gradients, saved state and scratch; each the
+    /// larger of training and validation.
     pub activations: u64,
     /// What the back end and its threads need beside the arena, and the copy of the largest array that is made to
     /// hash and save it.
@@ -35,9 +36,17 @@ const PROCESS_BYTES: u64 = 1 << 20;
 impl Memory {
     /// A training run over `plan` with validation over `evaluation`; `workspace` is the back end's, `loader` the input
     /// pipeline's.
-    pub fn training(plan: &Plan, evaluation: &Plan, tree: Tree, workspace: u64, loader: u64) -> Self {
+    pub fn training(
+        plan: &Plan,
+        evaluation: &Plan,
+        tree: Tree,
+        order: WalkOrder,
+        workspace: u64,
+        loader: u64,
+    ) -> Self {
         let flat = 4 * plan.flat_len as u64;
-        let activations = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
+        let arena = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
+        let activations = arena * order.arenas(tree.leaves()) as u64;
         // Hashes and checkpoints copy one array at a time to the host.
         let staging = plan
             .parameters

@@ -10,6 +10,7 @@ mod lower;
 mod params;
 mod step;
 mod tree;
+mod walk;
 
 pub use forecast::Memory;
 pub use params::{Batch, StepParams, UpdateRule};
@@ -17,6 +18,7 @@ pub use step::{
     DataGradient, Epilogue, Footprint, Lowering, Pass, Region, Regions, Step, StepOp, ValueGradient,
 };
 pub use tree::Tree;
+pub use walk::{Segment, WalkOrder};
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,7 +120,7 @@ impl Plan {
         })
     }
 
-    /// The (step, pass) pairs of one micro-batch, depth first: all forward, then all backward in reverse.
+    /// The (step, pass) pairs of one micro-batch: all forward, then all backward in reverse.
     pub fn schedule(&self) -> impl Iterator<Item = (usize, Pass)> + use<> {
         let steps = self.steps.len();
         let backward = match self.mode {
@@ -128,6 +130,19 @@ impl Plan {
         (0..steps)
             .map(|i| (i, Pass::Forward))
             .chain(backward.rev().map(|i| (i, Pass::Backward)))
+    }
+
+    /// The pairs at some places of the schedule.
+    pub fn part_of_schedule(&self, places: Range<usize>) -> impl Iterator<Item = (usize, Pass)> + use<> {
+        self.schedule().skip(places.start).take(places.len())
+    }
+
+    /// Length of the schedule.
+    pub fn passes(&self) -> usize {
+        match self.mode {
+            Mode::Training => 2 * self.steps.len() - 1,
+            Mode::Evaluation => self.steps.len(),
+        }
     }
 
     /// Where step `step` finds its input.

@@ -29,6 +29,16 @@ pub struct Batch<'a> {
     pub labels: &'a [u32],
 }
 
+impl Batch<'_> {
+    /// No images: of passes that read none.
+    pub const NONE: Self = Self {
+        pixels: &[],
+        flips: &[],
+        colours: &[],
+        labels: &[],
+    };
+}
+
 /// The paper's update (Krizhevsky et al. 2012, section 5; Caffe's SGD):
 /// `v <- momentum * v - lr * (g / B + decay * w); w <- w + v`.
 ///

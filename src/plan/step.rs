@@ -57,6 +57,11 @@ impl StepOp {
             }
         }
     }
+
+    /// Whether it is a fully connected layer.
+    pub fn is_fully_connected(self) -> bool {
+        matches!(self, Self::Linear { .. })
+    }
 }
 
 /// What a step does to its result before writing it.

@@ -211,3 +211,41 @@ fn an_empty_micro_batch_is_refused() {
     .unwrap_err();
     assert_eq!(error.exit_code(), 3);
 }
+
+/// Every pass of every micro-batch once, forward before backward, a step's backward passes in the order of the
+/// micro-batches; and of "fully connected first" what its name says.
+#[test]
+fn a_walk_covers_the_schedule_of_every_micro_batch() {
+    let plan = plan(&small(Config::D, false), Mode::Training, &Greedy);
+    assert_eq!(plan.schedule().count(), plan.passes());
+    let schedule: Vec<(usize, Pass)> = plan.schedule().collect();
+    for (order, micro_batches) in WalkOrder::ALL.into_iter().flat_map(|o| [(o, 1), (o, 2), (o, 6)]) {
+        let mut walked = vec![Vec::new(); micro_batches];
+        let mut backward = Vec::new();
+        for arrived in 0..micro_batches {
+            for segment in order.segments(&plan, micro_batches, arrived) {
+                assert!(segment.micro_batch <= arrived, "its images are there");
+                for place in segment.passes {
+                    walked[segment.micro_batch].push(place);
+                    let (step, pass) = schedule[place];
+                    if pass == Pass::Backward {
+                        backward.push((segment.micro_batch, plan.steps[step].op));
+                    }
+                }
+            }
+        }
+        assert!(
+            walked
+                .iter()
+                .all(|places| places.iter().copied().eq(0..plan.passes()))
+        );
+        if order == WalkOrder::FullyConnectedFirst {
+            let last = |is: fn(StepOp) -> bool| backward.iter().rposition(|(_, op)| is(*op)).unwrap();
+            let first_conv = backward
+                .iter()
+                .position(|(_, op)| matches!(op, StepOp::Conv { .. }))
+                .unwrap();
+            assert!(last(StepOp::is_fully_connected) < first_conv);
+        }
+    }
+}

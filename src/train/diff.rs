@@ -1,5 +1,7 @@
 //! Which of two runs' numbers differ first.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use super::event::{Event, Fold};
@@ -47,7 +49,7 @@ pub fn diff(left: (&str, &[Line]), right: (&str, &[Line])) -> Result<Comparison>
             ));
         }
     }
-    let others: std::collections::HashMap<u64, &[Fold]> = folds(right.1).collect();
+    let others: HashMap<u64, &[Fold]> = folds(right.1).collect();
     let mut steps = 0;
     for (step, mine) in folds(left.1) {
         let Some(theirs) = others.get(&step) else { continue };
@@ -87,11 +89,14 @@ fn folds(lines: &[Line]) -> impl Iterator<Item = (u64, &[Fold])> {
     })
 }
 
+/// The first fold of `left`, in its order, that `right` has otherwise. The order may differ: walks do.
 fn first_difference(step: u64, left: &[Fold], right: &[Fold]) -> Result<Option<Difference>> {
-    for (a, b) in left.iter().zip(right) {
-        if (a.micro_batch, &a.layer, a.pass) != (b.micro_batch, &b.layer, b.pass) {
-            break;
-        }
+    let key = |fold: &Fold| (fold.micro_batch, fold.layer.clone(), fold.pass);
+    let others: HashMap<_, &Fold> = right.iter().map(|fold| (key(fold), fold)).collect();
+    let mut found = 0;
+    for a in left {
+        let Some(b) = others.get(&key(a)) else { continue };
+        found += 1;
         if a.fold != b.fold {
             return Ok(Some(Difference {
                 step,
@@ -103,12 +108,7 @@ fn first_difference(step: u64, left: &[Fold], right: &[Fold]) -> Result<Option<D
             }));
         }
     }
-    let same_shape = left.len() == right.len()
-        && left
-            .iter()
-            .zip(right)
-            .all(|(a, b)| (a.micro_batch, &a.layer, a.pass) == (b.micro_batch, &b.layer, b.pass));
-    if same_shape {
+    if found == left.len() && found == right.len() {
         return Ok(None);
     }
     let count = |folds: &[Fold]| format!("{} folds", folds.len());

@@ -25,9 +25,9 @@ use crate::data::preprocess::Preprocess;
 use crate::data::shards::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Tally, tally};
-use crate::exec::{BitFlip, FoldOf, Training, Watch};
+use crate::exec::{BitFlip, FoldOf, Training, Watch, load};
 use crate::network::Network;
-use crate::plan::{Batch, StepParams};
+use crate::plan::{Batch, StepParams, WalkOrder};
 use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, StateHasher, durable, write_checkpoint};
 
 /// Checkpoints that are kept: the newest, and one to fall back on.
@@ -75,6 +75,8 @@ pub struct Job {
     pub start: Start,
     /// Whether to stop.
     pub stop: Stop,
+    /// In which order the micro-batches of a step are walked. Changes no bit.
+    pub walk: WalkOrder,
     /// A fault to plant, for tests.
     pub flip: Option<BitFlip>,
 }
@@ -97,6 +99,7 @@ pub fn train<B: Backend>(backend: &B, job: Job, observer: &mut dyn Observer) -> 
 }
 
 struct Trainer<'a, B: Backend> {
+    backend: &'a B,
     recipe: Recipe,
     run: RunFolder,
     network: Network,
@@ -147,6 +150,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             class,
             start,
             stop,
+            walk,
             flip,
         } = job;
         let validation = validation.filter(|data| !data.is_empty());
@@ -158,7 +162,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 "use --schedule cosine or step:E,F, or pack images under val/",
             ));
         }
-        let mut state = Training::new(backend, &network, &preprocess, recipe.update_rule())?;
+        let mut state = Training::new(backend, &network, &preprocess, recipe.update_rule(), walk)?;
         state.set_state(&start.weights, &start.momentum)?;
         if let Some(flip) = flip {
             state.plant(flip);
@@ -167,6 +171,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
         let log = RunLog::resume(&run.log(), start.progress.step)?;
         let saved = start.class.is_some().then_some(start.progress.step);
         let mut trainer = Self {
+            backend,
             stuck: StuckDetector::new(network.classes, recipe.stop_if_stuck),
             recipe,
             run,
@@ -234,7 +239,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 
     /// The images of the rest of the run.
-    fn training_loader(&self) -> Result<Loader> {
+    fn training_loader(&self) -> Result<Loader<B::HostMemory>> {
         let (recipe, batch) = (&self.recipe, self.recipe.batch as u64);
         let positions = Positions::from(self.progress.step * batch, recipe.micro_batch)?;
         let config = loader::Config {
@@ -247,7 +252,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 on_bad: recipe.on_bad,
             },
         };
-        Loader::new(self.training.clone(), config)
+        load(self.backend, self.training.clone(), config)
     }
 
     /// Whether something that happens every `interval` steps, or once an epoch, is due at the present step.
@@ -276,7 +281,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 
     /// One optimisation step: M leaves, their sum in tree order, one update.
-    fn step(&mut self, loader: &mut Loader) -> Step<()> {
+    fn step(&mut self, loader: &mut Loader<B::HostMemory>) -> Step<()> {
         let started = Instant::now();
         let (step, batch) = (self.progress.step, self.recipe.batch as u64);
         let rate =
@@ -293,7 +298,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             wanted: self.recipe.folds,
             folds: Vec::new(),
         };
-        let (mut loss_sum, mut stall) = (0.0, 0.0);
+        let mut stall = 0.0;
         for micro_batch in 0..self.recipe.micro_batches() {
             self.check_stop()?;
             let waited = Instant::now();
@@ -302,17 +307,20 @@ impl<'a, B: Backend> Trainer<'a, B> {
                 .ok_or_else(|| Error::invalid("the training stream", "another micro-batch", "its end"))?;
             stall += waited.elapsed().as_secs_f64();
             let batch = Batch {
-                pixels: &slot.pixels,
+                pixels: slot.pixels.as_ref(),
                 flips: &slot.flips,
                 colours: &slot.colours,
                 labels: &slot.labels,
             };
-            let outcomes = self.state.micro_batch(micro_batch, batch, &params, &mut folds)?;
-            loss_sum += outcomes.loss_sum();
+            self.state.micro_batch(micro_batch, batch, &params, &mut folds)?;
             for event in &slot.bad {
                 self.report_bad(step + 1, event)?;
             }
             params.position += self.recipe.micro_batch as u64;
+        }
+        let mut loss_sum = 0.0;
+        for _ in 0..self.recipe.micro_batches() {
+            loss_sum += self.state.outcomes()?.loss_sum();
         }
         let loss = loss_sum / batch as f64;
         if !loss.is_finite() {
@@ -371,16 +379,11 @@ impl<'a, B: Backend> Trainer<'a, B> {
             views: self.recipe.test_views()?,
             mode: Mode::Evaluate { on_bad: OnBad::Skip },
         };
-        let mut loader = Loader::new(data.clone(), config)?;
-        let stop = self.stop.clone();
+        let mut loader = load(self.backend, data.clone(), config)?;
         let mut signal = None;
-        let tally = tally(&mut loader, |batch, outcomes| {
-            signal = stop.asked();
-            if signal.is_some() {
-                return Ok(false);
-            }
-            outcomes.clone_from(self.state.evaluate(batch)?);
-            Ok(true)
+        let tally = tally(&mut loader, &mut self.state.validation(), || {
+            signal = self.stop.asked();
+            signal.is_none()
         })?;
         if let Some(signal) = signal {
             return Err(Interrupted::Signal(signal));

@@ -23,6 +23,22 @@ fn one_and_two_threads_give_the_same_bits() {
 }
 
 #[test]
+fn the_order_of_the_walk_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    for net in NETS {
+        let trained = ["depth-first", "fc-first"].map(|order| {
+            let run = folder.path().join(format!("{}-{order}", net.join("")));
+            let mut flags = small(shards(), &run);
+            flags.extend(net);
+            flags.extend(["--iterations", "4", "--walk", order]);
+            run_ok(flags);
+            hashes(&run)
+        });
+        assert_eq!(trained[0], trained[1], "{net:?}");
+    }
+}
+
+#[test]
 fn another_seed_gives_other_bits() {
     let folder = tempfile::tempdir().unwrap();
     let trained = ["1", "2"].map(|seed| {

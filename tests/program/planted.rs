@@ -7,6 +7,7 @@ use verydeep::backend::cpu::Cpu;
 use verydeep::data::preprocess::Preprocess;
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::exec::BitFlip;
+use verydeep::plan::WalkOrder;
 use verydeep::train::event::{Event, Observer};
 use verydeep::train::{Job, Recipe, Start, Stop, create_run, train};
 
@@ -19,7 +20,7 @@ impl Observer for Silent {
     fn event(&mut self, _: &Event) {}
 }
 
-/// Does what `verydeep train --recipe FILE --run RUN` does, with a fault.
+/// Does what `verydeep train --recipe FILE --run RUN --walk fc-first` does, with a fault.
 fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
     let recipe = Recipe::read(recipe).unwrap();
     let open = |split| Arc::new(Dataset::open(&recipe.data, split, IoMode::Mmap).unwrap());
@@ -36,6 +37,7 @@ fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
         network,
         training,
         start,
+        walk: WalkOrder::FullyConnectedFirst,
         flip,
     };
     let cpu = Cpu::new(2).unwrap();

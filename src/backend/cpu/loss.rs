@@ -44,6 +44,13 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) -> Result<(
     Ok(())
 }
 
+/// Losses and ranks of what a forward pass saved.
+pub(super) fn outcomes(saved: &[f32], losses: &mut [f32], ranks: &mut [u32]) {
+    let (saved_losses, saved_ranks) = saved.split_at(losses.len());
+    losses.copy_from_slice(saved_losses);
+    ranks.copy_from_slice(bytemuck::cast_slice(&saved_ranks[..ranks.len()]));
+}
+
 /// A NaN score or an infinite maximum makes everything NaN.
 fn soft_max(x: &[f32], label: usize, posteriors: &mut [f32]) -> f64 {
     let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));

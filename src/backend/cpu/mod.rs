@@ -95,9 +95,14 @@ impl Lowering for Cpu {
 
 impl Backend for Cpu {
     type Buffer = Buffer;
+    type HostMemory = Vec<u8>;
 
     fn class(&self) -> String {
         format!("cpu {}", self.isa.name())
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<Vec<u8>> {
+        Ok(vec![0; bytes])
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
@@ -204,10 +209,26 @@ impl Backend for Cpu {
     }
 
     fn outcomes(&self, plan: &Plan, arena: &Buffer, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
-        let loss = &plan.steps[plan.steps.len() - 1];
-        let saved = slice(arena, loss.memory.saved);
-        losses.copy_from_slice(&saved[..loss.batch]);
-        ranks.copy_from_slice(bytemuck::cast_slice(&saved[loss.batch..2 * loss.batch]));
+        loss::outcomes(slice(arena, loss_saved(plan)), losses, ranks);
+        Ok(())
+    }
+
+    fn keep_outcomes(&self, plan: &Plan, arena: &Buffer, kept: &mut Buffer, index: usize) -> Result<()> {
+        let saved = loss_saved(plan);
+        slice_mut(kept, kept_place(saved, index)).copy_from_slice(slice(arena, saved));
+        Ok(())
+    }
+
+    fn kept_outcomes(
+        &self,
+        plan: &Plan,
+        kept: &Buffer,
+        index: usize,
+        losses: &mut [f32],
+        ranks: &mut [u32],
+    ) -> Result<()> {
+        let place = kept_place(loss_saved(plan), index);
+        loss::outcomes(slice(kept, place), losses, ranks);
         Ok(())
     }
 
@@ -260,6 +281,19 @@ fn region(plan: &Plan, step: usize, tensor: Tensor) -> Region {
     match tensor {
         Tensor::Value => plan.steps[step].memory.value,
         Tensor::Gradient => plan.steps[step].memory.gradient,
+    }
+}
+
+/// Where the loss keeps every sample's outcome.
+fn loss_saved(plan: &Plan) -> Region {
+    plan.steps[plan.steps.len() - 1].memory.saved
+}
+
+/// The place of one micro-batch among those whose outcomes are kept.
+fn kept_place(saved: Region, index: usize) -> Region {
+    Region {
+        offset: index * saved.bytes,
+        ..saved
     }
 }
 

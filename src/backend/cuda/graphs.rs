@@ -1,10 +1,11 @@
-//! Micro-batches as graphs: the kernels and library calls of a whole walk, captured once and launched in one call.
+//! Micro-batches as graphs: the kernels and library calls of a walk, captured once and launched in one call.
 //!
 //! A graph holds addresses, so there is one for each combination of buffers that walks are made with: the leaves of the
-//! tree's stack, and the slots of the inbox. What else differs between two micro-batches, seed, step and position,
-//! comes from device memory (`DeviceStepParams`).
+//! tree's stack, the arenas, and the slots of the inbox. What else differs between two micro-batches, seed, step and
+//! position, comes from the slot (`DeviceStepParams`).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
@@ -22,6 +23,8 @@ use crate::plan::{Plan, PlanId, StepParams};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Key {
     plan: PlanId,
+    /// First and end: a range is no key.
+    passes: (usize, usize),
     slot: usize,
     arena: DevicePtr,
     weights: DevicePtr,
@@ -46,18 +49,24 @@ impl Graphs {
     }
 }
 
-/// Executes a whole walk, from the second time on with these buffers as a graph.
+/// Executes a walk, from the second time on with these buffers as a graph.
 pub(super) fn walk(
     resources: &mut Resources,
     plan: &Plan,
+    passes: &Range<usize>,
     memory: &Memory<'_, Buffer>,
     params: &StepParams,
 ) -> Result<()> {
-    run::check_labels(plan, &memory.batch)?;
-    resources.send_params(params)?;
-    let slot = resources.receive(plan, &memory.batch)?.current();
+    // The first pass finishes the input; a walk that begins later goes on with what was received then.
+    let slot = if passes.start == 0 {
+        run::check_labels(plan, &memory.batch)?;
+        resources.receive(plan, &memory.batch, params)?.current()
+    } else {
+        resources.inbox()?.current()
+    };
     let key = Key {
         plan: plan.id,
+        passes: (passes.start, passes.end),
         slot,
         arena: memory.arena.at(0),
         weights: memory.weights.at(0),
@@ -66,11 +75,11 @@ pub(super) fn walk(
     match resources.graphs.0.get(&key) {
         Some(Some(graph)) => return launch(&resources.launcher, graph),
         None => {
-            enqueue(resources, plan, memory, params)?;
+            enqueue(resources, plan, passes, memory)?;
             resources.graphs.0.insert(key, None);
         }
         Some(None) => {
-            let captured = capture(resources, plan, memory, params)?;
+            let captured = capture(resources, plan, passes, memory)?;
             launch(&resources.launcher, &captured)?;
             resources.graphs.0.insert(key, Some(captured));
         }
@@ -82,22 +91,22 @@ fn launch(launcher: &Launcher, graph: &Captured) -> Result<()> {
     launcher.check("launching a graph", graph.0.launch())
 }
 
-/// Every pass of the schedule. The micro-batch has been received.
+/// Every pass of the walk. The micro-batch has been received.
 fn enqueue(
     resources: &mut Resources,
     plan: &Plan,
+    passes: &Range<usize>,
     memory: &Memory<'_, Buffer>,
-    params: &StepParams,
 ) -> Result<()> {
-    plan.schedule()
-        .try_for_each(|(step, pass)| run::run_received(resources, plan, step, pass, memory, params))
+    plan.part_of_schedule(passes.clone())
+        .try_for_each(|(step, pass)| run::run_received(resources, plan, step, pass, memory))
 }
 
 fn capture(
     resources: &mut Resources,
     plan: &Plan,
+    passes: &Range<usize>,
     memory: &Memory<'_, Buffer>,
-    params: &StepParams,
 ) -> Result<Captured> {
     let stream: Arc<CudaStream> = Arc::clone(resources.launcher.stream());
     // Other threads may go on with what has nothing to do with this stream.
@@ -105,7 +114,7 @@ fn capture(
     resources
         .launcher
         .check("beginning a capture", stream.begin_capture(mode))?;
-    let enqueued = enqueue(resources, plan, memory, params);
+    let enqueued = enqueue(resources, plan, passes, memory);
     // Also after a failure: the stream must not stay in the capture.
     let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
     let ended = stream.end_capture(flags);

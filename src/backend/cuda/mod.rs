@@ -38,11 +38,12 @@ use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::graphs::Graphs;
 use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
+pub use self::staging::HostMemory;
 use self::staging::{Inbox, read, write};
 use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
 use crate::network::batch_norm::MOMENTUM;
-use crate::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
+use crate::plan::{Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
 
 /// How a device is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -156,10 +157,25 @@ impl Cuda {
         unsafe { write(&self.lock().launcher, buffer.at(0), bytes) }
     }
 
+    /// A loss of every sample, then a rank of every sample.
+    fn read_outcomes(&self, from: dnn::DevicePtr, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
+        let state = self.lock();
+        // SAFETY: the loss saves both, in this order.
+        unsafe {
+            read(&state.launcher, from, losses)?;
+            read(&state.launcher, from + size_of_val(losses) as u64, ranks)
+        }
+    }
+
     /// A panic in another call leaves nothing half-done that this one would see: work is only enqueued.
     fn lock(&self) -> MutexGuard<'_, Resources> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the loss keeps every sample's outcome.
+fn loss_saved(plan: &Plan) -> Region {
+    plan.steps[plan.steps.len() - 1].memory.saved
 }
 
 /// The layers over cuDNN and cuBLASLt name the library in their errors; users want the device, too.
@@ -211,6 +227,7 @@ impl Lowering for Cuda {
 
 impl Backend for Cuda {
     type Buffer = Buffer;
+    type HostMemory = HostMemory;
 
     fn class(&self) -> String {
         self.class.clone()
@@ -225,6 +242,10 @@ impl Backend for Cuda {
         let free = state.launcher.stream().context().mem_get_info();
         let (free, _) = state.launcher.check("asking for free memory", free)?;
         Ok(Some(free as u64))
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<HostMemory> {
+        HostMemory::zeroed(self.lock().launcher.stream(), bytes)
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
@@ -264,12 +285,18 @@ impl Backend for Cuda {
         self.captures
     }
 
-    fn walk(&self, plan: &Plan, mut memory: Memory<'_, Buffer>, params: &StepParams) -> Result<()> {
+    fn walk(
+        &self,
+        plan: &Plan,
+        passes: Range<usize>,
+        mut memory: Memory<'_, Buffer>,
+        params: &StepParams,
+    ) -> Result<()> {
         if self.captures {
-            return graphs::walk(&mut self.lock(), plan, &memory, params)
+            return graphs::walk(&mut self.lock(), plan, &passes, &memory, params)
                 .map_err(|why| on_device(why, self.facts.ordinal));
         }
-        plan.schedule()
+        plan.part_of_schedule(passes)
             .try_for_each(|(step, pass)| self.run(plan, step, pass, memory.reborrow(), params))
     }
 
@@ -307,13 +334,25 @@ impl Backend for Cuda {
     }
 
     fn outcomes(&self, plan: &Plan, arena: &Buffer, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
-        let saved = plan.steps[plan.steps.len() - 1].memory.saved.offset;
-        let state = self.lock();
-        // SAFETY: the loss saves a loss, then a rank, of every sample.
-        unsafe {
-            read(&state.launcher, arena.at(saved), losses)?;
-            read(&state.launcher, arena.at(saved + size_of_val(losses)), ranks)
-        }
+        self.read_outcomes(arena.at(loss_saved(plan).offset), losses, ranks)
+    }
+
+    fn keep_outcomes(&self, plan: &Plan, arena: &Buffer, kept: &mut Buffer, index: usize) -> Result<()> {
+        let saved = loss_saved(plan);
+        let (from, to) = (arena.at(saved.offset), kept.at(index * saved.bytes));
+        // SAFETY: both have room for what the loss saves.
+        unsafe { self.lock().launcher.copy(to, from, saved.bytes) }
+    }
+
+    fn kept_outcomes(
+        &self,
+        plan: &Plan,
+        kept: &Buffer,
+        index: usize,
+        losses: &mut [f32],
+        ranks: &mut [u32],
+    ) -> Result<()> {
+        self.read_outcomes(kept.at(index * loss_saved(plan).bytes), losses, ranks)
     }
 
     fn tree_add(&self, slots: &mut [Buffer], elements: Range<usize>) -> Result<()> {

@@ -1,22 +1,82 @@
-//! From the loader's slot to the device: pinned memory that a micro-batch is put into, copied on a stream of its own.
+//! From the loader's slot to the device: copied on a stream of its own into one of two places, while the micro-batch in
+//! the other one is computed.
 //!
-//! There are two slots, so that one micro-batch can be copied while another is computed; whoever reads the losses after
-//! every micro-batch waits for each, and gets nothing of that. A slot has a place on the host and one on the device, of the same layout; what reads the place on the device is told its address.
+//! Pixels are copied from where the loader has them ([`HostMemory`], pinned); what else there is to a micro-batch, its
+//! labels, flips, colours and the step's parameters, is little, and goes through pinned memory of the slot's own. All of it
+//! has the same layout in both slots; what reads it on the device is told its address.
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, CudaStream, PinnedHostSlice, result};
+use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
 
 use super::dnn::DevicePtr;
-use super::launch::Launcher;
+use super::launch::{DeviceStepParams, Launcher};
 use super::memory::{Buffer, refused};
 use crate::error::Result;
-use crate::plan::{Batch, Plan};
+use crate::plan::{Batch, Plan, StepParams};
 
-/// Where the parts of a micro-batch lie in a slot.
+/// Pinned memory of the host: what a device copies from without the processor's help.
+pub struct HostMemory {
+    /// From the driver; `len` bytes, all of them written.
+    start: *mut u8,
+    len: usize,
+    context: Arc<CudaContext>,
+}
+
+// SAFETY: plain memory, owned; the driver frees it from any thread that is bound to the context.
+unsafe impl Send for HostMemory {}
+// SAFETY: shared references only read.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// `bytes` bytes, all 0.
+    pub(super) fn zeroed(stream: &CudaStream, bytes: usize) -> Result<Self> {
+        let context = Arc::clone(stream.context());
+        let bound = context.bind_to_thread();
+        // Not write-combined: workers may read what they wrote. The driver refuses to allocate nothing.
+        // SAFETY: the context is bound.
+        let start = bound.and_then(|()| unsafe { result::malloc_host(bytes.max(1), 0) });
+        let start = start
+            .map_err(|why| refused(stream, "pinned memory", bytes, &why))?
+            .cast::<u8>();
+        // SAFETY: the driver has just given as many bytes.
+        unsafe { start.write_bytes(0, bytes) };
+        Ok(Self {
+            start,
+            len: bytes,
+            context,
+        })
+    }
+}
+
+impl AsRef<[u8]> for HostMemory {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: `len` bytes that were written when they were allocated.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl AsMut<[u8]> for HostMemory {
+    fn as_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above, borrowed exclusively.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        // A failure at this point has nobody to tell.
+        let _ = self.context.bind_to_thread();
+        // SAFETY: given by malloc_host and not freed yet; every copy from it has been waited for (`Inbox::put`).
+        let _ = unsafe { result::free_host(self.start.cast()) };
+    }
+}
+
+/// Where the parts of a micro-batch lie in a slot: pixels, then what goes through the slot's pinned memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BatchLayout {
-    pixels: usize,
+    /// Pixels of one image.
+    plane: usize,
     images: usize,
 }
 
@@ -24,13 +84,21 @@ impl BatchLayout {
     /// For the micro-batches of a plan.
     pub(super) fn of(plan: &Plan) -> Self {
         Self {
-            pixels: plan.input.plane(),
+            plane: plan.input.plane(),
             images: plan.batch,
         }
     }
 
+    fn pixel_bytes(self) -> usize {
+        self.images * self.plane * 3
+    }
+
+    fn params(self) -> usize {
+        self.pixel_bytes().next_multiple_of(16)
+    }
+
     fn colours(self) -> usize {
-        (self.images * self.pixels * 3).next_multiple_of(16)
+        self.params() + size_of::<DeviceStepParams>()
     }
 
     fn labels(self) -> usize {
@@ -46,16 +114,26 @@ impl BatchLayout {
         (self.flips() + self.images).next_multiple_of(16)
     }
 
-    /// Fills a slot.
-    fn write(self, batch: &Batch<'_>, slot: &mut [u8]) {
-        let mut put = |offset: usize, bytes: &[u8]| slot[offset..offset + bytes.len()].copy_from_slice(bytes);
-        put(0, &batch.pixels[..self.images * self.pixels * 3]);
+    /// Bytes of what is not pixels.
+    fn rest_bytes(self) -> usize {
+        self.bytes() - self.params()
+    }
+
+    /// Writes what is not pixels.
+    fn write_rest(self, batch: &Batch<'_>, params: &StepParams, rest: &mut [u8]) {
+        let mut put = |offset: usize, bytes: &[u8]| {
+            rest[offset - self.params()..][..bytes.len()].copy_from_slice(bytes);
+        };
+        put(
+            self.params(),
+            bytemuck::cast_slice(&DeviceStepParams::from(params).words()),
+        );
         put(
             self.colours(),
             bytemuck::cast_slice(&batch.colours[..self.images]),
         );
         put(self.labels(), bytemuck::cast_slice(&batch.labels[..self.images]));
-        let flips = &mut slot[self.flips()..];
+        let flips = &mut rest[self.flips() - self.params()..];
         flips
             .iter_mut()
             .zip(batch.flips)
@@ -66,9 +144,10 @@ impl BatchLayout {
 
 /// One of the places that micro-batches take turns in.
 struct Slot {
-    host: PinnedHostSlice<u8>,
+    /// What is not pixels, on its way.
+    rest: HostMemory,
     device: Buffer,
-    /// Recorded after the copy: the compute stream waits for it, and so does the next use of the slot on the host.
+    /// Recorded after the copy: the compute stream waits for it, and so does whoever owns the pixels.
     copied: CudaEvent,
     /// Recorded on the compute stream when the next micro-batch is put into the other slot: what was asked of it before
     /// is all that reads this one.
@@ -76,14 +155,11 @@ struct Slot {
 }
 
 impl Slot {
-    fn new(launcher: &Launcher, copy: &CudaStream, bytes: usize) -> Result<Self> {
-        let context = copy.context();
-        // SAFETY: the memory is written before it is read. Not write-combined: workers may read what they wrote.
-        let host = unsafe { context.alloc_pinned_with_flags(bytes, 0) };
-        let event = || launcher.check("creating an event", context.new_event(None));
+    fn new(launcher: &Launcher, copy: &CudaStream, layout: BatchLayout) -> Result<Self> {
+        let event = || launcher.check("creating an event", copy.context().new_event(None));
         let slot = Self {
-            host: host.map_err(|why| refused(copy, "pinned memory", bytes, &why))?,
-            device: Buffer::new(launcher.stream(), "the images of a micro-batch", bytes)?,
+            rest: HostMemory::zeroed(copy, layout.rest_bytes())?,
+            device: Buffer::new(launcher.stream(), "the images of a micro-batch", layout.bytes())?,
             copied: event()?,
             consumed: event()?,
         };
@@ -99,8 +175,8 @@ pub(super) struct Inbox {
     /// Of the micro-batch that was put last.
     current: usize,
     layout: BatchLayout,
-    /// Its labels.
-    sent: Vec<u32>,
+    /// Its labels and its step's parameters.
+    sent: (Vec<u32>, Option<StepParams>),
     copy: Arc<CudaStream>,
 }
 
@@ -110,59 +186,78 @@ impl Inbox {
 
     /// Room for micro-batches of a layout.
     pub(super) fn new(launcher: &Launcher, copy: &Arc<CudaStream>, layout: BatchLayout) -> Result<Self> {
-        let slot = || Slot::new(launcher, copy, layout.bytes());
+        let slot = || Slot::new(launcher, copy, layout);
         Ok(Self {
             slots: [slot()?, slot()?],
             current: 0,
             layout,
-            sent: Vec::new(),
+            sent: (Vec::with_capacity(layout.images), None),
             copy: Arc::clone(copy),
         })
     }
 
     /// Whether micro-batches of a layout fit in.
     pub(super) fn has_room_for(&self, layout: BatchLayout) -> bool {
-        self.slots[0].host.len() >= layout.bytes()
+        let slot = &self.slots[0];
+        slot.device.bytes() >= layout.bytes() && slot.rest.len >= layout.rest_bytes()
     }
 
-    /// Puts a micro-batch into the next slot; the launcher's stream sees it from here on.
-    pub(super) fn put(&mut self, launcher: &Launcher, layout: BatchLayout, batch: &Batch<'_>) -> Result<()> {
-        let compute = launcher.stream();
-        let consumed = self.slots[self.current].consumed.record(compute);
+    /// Puts a micro-batch into the next slot and waits until it has been read; the launcher's stream sees it from here
+    /// on. That stream goes on meanwhile with the micro-batch in the other slot.
+    pub(super) fn put(
+        &mut self,
+        launcher: &Launcher,
+        layout: BatchLayout,
+        batch: &Batch<'_>,
+        params: &StepParams,
+    ) -> Result<()> {
+        let consumed = self.slots[self.current].consumed.record(launcher.stream());
         launcher.check("ordering the copy", consumed)?;
         self.current = (self.current + 1) % Self::SLOTS;
         self.layout = layout;
-        self.sent.clear();
+        self.sent.0.clear();
+        self.sent.1 = None;
         let slot = &mut self.slots[self.current];
-        launcher.check("waiting for the last copy", slot.copied.synchronize())?;
-        let host = launcher.check("writing pinned memory", slot.host.as_mut_slice())?;
-        let host = &mut host[..layout.bytes()];
-        layout.write(batch, host);
-        launcher.check("ordering the copy", self.copy.wait(&slot.consumed))?;
-        // SAFETY: both places are as long; the one on the host outlives the copy, which is waited for before the next
-        // write and before the memory is freed.
-        let copied = unsafe { result::memcpy_htod_async(slot.device.at(0), host, self.copy.cu_stream()) };
-        launcher.check("copying to the device", copied)?;
-        self.order_after_copy(launcher).inspect_err(|_| self.settle())?;
-        self.sent.extend_from_slice(&batch.labels[..layout.images]);
+        let rest = &mut slot.rest.as_mut()[..layout.rest_bytes()];
+        layout.write_rest(batch, params, rest);
+        self.copy(launcher, batch).inspect_err(|_| self.settle())?;
+        self.sent.0.extend_from_slice(&batch.labels[..layout.images]);
+        self.sent.1 = Some(*params);
         Ok(())
     }
 
-    fn order_after_copy(&self, launcher: &Launcher) -> Result<()> {
-        let copied = &self.slots[self.current].copied;
-        launcher.check("recording the copy", copied.record(&self.copy))?;
-        launcher.check("ordering the input", launcher.stream().wait(copied))
+    /// Copies into the current slot, and waits for it.
+    fn copy(&self, launcher: &Launcher, batch: &Batch<'_>) -> Result<()> {
+        let (slot, layout) = (&self.slots[self.current], self.layout);
+        launcher.check("ordering the copy", self.copy.wait(&slot.consumed))?;
+        let pixels = &batch.pixels[..layout.pixel_bytes()];
+        let rest = &slot.rest.as_ref()[..layout.rest_bytes()];
+        for (offset, from) in [(0, pixels), (layout.params(), rest)] {
+            // SAFETY: the places are as long; what is copied from lives until the copies are waited for, below or by
+            // the caller after an error.
+            let copied =
+                unsafe { result::memcpy_htod_async(slot.device.at(offset), from, self.copy.cu_stream()) };
+            launcher.check("copying to the device", copied)?;
+        }
+        launcher.check("recording the copy", slot.copied.record(&self.copy))?;
+        launcher.check("ordering the input", launcher.stream().wait(&slot.copied))?;
+        launcher.check("waiting for the copy", slot.copied.synchronize())
     }
 
-    /// Waits for copies that nothing else waits for: their destination may be freed next. A failure at this point has
-    /// nobody to tell.
+    /// Waits for copies that nothing else waits for: what they read or write may be freed next. A failure at this point
+    /// has nobody to tell.
     fn settle(&self) {
         let _ = self.copy.synchronize();
     }
 
     /// Whether the last micro-batch that was put has this one's labels.
     pub(super) fn has_labels_of(&self, layout: BatchLayout, batch: &Batch<'_>) -> bool {
-        self.layout == layout && self.sent == batch.labels[..layout.images]
+        self.layout == layout && self.sent.1.is_some() && self.sent.0 == batch.labels[..layout.images]
+    }
+
+    /// Whether the last micro-batch that was put came with these parameters.
+    pub(super) fn has_params(&self, params: &StepParams) -> bool {
+        self.sent.1.as_ref() == Some(params)
     }
 
     /// Which slot the last micro-batch is in.
@@ -182,6 +277,11 @@ impl Inbox {
     /// Address of its labels.
     pub(super) fn labels(&self) -> DevicePtr {
         self.part(self.layout.labels())
+    }
+
+    /// Address of its step's parameters, a [`DeviceStepParams`].
+    pub(super) fn params(&self) -> DevicePtr {
+        self.part(self.layout.params())
     }
 }
 

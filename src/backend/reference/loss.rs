@@ -2,7 +2,8 @@
 //!
 //! Scores x, posteriors p and dx: (N, classes); labels, losses and ranks: (N).
 
-use super::Real;
+use super::{Real, check_length, read};
+use crate::error::Result;
 
 /// Of one sample: `p[k] = exp(x[k]) / sum of exp(x)`, overwritten, and returns `-ln p[label]`; computed with
 /// `x - max x`, so that nothing overflows. A NaN score or an infinite maximum makes all of it NaN.
@@ -26,4 +27,15 @@ pub(super) fn rank<T: Real>(x: &[T], label: usize) -> usize {
 pub(super) fn backward<T: Real>(p: &[T], label: usize, dx: &mut [T]) {
     dx.copy_from_slice(p);
     dx[label] = p[label] - T::from(1.0);
+}
+
+/// Losses and ranks of what the forward pass of a micro-batch saved.
+pub(super) fn outcomes<T: Real>(saved: &[T], losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
+    let (saved_losses, saved_ranks) = saved.split_at(saved.len() / 2);
+    read(saved_losses, losses)?;
+    check_length("ranks", saved_ranks.len(), ranks.len())?;
+    for (rank, &saved) in ranks.iter_mut().zip(saved_ranks) {
+        *rank = saved.into() as u32;
+    }
+    Ok(())
 }

@@ -101,9 +101,14 @@ impl<T: Real> Lowering for Reference<T> {
 
 impl<T: Real> Backend for Reference<T> {
     type Buffer = Vec<T>;
+    type HostMemory = Vec<u8>;
 
     fn class(&self) -> String {
         format!("reference {}", T::NAME)
+    }
+
+    fn allocate_host(&self, bytes: usize) -> Result<Vec<u8>> {
+        Ok(vec![0; bytes])
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Vec<T>> {
@@ -160,14 +165,26 @@ impl<T: Real> Backend for Reference<T> {
     }
 
     fn outcomes(&self, plan: &Plan, arena: &Vec<T>, losses: &mut [f32], ranks: &mut [u32]) -> Result<()> {
+        loss::outcomes(self.saved(plan, plan.steps.len() - 1, arena)?, losses, ranks)
+    }
+
+    fn keep_outcomes(&self, plan: &Plan, arena: &Vec<T>, kept: &mut Vec<T>, index: usize) -> Result<()> {
         let saved = self.saved(plan, plan.steps.len() - 1, arena)?;
-        let (saved_losses, saved_ranks) = saved.split_at(plan.batch);
-        read(saved_losses, losses)?;
-        check_length("ranks", plan.batch, ranks.len())?;
-        for (rank, &saved) in ranks.iter_mut().zip(saved_ranks) {
-            *rank = saved.into() as u32;
-        }
+        let start = index * saved.len();
+        part_mut(kept, start..start + saved.len())?.copy_from_slice(saved);
         Ok(())
+    }
+
+    fn kept_outcomes(
+        &self,
+        plan: &Plan,
+        kept: &Vec<T>,
+        index: usize,
+        losses: &mut [f32],
+        ranks: &mut [u32],
+    ) -> Result<()> {
+        let len = elements::<T>(plan.steps[plan.steps.len() - 1].memory.saved).len();
+        loss::outcomes(part(kept, index * len..(index + 1) * len)?, losses, ranks)
     }
 
     fn tree_add(&self, slots: &mut [Vec<T>], range: Range<usize>) -> Result<()> {

@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use verydeep::backend::cuda::Options;
 use verydeep::error::{Error, Result};
+use verydeep::plan::WalkOrder;
 
 use super::simulator::{calls, fail, reports};
 use super::training::{Trained, train};
@@ -41,7 +42,7 @@ fn fail_in_turn(
 
 /// Every call of a kind, in one step of training.
 fn each_in_turn(kind: &str, place: usize, check: impl Fn(&Error)) {
-    let train = || train(Options::default(), 1);
+    let train = || train(Options::default(), WalkOrder::DepthFirst, 1);
     fail_in_turn(kind, place, train, |all| (1..=all).collect(), check);
 }
 
@@ -89,7 +90,7 @@ fn a_failure_while_graphs_are_captured_is_an_error_of_the_device() {
         graphs: true,
         ..Options::default()
     };
-    let train = || train(options, 3);
+    let train = || train(options, WalkOrder::FullyConnectedFirst, 3);
     let hasher = RandomState::new();
     let late = |all: u64| {
         let before = all * 3 / 5;

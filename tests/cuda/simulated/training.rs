@@ -1,11 +1,13 @@
 //! Training of a small network that has every kind of layer.
 
+use verydeep::backend::Backend;
 use verydeep::backend::cuda::{Cuda, Options};
 use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::error::Result;
-use verydeep::exec::{Training, Unwatched};
+use verydeep::exec::{Score, Training, Unwatched};
 use verydeep::network::{Builder, Network};
-use verydeep::plan::{Batch, StepParams, UpdateRule};
+use verydeep::plan::{Batch, StepParams, UpdateRule, WalkOrder};
+use verydeep::rng::{Purpose, Stream};
 use verydeep::shape::Chw;
 use verydeep::weights::CheckpointView;
 
@@ -35,8 +37,24 @@ pub(crate) struct Trained {
     pub(crate) calls: [u64; 5],
 }
 
+/// Pixels that no other micro-batch has.
+fn fill(pixels: &mut [u8], micro_batch: u64) {
+    let mut stream = Stream::new(1, micro_batch, Purpose::Synthetic, 0);
+    pixels.fill_with(|| stream.next_u32() as u8);
+}
+
+fn batch(pixels: &[u8]) -> Batch<'_> {
+    Batch {
+        pixels,
+        flips: &[Flip::Keep, Flip::Mirror],
+        colours: &[[0.0; 3]; 2],
+        labels: &[0, 2],
+    }
+}
+
 /// From opening the device to reading the weights: steps of two micro-batches and an update, each with an evaluation.
-pub(crate) fn train(options: Options, steps: u64) -> Result<Trained> {
+/// All images pass through one slot of pinned memory, which is overwritten as soon as it may be.
+pub(crate) fn train(options: Options, order: WalkOrder, steps: u64) -> Result<Trained> {
     let cuda = Cuda::open(0, libraries(), options)?;
     let network = network();
     let preprocess = Preprocess::standardize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -48,18 +66,12 @@ pub(crate) fn train(options: Options, steps: u64) -> Result<Trained> {
         batch: 4,
         micro_batches: 2,
     };
-    let mut training = Training::new(&cuda, &network, &preprocess, rule)?;
+    let mut training = Training::new(&cuda, &network, &preprocess, rule, order)?;
     let weights: Vec<f32> = (0..network.flat_len())
         .map(|i| 0.1 * (i % 7) as f32 - 0.25)
         .collect();
     training.set_state(&weights, &vec![0.0; network.flat_len()])?;
-    let pixels: Vec<u8> = (0..2 * network.input.len()).map(|i| (i * 37) as u8).collect();
-    let batch = Batch {
-        pixels: &pixels,
-        flips: &[Flip::Keep, Flip::Mirror],
-        colours: &[[0.0; 3]; 2],
-        labels: &[0, 2],
-    };
+    let mut slot = cuda.allocate_host(2 * network.input.len())?;
     for step in 0..steps {
         let params = |micro_batch| StepParams {
             seed: 1,
@@ -68,10 +80,19 @@ pub(crate) fn train(options: Options, steps: u64) -> Result<Trained> {
             learning_rate: 0.01,
         };
         for micro_batch in 0..2 {
-            training.micro_batch(micro_batch, batch, &params(micro_batch as u64), &mut Unwatched)?;
+            fill(slot.as_mut(), 2 * step + micro_batch);
+            let (batch, params) = (batch(slot.as_ref()), params(micro_batch));
+            training.micro_batch(micro_batch as usize, batch, &params, &mut Unwatched)?;
+        }
+        fill(slot.as_mut(), u64::MAX);
+        for _ in 0..2 {
+            let losses = &training.outcomes()?.losses;
+            assert!(losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
         }
         training.update(&params(0))?;
-        training.evaluate(batch)?;
+        let mut validation = training.validation();
+        validation.submit(batch(slot.as_ref()))?;
+        validation.collect()?;
     }
     let mut trained = vec![0.0; network.flat_len()];
     for parameter in &network.parameters {

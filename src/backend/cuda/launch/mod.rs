@@ -170,6 +170,17 @@ impl Launcher {
         self.check("clearing memory", done)
     }
 
+    /// Copies `bytes` bytes on the device.
+    ///
+    /// # Safety
+    ///
+    /// Both places must be allocated and apart.
+    pub unsafe fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        // SAFETY: the caller vouches for the memory.
+        let done = unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) };
+        self.check("copying on the device", done)
+    }
+
     /// A driver's answer with the device's name.
     pub(super) fn check<T>(&self, doing: &str, answer: Result<T, DriverError>) -> Result<T> {
         answer.map_err(|why| failed(&self.device, doing, &why))

@@ -130,8 +130,8 @@ impl Run<'_> {
     }
 
     pub(super) fn dropout_forward(&self, p: f32, layer: u16) -> Result<()> {
-        let params = self.resources.block.at(0);
-        // SAFETY: input and value have one shape; the block holds the parameters.
+        let params = self.resources.inbox()?.params();
+        // SAFETY: input and value have one shape; the inbox holds the parameters.
         unsafe {
             let launcher = &self.resources.launcher;
             launcher.dropout_forward(
@@ -151,8 +151,8 @@ impl Run<'_> {
         let Some(dx) = at.input_gradient else {
             return Ok(());
         };
-        let params = self.resources.block.at(0);
-        // SAFETY: gradients and value have one shape; the block holds the parameters.
+        let params = self.resources.inbox()?.params();
+        // SAFETY: gradients and value have one shape; the inbox holds the parameters.
         unsafe {
             if step.data_gradient == DataGradient::Masked {
                 let elements = step.batch * step.output.len();

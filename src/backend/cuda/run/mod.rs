@@ -16,7 +16,7 @@ use crate::backend::Memory;
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Epilogue, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
-/// Makes the library plans of every step, and the workspace and pinned memory that they need.
+/// Makes the library plans of every step, and the workspace and the inbox that they need.
 pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
     resources.make_room_for(BatchLayout::of(plan))?;
     for (_, pass, shape) in convolutions(plan) {
@@ -39,19 +39,25 @@ pub(super) fn run(
     let layout = BatchLayout::of(plan);
     match (plan.steps[index].op, pass) {
         (StepOp::Input, Pass::Forward) => {
-            resources.receive(plan, &memory.batch)?;
+            resources.receive(plan, &memory.batch, params)?;
         }
         (StepOp::Loss, Pass::Forward) => {
             check_labels(plan, &memory.batch)?;
             // They came with the images, unless the loss is all that is run.
             let inbox = resources.make_room_for(layout)?;
             if !inbox.has_labels_of(layout, &memory.batch) {
-                resources.receive(plan, &memory.batch)?;
+                resources.receive(plan, &memory.batch, params)?;
+            }
+        }
+        (StepOp::Dropout { .. }, _) => {
+            // As above.
+            if !resources.make_room_for(layout)?.has_params(params) {
+                resources.receive(plan, &memory.batch, params)?;
             }
         }
         _ => {}
     }
-    run_received(resources, plan, index, pass, memory, params)
+    run_received(resources, plan, index, pass, memory)
 }
 
 /// Whether every label names a class.
@@ -78,7 +84,6 @@ pub(super) fn run_received(
     index: usize,
     pass: Pass,
     memory: &Memory<'_, Buffer>,
-    params: &StepParams,
 ) -> Result<()> {
     let step = &plan.steps[index];
     let at = Places::new(plan, index, pass, memory);
@@ -107,14 +112,8 @@ pub(super) fn run_received(
         }
         (StepOp::Relu | StepOp::Lrn | StepOp::MaxPool, Pass::Forward) => run.kernel_forward(),
         (StepOp::Relu | StepOp::Lrn | StepOp::MaxPool, Pass::Backward) => run.kernel_backward(),
-        (StepOp::Dropout { p, layer }, Pass::Forward) => {
-            run.resources.send_params(params)?;
-            run.dropout_forward(p, layer)
-        }
-        (StepOp::Dropout { p, layer }, Pass::Backward) => {
-            run.resources.send_params(params)?;
-            run.dropout_backward(p, layer)
-        }
+        (StepOp::Dropout { p, layer }, Pass::Forward) => run.dropout_forward(p, layer),
+        (StepOp::Dropout { p, layer }, Pass::Backward) => run.dropout_backward(p, layer),
         (StepOp::Loss, Pass::Forward) => run.loss_forward(),
         (StepOp::Loss, Pass::Backward) => run.loss_backward(),
     }
@@ -176,15 +175,15 @@ impl Resources {
     }
 
     /// Puts a micro-batch into the inbox.
-    pub(super) fn receive(&mut self, plan: &Plan, batch: &Batch<'_>) -> Result<&Inbox> {
+    pub(super) fn receive(&mut self, plan: &Plan, batch: &Batch<'_>, params: &StepParams) -> Result<&Inbox> {
         let layout = BatchLayout::of(plan);
         self.make_room_for(layout)?;
         let inbox = self.inbox.as_mut().expect("there is room in it");
-        inbox.put(&self.launcher, layout, batch)?;
+        inbox.put(&self.launcher, layout, batch, params)?;
         Ok(inbox)
     }
 
-    fn inbox(&self) -> Result<&Inbox> {
+    pub(super) fn inbox(&self) -> Result<&Inbox> {
         self.inbox.as_ref().ok_or_else(|| {
             let found = "a step that reads it before any input was finished";
             Error::invalid("micro-batch", "one that was received", found)
