@@ -24,8 +24,7 @@ pub struct Memory<'a, Buffer> {
     pub weights: &'a Buffer,
     /// The leaf: gradients of the parameters of one micro-batch, at the parameters' flat offsets. A backward pass
     /// OVERWRITES the ranges of its own parameters and touches nothing else. Of batch norm's statistics it holds the
-    /// micro-batch's mean and unbiased variance. Not touched by
-    /// forward passes other than batch norm's, nor by evaluation, where it may be empty.
+    /// micro-batch's mean and unbiased variance. Not touched by forward passes; may be empty in evaluation.
     pub gradient: &'a mut Buffer,
     /// The images: read by the first step and by the loss.
     pub batch: Batch<'a>,

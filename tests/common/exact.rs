@@ -214,6 +214,7 @@ pub(crate) fn statistics<B: Raw>(backend: &B) {
         let x = singles(&draw.normals(rig.len(OP)));
         rig.set(OP - 1, Tensor::Value, &x);
         rig.run(OP, Pass::Forward, &images);
+        rig.run(OP, Pass::Backward, &images);
         let arrays = rig.plan.steps[OP].parameters.clone();
         let means = rig.parameter_gradient(arrays.start + 2);
         let variances = rig.parameter_gradient(arrays.start + 3);

@@ -94,11 +94,10 @@ impl<B: Raw> Alone<'_, '_, B> {
         if index > 0 {
             self.rig.set(index - 1, Tensor::Value, &values[index - 1]);
         }
-        let statistics = self.arrays(false);
         self.run_and_check(
             Pass::Forward,
             &[memory.value, memory.saved, memory.forward_scratch],
-            &statistics,
+            &[],
         );
         self.same_bits("value", &self.rig.get(index, Tensor::Value), &values[index]);
     }
@@ -121,12 +120,12 @@ impl<B: Raw> Alone<'_, '_, B> {
         if index + 1 < values.len() {
             self.rig.set(index, Tensor::Gradient, &gradients[index]);
         }
-        let learned = self.arrays(true);
+        let arrays = self.arrays();
         let input_gradient = self.rig.plan.input_gradient_of(index).unwrap_or_default();
         self.run_and_check(
             Pass::Backward,
             &[input_gradient, step.memory.gradient, step.memory.backward_scratch],
-            &learned,
+            &arrays,
         );
         if step.data_gradient != DataGradient::None {
             self.same_bits(
@@ -141,15 +140,13 @@ impl<B: Raw> Alone<'_, '_, B> {
         &self.rig.plan.steps[self.step]
     }
 
-    /// The bytes of the step's learned arrays, or of its statistics, in the leaf.
-    fn arrays(&self, learned: bool) -> Vec<Range<usize>> {
+    /// The bytes of the step's arrays in the leaf.
+    fn arrays(&self) -> Vec<Range<usize>> {
         self.rig
             .plan
             .parameters_of(self.step)
             .iter()
-            .filter(|p| p.role.is_learned() == learned)
             .map(|p| 4 * p.range().start..4 * p.range().end)
-            .filter(|_| learned || self.rig.plan.mode == Mode::Training)
             .collect()
     }
 

@@ -3,8 +3,8 @@
 //! x, dx, y and dy: (N, C, H, W); gamma, beta, mean and variance: (C). A channel has m = N * H * W elements.
 //!
 //! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased)
-//! variance are the micro-batch's; saved for the backward pass: mean and `1 / sqrt(variance + epsilon)` of
-//! every channel. The mean is kept as two f32, `mean + rest`: where the values of a channel nearly coincide, `x - mean`
+//! variance are the micro-batch's; saved for the backward pass: mean, `1 / sqrt(variance + epsilon)` and the unbiased
+//! variance of every channel. The mean is kept as two f32, `mean + rest`: where the values of a channel nearly coincide, `x - mean`
 //! is as small as what rounding takes from the mean. `x - mean` is exact then, and the rest goes into what is the same
 //! for the whole channel.
 
@@ -17,25 +17,26 @@ use super::{Cpu, Views};
 use crate::network::batch_norm::EPSILON;
 use crate::plan::{DataGradient, Epilogue, Footprint, Mode, Step, ValueGradient};
 
+/// Saved numbers of a channel: mean and its rest, inverse deviation, unbiased variance.
+const SAVED: usize = 4;
+
 pub(super) fn footprint(step: &Step, epilogue: Epilogue) -> Footprint {
     Footprint {
         value: f32_bytes(step.batch * step.output.len()),
         gradient: f32_bytes(step.batch * step.output.len()),
-        saved: f32_bytes(3 * step.output.c),
+        saved: f32_bytes(SAVED * step.output.c),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
         ..Footprint::default()
     }
 }
 
-/// Overwrites y. In training also the micro-batch's mean and unbiased variance, in the places of the
-/// gradients of the running statistics.
+/// Overwrites y, in training also what is saved.
 pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, views: &mut Views<'_>) {
     let plane = step.output.plane();
     let channels = step.output.c;
     let x = views.input;
     let [gamma, beta, running_mean, running_variance] = views.weights;
-    let [_, _, mean_out, variance_out] = &mut views.weight_gradients;
     let y = Parts::new(views.value);
     let normalise = |c: usize, [mean, rest]: [f32; 2], inverse: f32| {
         let factor = gamma[c] * inverse;
@@ -63,21 +64,19 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, vi
     }
     let count = (step.batch * plane) as f64;
     let saved = Parts::new(views.saved);
-    cpu.team
-        .chunks2((mean_out, 1), (variance_out, 1), |c, mean_out, variance_out| {
-            let images = || (0..step.batch).map(|n| &x[(n * channels + c) * plane..][..plane]);
-            let exact = images().map(|x| sum(cpu.isa, x)[0]).sum::<f64>() / count;
-            let mean = exact as f32;
-            let rest = (exact - f64::from(mean)) as f32;
-            let around: f64 = images().map(|x| squares_around(cpu.isa, x, mean)[0]).sum();
-            let squares = (around - count * f64::from(rest) * f64::from(rest)).max(0.0);
-            let inverse = inverse_deviation(squares / count);
-            mean_out[0] = mean;
-            variance_out[0] = (squares / (count - 1.0).max(1.0)) as f32;
-            // SAFETY: one task has this channel.
-            unsafe { saved.range(3 * c, 3) }.copy_from_slice(&[mean, rest, inverse]);
-            normalise(c, [mean, rest], inverse);
-        });
+    cpu.team.run(channels, |c, _| {
+        let images = || (0..step.batch).map(|n| &x[(n * channels + c) * plane..][..plane]);
+        let exact = images().map(|x| sum(cpu.isa, x)[0]).sum::<f64>() / count;
+        let mean = exact as f32;
+        let rest = (exact - f64::from(mean)) as f32;
+        let around: f64 = images().map(|x| squares_around(cpu.isa, x, mean)[0]).sum();
+        let squares = (around - count * f64::from(rest) * f64::from(rest)).max(0.0);
+        let inverse = inverse_deviation(squares / count);
+        let unbiased = (squares / (count - 1.0).max(1.0)) as f32;
+        // SAFETY: one task has this channel.
+        unsafe { saved.range(SAVED * c, SAVED) }.copy_from_slice(&[mean, rest, inverse, unbiased]);
+        normalise(c, [mean, rest], inverse);
+    });
 }
 
 fn inverse_deviation(variance: f64) -> f32 {
@@ -104,7 +103,8 @@ multiversion! {
 }
 
 /// `dgamma = sum of dy * z`, `dbeta = sum of dy` and, where it is wanted,
-/// `dx = gamma / sqrt(variance + epsilon) * (dy - dbeta / m - z * dgamma / m)`. Overwrites all of them.
+/// `dx = gamma / sqrt(variance + epsilon) * (dy - dbeta / m - z * dgamma / m)`. Overwrites all of them, and in the
+/// places of the running statistics' gradients puts the micro-batch's mean and unbiased variance.
 pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Views<'_>) {
     if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
         mask_in_place(cpu, views.value, views.gradient);
@@ -116,9 +116,15 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let gamma = views.weights[0];
     let dx = Parts::new(views.input_gradient);
     let wants_dx = step.data_gradient != DataGradient::None;
-    let [dgamma, dbeta, ..] = &mut views.weight_gradients;
+    let [dgamma, dbeta, means, variances] = &mut views.weight_gradients;
+    let statistics = saved
+        .chunks_exact(SAVED)
+        .zip(means.iter_mut().zip(variances.iter_mut()));
+    for (saved, (mean, variance)) in statistics {
+        (*mean, *variance) = (saved[0], saved[3]);
+    }
     cpu.team.chunks2((dgamma, 1), (dbeta, 1), |c, dgamma, dbeta| {
-        let [mean, rest, inverse] = [0, 1, 2].map(|i| saved[3 * c + i]);
+        let [mean, rest, inverse] = [0, 1, 2].map(|i| saved[SAVED * c + i]);
         let (mut total, mut moment) = (0.0, 0.0);
         for n in 0..step.batch {
             let start = (n * channels + c) * plane;

@@ -65,7 +65,7 @@ impl Lowering for CudaLowering {
                 }
             }
             StepOp::BatchNorm { epilogue } => Footprint {
-                saved: f32s(3 * channels),
+                saved: f32s(NORM_SAVED * channels),
                 forward_scratch: column_sum_bytes(rows(step), channels, 1),
                 backward_scratch: column_sum_bytes(rows(step), channels, 2) + f32s(2 * channels),
                 backward_reads_input: true,
@@ -107,6 +107,9 @@ impl Lowering for CudaLowering {
         (WORKSPACE_CAP + BLOCK_BYTES + Inbox::SLOTS * BatchLayout::of(plan).bytes()) as u64
     }
 }
+
+/// Saved numbers of a channel of batch norm: mean and its rest, inverse deviation; then the leaf's mean and variance.
+pub(super) const NORM_SAVED: usize = 5;
 
 /// Bytes of `elements` f32.
 fn f32s(elements: usize) -> usize {

@@ -14,7 +14,7 @@ use crate::backend::Memory;
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
-/// Input to value: overwrites the value and what the step keeps; of batch norm also the leaf's statistics.
+/// Input to value: overwrites the value and what the step keeps.
 pub(super) fn forward<T: Real>(
     plan: &Plan,
     index: usize,
@@ -46,12 +46,7 @@ pub(super) fn forward<T: Real>(
             let op = batch_norm(step);
             for c in 0..step.output.c {
                 let statistics = match plan.mode {
-                    Mode::Training => {
-                        let statistics = op.statistics(x, c);
-                        memory.gradient[mean.start + c] = T::round(statistics.mean);
-                        memory.gradient[variance.start + c] = T::round(op.unbiased(statistics.variance));
-                        statistics
-                    }
+                    Mode::Training => op.statistics(x, c),
                     Mode::Evaluation => Statistics {
                         mean: weights[mean.start + c].into(),
                         variance: weights[variance.start + c].into(),
@@ -137,11 +132,14 @@ pub(super) fn backward<T: Real>(
             }
         }
         StepOp::BatchNorm { .. } => {
-            let [gamma, beta, _, _] = arrays(plan, index);
+            let [gamma, beta, mean, variance] = arrays(plan, index);
+            let op = batch_norm(step);
             for c in 0..step.output.c {
+                let statistics = op.statistics(x, c);
+                memory.gradient[mean.start + c] = T::round(statistics.mean);
+                memory.gradient[variance.start + c] = T::round(op.unbiased(statistics.variance));
                 let dx = wanted.then_some(&mut *dx);
-                let (dgamma, dbeta) =
-                    batch_norm(step).backward(c, x, memory.weights[gamma.start + c], dy, dx);
+                let (dgamma, dbeta) = op.backward(c, x, memory.weights[gamma.start + c], dy, dx);
                 memory.gradient[gamma.start + c] = T::round(dgamma);
                 memory.gradient[beta.start + c] = T::round(dbeta);
             }

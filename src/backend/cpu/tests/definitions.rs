@@ -157,6 +157,8 @@ fn batch_norm_normalises_and_reports_its_statistics() {
     bench.write(1, Tensor::Value, &x);
     bench.run(2, Pass::Forward).unwrap();
     let y = bench.tensor(2, Tensor::Value);
+    bench.write(2, Tensor::Gradient, &[0.0; 288]);
+    bench.run(2, Pass::Backward).unwrap();
     let arrays = bench.plan.parameters_of(2).to_vec();
     for c in 0..6 {
         let channel = |values: &[f32]| -> Vec<f64> {

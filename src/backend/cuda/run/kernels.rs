@@ -1,8 +1,9 @@
 //! What our kernels do alone: input finishing, masks, batch norm, ReLU, LRN, pooling, dropout, the loss.
 
 use super::{Run, input_shape};
+use crate::backend::cuda::dnn::DevicePtr;
 use crate::backend::cuda::launch::{BatchNorm, Nhwc, Rows};
-use crate::backend::cuda::lower::{flat_bytes, rows};
+use crate::backend::cuda::lower::{NORM_SAVED, flat_bytes, rows};
 use crate::backend::cuda::memory::Places;
 use crate::error::Result;
 use crate::plan::{DataGradient, Mode, Plan, StepOp};
@@ -40,10 +41,16 @@ impl Run<'_> {
         }
     }
 
+    /// What batch norm saves, an array of the channels each.
+    fn norm_saved(&self) -> [DevicePtr; NORM_SAVED] {
+        let bytes = self.step.output.c * size_of::<f32>();
+        std::array::from_fn(|i| self.at.saved + (i * bytes) as u64)
+    }
+
     pub(super) fn norm(&self) -> (Rows, BatchNorm) {
         let (step, at) = (self.step, self.at);
         let channels = step.output.c;
-        let [mean, rest, inverse] = [0, 1, 2].map(|i| at.saved + (i * channels * size_of::<f32>()) as u64);
+        let [mean, rest, inverse, ..] = self.norm_saved();
         let norm = BatchNorm {
             x: at.input,
             mean,
@@ -66,7 +73,7 @@ impl Run<'_> {
         let (shape, norm) = self.norm();
         let launcher = &self.resources.launcher;
         let [_, _, mean, variance] = self.at.weights;
-        let [_, _, mean_out, variance_out] = self.at.weight_gradients;
+        let [.., mean_out, variance_out] = self.norm_saved();
         // SAFETY: the addresses come from the plan, the scratch is as large as the footprint asked for.
         unsafe {
             match mode {
@@ -86,10 +93,14 @@ impl Run<'_> {
             scratch,
             ..
         } = self.at;
-        let [dgamma, dbeta, ..] = self.at.weight_gradients;
+        let [dgamma, dbeta, leaf_mean, leaf_variance] = self.at.weight_gradients;
+        let [.., saved_mean, saved_variance] = self.norm_saved();
+        let bytes = shape.channels * size_of::<f32>();
         // SAFETY: as for the forward pass.
         unsafe {
             let launcher = &self.resources.launcher;
+            launcher.copy(leaf_mean, saved_mean, bytes)?;
+            launcher.copy(leaf_variance, saved_variance, bytes)?;
             launcher.batch_norm_backward(shape, norm, gradient, [dgamma, dbeta], input_gradient, scratch)
         }
     }
