@@ -2,8 +2,8 @@
 
 use verydeep::backend::Tensor;
 use verydeep::backend::reference::Reference;
-use verydeep::network::batch_norm::EPSILON;
 use verydeep::network::Role;
+use verydeep::network::batch_norm::EPSILON;
 use verydeep::plan::{DataGradient, Epilogue, Lowering, Mode, Pass, Step, StepOp, ValueGradient};
 
 use super::draw::singles;
