@@ -1,16 +1,17 @@
 // Batch normalisation per channel (Ioffe and Szegedy 2015, algorithm 1), statistics per micro-batch.
 //
-// x, dx, y, dy: (rows, C), rows = N * H * W; everything else: (C) f32. y = gamma * z + beta with
+// x, dx, y, dy: (rows, C) elements, rows = N * H * W; everything else: (C) f32. y = gamma * z + beta with
 // z = (x - mean - rest) * inverse, inverse = 1 / sqrt(variance + epsilon).
 //
 // The mean is kept as two f32, mean + rest: where the values of a channel nearly coincide, x - mean is as small as what
 // rounding takes from the mean. x - mean is exact then, and the rest goes into what is the same for the whole channel.
 //
 // Training, forward: mean_parts, mean, variance_parts, variance, forward; mean, rest and inverse are kept for
-// backward_parts, backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; the element-wise kernels equal
-// backend/cpu/batch_norm.rs to the bit from equal statistics. All are launched by the functions of their names in
-// backend/cuda/launch/; the sums in blocks of BLOCK threads.
+// backward_parts, backward_sums, backward. Evaluation: evaluation, forward. Sums run as in columns.cuh; of f32 the
+// element-wise kernels equal backend/cpu/batch_norm.rs to the bit from equal statistics. All are launched by the
+// functions of their names in backend/cuda/launch/; the sums in blocks of BLOCK threads.
 #include "columns.cuh"
+#include "element.cuh"
 
 constexpr float EPSILON = 1e-5f;
 
@@ -18,17 +19,20 @@ __device__ __forceinline__ float inverse_deviation(double variance) {
     return static_cast<float>(1.0 / sqrt(variance + static_cast<double>(EPSILON)));
 }
 
+template <class T>
 struct MeanTerms {
-    const float* x;
+    const T* x;
     unsigned channels;
-    __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const { t[0] = x[row * channels + c]; }
+    __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const {
+        t[0] = load(x, row * channels + c);
+    }
 };
 
-// parts[slice, c] = sum over the slice's rows of x. Reads 4 bytes per element. Overwrites parts (slices, C) f64.
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean_parts(const float* __restrict__ x, u64 rows,
-                                                                          unsigned channels, unsigned slices,
-                                                                          double* __restrict__ parts) {
-    column_parts<1>(rows, channels, slices, parts, MeanTerms{x, channels});
+// parts[slice, c] = sum over the slice's rows of x. Reads E bytes per element. Overwrites parts (slices, C) f64.
+template <class T>
+__device__ __forceinline__ void batch_norm_mean_parts_body(const T* x, u64 rows, unsigned channels, unsigned slices,
+                                                           double* parts) {
+    column_parts<1>(rows, channels, slices, parts, MeanTerms<T>{x, channels});
 }
 
 struct MeanFinish {
@@ -52,21 +56,22 @@ extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_mean(const double
     column_sums<1>(parts, channels, slices, MeanFinish{static_cast<double>(rows), mean, rest, mean_out});
 }
 
+template <class T>
 struct VarianceTerms {
-    const float *x, *mean;
+    const T* x;
+    const float* mean;
     unsigned channels;
     __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const {
-        const float centred = x[row * channels + c] - mean[c];
+        const float centred = load(x, row * channels + c) - mean[c];
         t[0] = centred * centred;
     }
 };
 
-// parts[slice, c] = sum over the slice's rows of (x - mean)^2. Reads 4 bytes per element. Overwrites parts (slices, C).
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_variance_parts(const float* __restrict__ x,
-                                                                              const float* __restrict__ mean, u64 rows,
-                                                                              unsigned channels, unsigned slices,
-                                                                              double* __restrict__ parts) {
-    column_parts<1>(rows, channels, slices, parts, VarianceTerms{x, mean, channels});
+// parts[slice, c] = sum over the slice's rows of (x - mean)^2. Reads E bytes per element. Overwrites parts (slices, C).
+template <class T>
+__device__ __forceinline__ void batch_norm_variance_parts_body(const T* x, const float* mean, u64 rows,
+                                                               unsigned channels, unsigned slices, double* parts) {
+    column_parts<1>(rows, channels, slices, parts, VarianceTerms<T>{x, mean, channels});
 }
 
 struct VarianceFinish {
@@ -113,49 +118,50 @@ __device__ __forceinline__ float normalise(float x, float mean, float rest, floa
 }
 
 // y = fma(x - mean, gamma * inverse, beta - rest * gamma * inverse), then the ReLU where `relu` is not 0.
-// Reads 4 bytes per element, writes 4; the (C) vectors come from cache. Overwrites y; y may be x.
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_forward(
-    const float* x, const float* __restrict__ mean, const float* __restrict__ rest, const float* __restrict__ inverse,
-    const float* __restrict__ gamma, const float* __restrict__ beta, float* y, u64 rows, unsigned channels,
-    unsigned relu) {
-    if (channels % 4 == 0 && aligned16(x, mean, rest, inverse, gamma, beta, y)) {
-        const unsigned lanes = channels / 4;
+// Reads E bytes per element, writes E; the (C) vectors come from cache. Overwrites y; y may be x.
+template <class T>
+__device__ __forceinline__ void batch_norm_forward_body(const T* x, const float* mean, const float* rest,
+                                                        const float* inverse, const float* gamma, const float* beta,
+                                                        T* y, u64 rows, unsigned channels, unsigned relu) {
+    constexpr unsigned N = WIDTH<T>;
+    if (channels % N == 0 && aligned<N>(x, mean, rest, inverse, gamma, beta, y)) {
+        const unsigned lanes = channels / N;
         GRID_STRIDE_LOOP(i, rows * lanes) {
             const unsigned c = divide(i, lanes).remainder;
-            const float4 v = load4(x, i), m = load4(mean, c), r = load4(rest, c), s = load4(inverse, c);
-            const float4 g = load4(gamma, c), b = load4(beta, c);
-            store4(y, i,
-                   make_float4(normalise(v.x, m.x, r.x, s.x, g.x, b.x, relu),
-                               normalise(v.y, m.y, r.y, s.y, g.y, b.y, relu),
-                               normalise(v.z, m.z, r.z, s.z, g.z, b.z, relu),
-                               normalise(v.w, m.w, r.w, s.w, g.w, b.w, relu)));
+            Pack<N> v = load_pack<N>(x, i);
+            const Pack<N> m = load_pack<N>(mean, c), r = load_pack<N>(rest, c), s = load_pack<N>(inverse, c);
+            const Pack<N> g = load_pack<N>(gamma, c), b = load_pack<N>(beta, c);
+            for (unsigned e = 0; e < N; ++e) {
+                v.at[e] = normalise(v.at[e], m.at[e], r.at[e], s.at[e], g.at[e], b.at[e], relu);
+            }
+            store_pack(y, i, v);
         }
         return;
     }
     GRID_STRIDE_LOOP(i, rows * channels) {
         const unsigned c = divide(i, channels).remainder;
-        y[i] = normalise(x[i], mean[c], rest[c], inverse[c], gamma[c], beta[c], relu);
+        store(y, i, normalise(load(x, i), mean[c], rest[c], inverse[c], gamma[c], beta[c], relu));
     }
 }
 
+template <class T>
 struct BackwardTerms {
-    const float *x, *dy, *mean;
+    const T *x, *dy;
+    const float* mean;
     unsigned channels;
     __device__ __forceinline__ void operator()(u64 row, unsigned c, float* t) const {
         const u64 i = row * channels + c;
-        t[0] = dy[i];
-        t[1] = t[0] * (x[i] - mean[c]);
+        t[0] = load(dy, i);
+        t[1] = t[0] * (load(x, i) - mean[c]);
     }
 };
 
 // parts[0, slice, c] = sum of dy, parts[1, slice, c] = sum of dy * (x - mean) over the slice's rows.
-// Reads 8 bytes per element. Overwrites parts (2, slices, C) f64.
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward_parts(const float* __restrict__ x,
-                                                                              const float* __restrict__ dy,
-                                                                              const float* __restrict__ mean, u64 rows,
-                                                                              unsigned channels, unsigned slices,
-                                                                              double* __restrict__ parts) {
-    column_parts<2>(rows, channels, slices, parts, BackwardTerms{x, dy, mean, channels});
+// Reads 2E bytes per element. Overwrites parts (2, slices, C) f64.
+template <class T>
+__device__ __forceinline__ void batch_norm_backward_parts_body(const T* x, const T* dy, const float* mean, u64 rows,
+                                                               unsigned channels, unsigned slices, double* parts) {
+    column_parts<2>(rows, channels, slices, parts, BackwardTerms<T>{x, dy, mean, channels});
 }
 
 struct BackwardFinish {
@@ -190,27 +196,50 @@ __device__ __forceinline__ float differentiate(float x, float dy, float mean, fl
 
 // dx = gamma * inverse * (dy - dbeta / rows - z * dgamma / rows) = gamma * inverse * fma(x - mean, slope, dy - level):
 // the rest of the mean is in level.
-// Reads 8 bytes per element, writes 4; the (C) vectors come from cache. Overwrites dx; dx may be dy.
-extern "C" __global__ __launch_bounds__(BLOCK) void batch_norm_backward(
-    const float* __restrict__ x, const float* dy, const float* __restrict__ mean, const float* __restrict__ inverse,
-    const float* __restrict__ gamma, const float* __restrict__ level, const float* __restrict__ slope, float* dx,
-    u64 rows, unsigned channels) {
-    if (channels % 4 == 0 && aligned16(x, dy, mean, inverse, gamma, level, slope, dx)) {
-        const unsigned lanes = channels / 4;
+// Reads 2E bytes per element, writes E; the (C) vectors come from cache. Overwrites dx; dx may be dy.
+template <class T>
+__device__ __forceinline__ void batch_norm_backward_body(const T* x, const T* dy, const float* mean,
+                                                         const float* inverse, const float* gamma, const float* level,
+                                                         const float* slope, T* dx, u64 rows, unsigned channels) {
+    constexpr unsigned N = WIDTH<T>;
+    if (channels % N == 0 && aligned<N>(x, dy, mean, inverse, gamma, level, slope, dx)) {
+        const unsigned lanes = channels / N;
         GRID_STRIDE_LOOP(i, rows * lanes) {
             const unsigned c = divide(i, lanes).remainder;
-            const float4 v = load4(x, i), d = load4(dy, i), m = load4(mean, c), s = load4(inverse, c);
-            const float4 g = load4(gamma, c), l = load4(level, c), p = load4(slope, c);
-            store4(dx, i,
-                   make_float4(differentiate(v.x, d.x, m.x, s.x, g.x, l.x, p.x),
-                               differentiate(v.y, d.y, m.y, s.y, g.y, l.y, p.y),
-                               differentiate(v.z, d.z, m.z, s.z, g.z, l.z, p.z),
-                               differentiate(v.w, d.w, m.w, s.w, g.w, l.w, p.w)));
+            const Pack<N> v = load_pack<N>(x, i), m = load_pack<N>(mean, c), s = load_pack<N>(inverse, c);
+            const Pack<N> g = load_pack<N>(gamma, c), l = load_pack<N>(level, c), p = load_pack<N>(slope, c);
+            Pack<N> d = load_pack<N>(dy, i);
+            for (unsigned e = 0; e < N; ++e) {
+                d.at[e] = differentiate(v.at[e], d.at[e], m.at[e], s.at[e], g.at[e], l.at[e], p.at[e]);
+            }
+            store_pack(dx, i, d);
         }
         return;
     }
     GRID_STRIDE_LOOP(i, rows * channels) {
         const unsigned c = divide(i, channels).remainder;
-        dx[i] = differentiate(x[i], dy[i], mean[c], inverse[c], gamma[c], level[c], slope[c]);
+        store(dx, i, differentiate(load(x, i), load(dy, i), mean[c], inverse[c], gamma[c], level[c], slope[c]));
     }
 }
+
+EXPORT(batch_norm_mean_parts,
+       (const T* __restrict__ x, u64 rows, unsigned channels, unsigned slices, double* __restrict__ parts),
+       (x, rows, channels, slices, parts))
+EXPORT(batch_norm_variance_parts,
+       (const T* __restrict__ x, const float* __restrict__ mean, u64 rows, unsigned channels, unsigned slices,
+        double* __restrict__ parts),
+       (x, mean, rows, channels, slices, parts))
+EXPORT(batch_norm_forward,
+       (const T* x, const float* __restrict__ mean, const float* __restrict__ rest, const float* __restrict__ inverse,
+        const float* __restrict__ gamma, const float* __restrict__ beta, T* y, u64 rows, unsigned channels,
+        unsigned relu),
+       (x, mean, rest, inverse, gamma, beta, y, rows, channels, relu))
+EXPORT(batch_norm_backward_parts,
+       (const T* __restrict__ x, const T* __restrict__ dy, const float* __restrict__ mean, u64 rows, unsigned channels,
+        unsigned slices, double* __restrict__ parts),
+       (x, dy, mean, rows, channels, slices, parts))
+EXPORT(batch_norm_backward,
+       (const T* __restrict__ x, const T* dy, const float* __restrict__ mean, const float* __restrict__ inverse,
+        const float* __restrict__ gamma, const float* __restrict__ level, const float* __restrict__ slope, T* dx,
+        u64 rows, unsigned channels),
+       (x, dy, mean, inverse, gamma, level, slope, dx, rows, channels))

@@ -9,7 +9,7 @@
 
 #include "common.cuh"
 
-// A block is 8 lanes of rows by 32 columns, so that a warp reads 128 contiguous bytes.
+// A block is 8 lanes of rows by 32 columns, so that a warp reads 128 contiguous bytes of f32, 64 of bf16.
 constexpr unsigned COLUMNS = 32;
 constexpr unsigned LANES = BLOCK / COLUMNS;
 // Rows that a lane sums in f32 before the sum goes on in f64.

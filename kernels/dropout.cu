@@ -1,9 +1,10 @@
-// Dropout (Srivastava et al. 2014), scaled in training. The masks and the bits are those of backend/cpu/dropout.rs.
+// Dropout (Srivastava et al. 2014), scaled in training. The masks are those of backend/cpu/dropout.rs, the
+// bits too where elements are f32.
 //
 // x, dx, y, dy: (N, plane, C), of one sample plane * C elements. A draw counts a sample's elements in logical order,
 // which is channel-major: element (pixel p, channel c) is draw c * plane + p. Element i of sample n is dropped where
 // its 32 random bits are below `threshold` = floor(p * 2^32); `scale` = 1 / (1 - p).
-#include "common.cuh"
+#include "element.cuh"
 
 constexpr unsigned PURPOSE = 5;  // rng::Purpose::Dropout
 
@@ -39,8 +40,42 @@ struct Rule {
     }
 };
 
+// Of one pixel, storage order is draw order, and four neighbours share a block of draws. In packs:
+template <class T>
+__device__ __forceinline__ void drop_packs(const T* from, T* to, u64 batch, unsigned channels, unsigned layer,
+                                           Rule rule, const StepParams& params) {
+    constexpr unsigned N = WIDTH<T>;
+    const unsigned packs = channels / N;
+    GRID_STRIDE_LOOP(i, batch * packs) {
+        const Quotient at = divide(i, packs);
+        Pack<N> x = load_pack<N>(from, i);
+        for (unsigned block = 0; block < N / 4; ++block) {
+            const uint4 words = draws(params, at.quotient, layer, at.remainder * (N / 4) + block);
+            for (unsigned e = 0; e < 4; ++e) x.at[4 * block + e] = rule(word(words, e), x.at[4 * block + e]);
+        }
+        store_pack(to, i, x);
+    }
+}
+
+// And element by element.
+template <class T>
+__device__ __forceinline__ void drop_quads(const T* from, T* to, u64 batch, unsigned channels, unsigned layer,
+                                           Rule rule, const StepParams& params) {
+    const unsigned blocks = channels / 4 + (channels % 4 != 0);
+    GRID_STRIDE_LOOP(i, batch * blocks) {
+        const Quotient at = divide(i, blocks);
+        const uint4 words = draws(params, at.quotient, layer, at.remainder);
+        const u64 first = at.quotient * channels + 4 * at.remainder;
+        const unsigned rest = channels - 4 * at.remainder;
+        for (unsigned e = 0; e < 4 && e < rest; ++e) {
+            store(to, first + e, rule(word(words, e), load(from, first + e)));
+        }
+    }
+}
+
 // to = 0 where dropped, else from * scale.
-__device__ __forceinline__ void drop(const float* from, float* to, u64 batch, unsigned channels, unsigned plane,
+template <class T>
+__device__ __forceinline__ void drop(const T* from, T* to, u64 batch, unsigned channels, unsigned plane,
                                      unsigned layer, Rule rule, const StepParams& params) {
     const u64 elements = static_cast<u64>(channels) * plane;
     if (plane > 1) {
@@ -48,59 +83,52 @@ __device__ __forceinline__ void drop(const float* from, float* to, u64 batch, un
             const Quotient pixel = divide(i, channels);
             const Quotient image = divide(pixel.quotient, plane);
             const u64 draw = static_cast<u64>(pixel.remainder) * plane + image.remainder;
-            to[i] = rule(word(draws(params, image.quotient, layer, draw / 4), draw % 4), from[i]);
+            store(to, i, rule(word(draws(params, image.quotient, layer, draw / 4), draw % 4), load(from, i)));
         }
-        return;
-    }
-    // One pixel: storage order is draw order, and four neighbours share a block.
-    const unsigned blocks = channels / 4 + (channels % 4 != 0);
-    const bool vector = channels % 4 == 0 && aligned16(from, to);
-    GRID_STRIDE_LOOP(i, batch * blocks) {
-        const Quotient at = divide(i, blocks);
-        const uint4 words = draws(params, at.quotient, layer, at.remainder);
-        if (vector) {
-            const float4 x = load4(from, i);
-            store4(to, i, make_float4(rule(words.x, x.x), rule(words.y, x.y), rule(words.z, x.z), rule(words.w, x.w)));
-        } else {
-            const u64 first = at.quotient * channels + 4 * at.remainder;
-            const unsigned rest = channels - 4 * at.remainder;
-            for (unsigned e = 0; e < 4 && e < rest; ++e) to[first + e] = rule(word(words, e), from[first + e]);
-        }
+    } else if (channels % WIDTH<T> == 0 && aligned<WIDTH<T>>(from, to)) {
+        drop_packs(from, to, batch, channels, layer, rule, params);
+    } else {
+        drop_quads(from, to, batch, channels, layer, rule, params);
     }
 }
 
 // y = 0 where dropped, else x * scale.
-// Reads 4 bytes per element, writes 4. Overwrites y; y may be x.
+// Reads E bytes per element, writes E. Overwrites y; y may be x.
 // Launched by dropout_forward in backend/cuda/launch/.
-extern "C" __global__ __launch_bounds__(BLOCK) void dropout_forward(const float* x, float* y, u64 batch,
-                                                                    unsigned channels, unsigned plane, unsigned layer,
-                                                                    unsigned threshold, float scale,
-                                                                    const StepParams* __restrict__ params) {
-    drop(x, y, batch, channels, plane, layer, Rule{threshold, scale}, *params);
+template <class T>
+__device__ __forceinline__ void dropout_forward_body(const T* x, T* y, u64 batch, unsigned channels, unsigned plane,
+                                                     unsigned layer, Rule rule, const StepParams& params) {
+    drop(x, y, batch, channels, plane, layer, rule, params);
 }
 
 // dx = 0 where dropped, else dy * scale: the mask is drawn again.
-// Reads 4 bytes per element, writes 4. Overwrites dx; dx may be dy.
+// Reads E bytes per element, writes E. Overwrites dx; dx may be dy.
 // Launched by dropout_backward in backend/cuda/launch/.
-extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward(const float* dy, float* dx, u64 batch,
-                                                                     unsigned channels, unsigned plane, unsigned layer,
-                                                                     unsigned threshold, float scale,
-                                                                     const StepParams* __restrict__ params) {
-    drop(dy, dx, batch, channels, plane, layer, Rule{threshold, scale}, *params);
+template <class T>
+__device__ __forceinline__ void dropout_backward_body(const T* dy, T* dx, u64 batch, unsigned channels, unsigned plane,
+                                                      unsigned layer, Rule rule, const StepParams& params) {
+    drop(dy, dx, batch, channels, plane, layer, rule, params);
 }
 
+struct ScaledMask {
+    float scale;
+    __device__ __forceinline__ float operator()(float y, float d) const { return where_positive(y, d * scale); }
+};
+
 // dx = y > 0 ? dy * scale : 0: after a ReLU, y alone says what was kept and passed.
-// y, dy, dx: n elements, one layout. Reads 8 bytes per element, writes 4. Overwrites dx; dx may be dy.
-// Launched by dropout_backward in backend/cuda/launch/ where the data gradient is masked.
-extern "C" __global__ __launch_bounds__(BLOCK) void dropout_backward_masked(const float* y, const float* dy, float* dx,
-                                                                            u64 n, float scale) {
-    const u64 quads = aligned16(y, dy, dx) ? n / 4 : 0;
-    GRID_STRIDE_LOOP(i, quads) {
-        const float4 m = load4(y, i), d = load4(dy, i);
-        store4(dx, i,
-               make_float4(where_positive(m.x, d.x * scale), where_positive(m.y, d.y * scale),
-                           where_positive(m.z, d.z * scale), where_positive(m.w, d.w * scale)));
-    }
-    const u64 done = 4 * quads;
-    GRID_STRIDE_LOOP(i, n - done) { dx[done + i] = where_positive(y[done + i], dy[done + i] * scale); }
+// y, dy, dx: n elements, one layout. Reads 2E bytes per element, writes E. Overwrites dx; dx may be dy.
+// Launched by dropout_backward_masked in backend/cuda/launch/.
+template <class T>
+__device__ __forceinline__ void dropout_backward_masked_body(const T* y, const T* dy, T* dx, u64 n, float scale) {
+    map_elements(dx, n, ScaledMask{scale}, y, dy);
 }
+
+EXPORT(dropout_forward,
+       (const T* x, T* y, u64 batch, unsigned channels, unsigned plane, unsigned layer, unsigned threshold, float scale,
+        const StepParams* __restrict__ params),
+       (x, y, batch, channels, plane, layer, Rule{threshold, scale}, *params))
+EXPORT(dropout_backward,
+       (const T* dy, T* dx, u64 batch, unsigned channels, unsigned plane, unsigned layer, unsigned threshold,
+        float scale, const StepParams* __restrict__ params),
+       (dy, dx, batch, channels, plane, layer, Rule{threshold, scale}, *params))
+EXPORT(dropout_backward_masked, (const T* y, const T* dy, T* dx, u64 n, float scale), (y, dy, dx, n, scale))

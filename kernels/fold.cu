@@ -1,6 +1,6 @@
 // The 64-bit fold of a tensor: a wrapping sum of mixes of every element's logical index and bits (fold_element in
 // backend/mod.rs). Integer sums commute, so the order of the atomics does not matter.
-#include "common.cuh"
+#include "element.cuh"
 
 // The finaliser of SplitMix64.
 __device__ __forceinline__ u64 fold_element(u64 index, float value) {
@@ -35,18 +35,23 @@ extern "C" __global__ __launch_bounds__(BLOCK) void fold(const float* __restrict
 
 // *sum += the fold of values stored as (N, plane, pitch), of which the first `channels` of every pixel count, by
 // logical index first + (n * channels + c) * plane + p. Also for filters (K, R * S, C) and for weights after a
-// flattening.
-// Reads 4 * N * plane * channels bytes. Accumulates: the launcher clears *sum.
+// flattening. A bf16 counts as the f32 that it stands for.
+// Reads E * N * plane * channels bytes. Accumulates: the launcher clears *sum.
 // Launched by fold_nhwc in backend/cuda/launch/; blocks of BLOCK threads.
-extern "C" __global__ __launch_bounds__(BLOCK) void fold_nhwc(const float* __restrict__ values, u64 batch,
-                                                              unsigned plane, unsigned channels, unsigned pitch,
-                                                              u64 first, u64* __restrict__ sum) {
+template <class T>
+__device__ __forceinline__ void fold_nhwc_body(const T* values, u64 batch, unsigned plane, unsigned channels,
+                                               unsigned pitch, u64 first, u64* sum) {
     u64 part = 0;
     GRID_STRIDE_LOOP(i, batch * plane * channels) {
         const Quotient pixel = divide(i, channels);
         const Quotient image = divide(pixel.quotient, plane);
         const u64 index = first + (image.quotient * channels + pixel.remainder) * plane + image.remainder;
-        part += fold_element(index, values[pixel.quotient * pitch + pixel.remainder]);
+        part += fold_element(index, load(values, pixel.quotient * pitch + pixel.remainder));
     }
     add_block(part, sum);
 }
+
+EXPORT(fold_nhwc,
+       (const T* __restrict__ values, u64 batch, unsigned plane, unsigned channels, unsigned pitch, u64 first,
+        u64* __restrict__ sum),
+       (values, batch, plane, channels, pitch, first, sum))

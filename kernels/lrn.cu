@@ -1,5 +1,5 @@
-// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3). Equal to backend/cpu/lrn.rs to
-// the bit.
+// Local response normalisation across channels (Krizhevsky et al. 2012, section 3.3). Of f32 equal to
+// backend/cpu/lrn.rs to the bit.
 //
 // x, dx, y, dy: (pixels, channels), pixels = N * H * W. y[c] = x[c] * d[c]^-beta with
 // d[c] = k + alpha * sum of x[j]^2 over the window c - 2 ..= c + 2, cut at the ends. d is not kept: the backward pass
@@ -7,7 +7,7 @@
 //
 // A block takes a tile of consecutive elements, whichever pixels they belong to, through shared memory: with the
 // tile's edges everything is read about once.
-#include "common.cuh"
+#include "element.cuh"
 
 constexpr unsigned REACH = 2;  // channels of the window on either side
 constexpr float ALPHA = 1e-4f;
@@ -37,18 +37,19 @@ __device__ __forceinline__ float power_minus_beta(float d) {
 }
 
 // tile[i] = x[base + i - edge], or 0 outside x, for i below TILE + 2 * edge.
-__device__ __forceinline__ void load_tile(const float* x, u64 n, u64 base, unsigned edge, float* tile) {
+template <class T>
+__device__ __forceinline__ void load_tile(const T* x, u64 n, u64 base, unsigned edge, float* tile) {
     for (unsigned i = threadIdx.x; i < TILE + 2 * edge; i += blockDim.x) {
         const bool inside = base + i >= edge && base + i - edge < n;
-        tile[i] = inside ? x[base + i - edge] : 0.0f;
+        tile[i] = inside ? load(x, base + i - edge) : 0.0f;
     }
 }
 
 // y = x * d^-beta.
-// Reads 4 * (1 + 4 / 1024) bytes per element, writes 4. Overwrites y.
+// Reads E * (1 + 4 / 1024) bytes per element, writes E. Overwrites y.
 // Launched by lrn_forward in backend/cuda/launch/.
-extern "C" __global__ __launch_bounds__(BLOCK) void lrn_forward(const float* __restrict__ x, float* __restrict__ y,
-                                                                u64 pixels, unsigned channels) {
+template <class T>
+__device__ __forceinline__ void lrn_forward_body(const T* x, T* y, u64 pixels, unsigned channels) {
     __shared__ float tile[TILE + 2 * REACH];
     const u64 n = pixels * channels;
     BLOCK_STRIDE_LOOP(block, (n + TILE - 1) / TILE) {
@@ -59,7 +60,7 @@ extern "C" __global__ __launch_bounds__(BLOCK) void lrn_forward(const float* __r
         for (unsigned i = threadIdx.x; i < TILE && base + i < n; i += blockDim.x) {
             const unsigned c = (first + i) % channels;
             const float* at = tile + REACH + i;
-            y[base + i] = *at * power_minus_beta(denominator(at, c, channels));
+            store(y, base + i, *at * power_minus_beta(denominator(at, c, channels)));
         }
         __syncthreads();
     }
@@ -67,11 +68,11 @@ extern "C" __global__ __launch_bounds__(BLOCK) void lrn_forward(const float* __r
 
 // dx[c] = dy[c] * d[c]^-beta - 2 * alpha * beta * x[c] * sum of dy[j] * x[j] * d[j]^(-beta - 1) over the window; where
 // `masked` is not 0, 0 also where x is not positive (the mask of the ReLU before).
-// Reads 8 * (1 + 6 / 1024) bytes per element, writes 4. Overwrites dx.
+// Reads 2E * (1 + 6 / 1024) bytes per element, writes E. Overwrites dx.
 // Launched by lrn_backward in backend/cuda/launch/.
-extern "C" __global__ __launch_bounds__(BLOCK) void lrn_backward(const float* __restrict__ x,
-                                                                 const float* __restrict__ dy, float* __restrict__ dx,
-                                                                 u64 pixels, unsigned channels, unsigned masked) {
+template <class T>
+__device__ __forceinline__ void lrn_backward_body(const T* x, const T* dy, T* dx, u64 pixels, unsigned channels,
+                                                  unsigned masked) {
     __shared__ float x_tile[TILE + 4 * REACH];
     __shared__ float dy_tile[TILE + 2 * REACH];
     __shared__ float terms[TILE + 2 * REACH];   // dy * x * d^(-beta - 1)
@@ -101,8 +102,15 @@ extern "C" __global__ __launch_bounds__(BLOCK) void lrn_backward(const float* __
             const float here = x_tile[2 * REACH + i];
             const float gradient =
                 fmaf(-2.0f * ALPHA * BETA * here, sum, dy_tile[REACH + i] * powers[REACH + i]);
-            dx[base + i] = masked ? where_positive(here, gradient) : gradient;
+            store(dx, base + i, masked ? where_positive(here, gradient) : gradient);
         }
         __syncthreads();
     }
 }
+
+EXPORT(lrn_forward, (const T* __restrict__ x, T* __restrict__ y, u64 pixels, unsigned channels),
+       (x, y, pixels, channels))
+EXPORT(lrn_backward,
+       (const T* __restrict__ x, const T* __restrict__ dy, T* __restrict__ dx, u64 pixels, unsigned channels,
+        unsigned masked),
+       (x, dy, dx, pixels, channels, masked))

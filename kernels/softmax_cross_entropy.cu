@@ -1,8 +1,9 @@
 // Soft-max, cross-entropy and the rank of the true class. From equal scores the bits are those of backend/cpu/loss.rs
 // (of NaN, any NaN): exponentials and logarithms are the ones of the crate libm, in f64, and sums run in class order.
 //
-// Scores x, posteriors y, dx: (N, classes); labels: (N) u32, each below classes: the launcher's caller has checked.
-#include "common.cuh"
+// Scores x and dx: (N, classes) elements; posteriors y: (N, classes) f32; losses: (N) f32; labels: (N) u32, each below
+// classes: the launcher's caller has checked.
+#include "element.cuh"
 
 // 2^k for -1022 <= k <= 1023.
 __device__ __forceinline__ double power_of_two(int k) {
@@ -74,22 +75,23 @@ constexpr unsigned CHUNK = 4 * BLOCK;
 // y[k] = exp(x[k] - max x) / sum of exp(x - max x); loss = ln sum - (x[label] - max x); rank = how many classes come
 // before the true one: all but those with a lower score, or an equal one and a higher index. A NaN score or an infinite
 // maximum makes y and loss NaN, and a NaN score ranks before the true class.
-// A block per sample. x comes from device memory once and twice more from cache: reads 4 bytes per class, writes 4, and
+// A block per sample. x comes from device memory once and twice more from cache: reads E bytes per class, writes 4, and
 // 12 per sample. Overwrites y, losses and ranks.
 // Launched by softmax_cross_entropy_forward in backend/cuda/launch/; blocks of BLOCK threads.
-extern "C" __global__ __launch_bounds__(BLOCK, 4) void softmax_cross_entropy_forward(
-    const float* __restrict__ x, const unsigned* __restrict__ labels, float* __restrict__ y, float* __restrict__ losses,
-    unsigned* __restrict__ ranks, u64 batch, unsigned classes) {
+template <class T>
+__device__ __forceinline__ void softmax_cross_entropy_forward_body(const T* x, const unsigned* labels, float* y,
+                                                                   float* losses, unsigned* ranks, u64 batch,
+                                                                   unsigned classes) {
     __shared__ double exponentials[CHUNK];
     __shared__ double total;
     BLOCK_STRIDE_LOOP(n, batch) {
-        const float* scores = x + n * classes;
+        const T* scores = x + n * classes;
         const unsigned label = labels[n];
-        const float target = scores[label];
+        const float target = load(scores, label);
         float largest = -__uint_as_float(0x7f800000);  // -infinity; NaN never replaces it
         unsigned before = 0;
         for (unsigned k = threadIdx.x; k < classes; k += BLOCK) {
-            const float score = scores[k];
+            const float score = load(scores, k);
             largest = fmaxf(largest, score);
             const bool after = k == label || score < target || (score == target && k > label);
             before += after ? 0 : 1;
@@ -101,7 +103,7 @@ extern "C" __global__ __launch_bounds__(BLOCK, 4) void softmax_cross_entropy_for
         for (unsigned start = 0; start < classes; start += CHUNK) {
             const unsigned count = classes - start < CHUNK ? classes - start : CHUNK;
             for (unsigned k = threadIdx.x; k < count; k += BLOCK) {
-                exponentials[k] = exp_of_negative(scores[start + k] - max);
+                exponentials[k] = exp_of_negative(load(scores, start + k) - max);
             }
             __syncthreads();
             if (threadIdx.x == 0) {
@@ -116,19 +118,28 @@ extern "C" __global__ __launch_bounds__(BLOCK, 4) void softmax_cross_entropy_for
         }
         __syncthreads();
         for (unsigned k = threadIdx.x; k < classes; k += BLOCK) {
-            y[n * classes + k] = static_cast<float>(exp_of_negative(scores[k] - max) / total);
+            y[n * classes + k] = static_cast<float>(exp_of_negative(load(scores, k) - max) / total);
         }
         __syncthreads();  // everyone has read `total`
     }
 }
 
 // dx[k] = y[k] - (1 where k = label, else 0): the gradient of the SUM of the losses.
-// Reads 4 bytes per element (and the labels), writes 4. Overwrites dx; dx may be y.
+// Reads 4 bytes per element (and the labels), writes E. Overwrites dx; dx may be y where both are f32.
 // Launched by softmax_cross_entropy_backward in backend/cuda/launch/.
-extern "C" __global__ __launch_bounds__(BLOCK) void softmax_cross_entropy_backward(
-    const float* y, const unsigned* __restrict__ labels, float* dx, u64 batch, unsigned classes) {
+template <class T>
+__device__ __forceinline__ void softmax_cross_entropy_backward_body(const float* y, const unsigned* labels, T* dx,
+                                                                    u64 batch, unsigned classes) {
     GRID_STRIDE_LOOP(i, batch * classes) {
         const Quotient at = divide(i, classes);
-        dx[i] = at.remainder == labels[at.quotient] ? y[i] - 1.0f : y[i];
+        store(dx, i, at.remainder == labels[at.quotient] ? y[i] - 1.0f : y[i]);
     }
 }
+
+EXPORT_WITHIN(softmax_cross_entropy_forward, (BLOCK, 4),
+              (const T* __restrict__ x, const unsigned* __restrict__ labels, float* __restrict__ y,
+               float* __restrict__ losses, unsigned* __restrict__ ranks, u64 batch, unsigned classes),
+              (x, labels, y, losses, ranks, batch, classes))
+EXPORT(softmax_cross_entropy_backward,
+       (const float* y, const unsigned* __restrict__ labels, T* dx, u64 batch, unsigned classes),
+       (y, labels, dx, batch, classes))

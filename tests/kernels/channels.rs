@@ -1,8 +1,10 @@
 //! Kernels over the channels of a pixel or the classes of a sample: LRN, soft-max and loss.
 
+use verydeep::backend::cuda::launch::Rows;
 use verydeep::network::lrn::{ALPHA, BETA, K, N};
 
 use super::device::{Bench, launch};
+use super::element::{Element, held};
 use super::numbers::{equals, numbers};
 
 /// `judge` on shapes around tiles and chunks of 1024 elements, on random ones, and on `more`.
@@ -21,13 +23,13 @@ fn on_rows(
 }
 
 /// `x * d^-0.75`, `d = fma(alpha, sum of squares, k)`; the gradient with and without the mask.
-pub(crate) fn lrn(bench: &mut Bench) {
+pub(crate) fn lrn<T: Element>(bench: &mut Bench) {
     on_rows(
         bench,
         &[(2049, 1), (341, 3), (2900, 3)],
         |bench, pixels, channels, what| {
             let count = pixels * channels;
-            let [x, dy] = [0; 2].map(|_| numbers(&mut bench.draw, count));
+            let [x, dy] = [0; 2].map(|_| held::<T>(numbers(&mut bench.draw, count)));
             let window = |i: usize| {
                 let (first, c) = (i - i % channels, i % channels);
                 first + c.saturating_sub(N / 2)..first + channels.min(c + N / 2 + 1)
@@ -49,17 +51,19 @@ pub(crate) fn lrn(bench: &mut Bench) {
                 .map(|(&d, &x)| if x > 0.0 { d } else { 0.0 })
                 .collect();
 
-            let (from, to) = (bench.input(&x), bench.output(count));
-            launch!(bench, lrn_forward(from.at(), to.at(), pixels, channels));
-            to.holds(&y, what);
-            let gradient = bench.input(&dy);
+            let shape = Rows {
+                rows: pixels,
+                channels,
+            };
+            let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(count));
+            launch!(bench, lrn_forward(T::TYPE, shape, from.at(), to.at()));
+            to.rounds(&y, what);
+            let gradient = bench.elements::<T>(&dy);
             for (mask, expected) in [(false, &dx), (true, &masked)] {
-                let to = bench.output(count);
-                launch!(
-                    bench,
-                    lrn_backward(from.at(), gradient.at(), to.at(), pixels, channels, mask)
-                );
-                to.holds(expected, what);
+                let to = bench.output::<T>(count);
+                let (x, dy) = (from.at(), gradient.at());
+                launch!(bench, lrn_backward(T::TYPE, shape, x, dy, to.at(), mask));
+                to.rounds(expected, what);
             }
             from.unchanged(what);
             gradient.unchanged(what);
@@ -68,15 +72,15 @@ pub(crate) fn lrn(bench: &mut Bench) {
 }
 
 /// Posteriors, losses and ranks with the exponentials and logarithms of the crate libm; then the gradient.
-pub(crate) fn softmax_cross_entropy(bench: &mut Bench) {
+pub(crate) fn softmax_cross_entropy<T: Element>(bench: &mut Bench) {
     on_rows(bench, &[(1, 2100)], |bench, batch, classes, what| {
         let count = batch * classes;
         let draw = &mut bench.draw;
-        let x = match draw.integer(0..=2) {
+        let x = held::<T>(match draw.integer(0..=2) {
             0 => numbers(draw, count),
             1 => equals(draw, count),
             _ => draw.normals(count).into_iter().map(|x| 20.0 * x as f32).collect(),
-        };
+        });
         let labels: Vec<u32> = (0..batch).map(|_| draw.integer(0..=classes - 1) as u32).collect();
         let (mut posteriors, mut losses, mut ranks) = (Vec::new(), Vec::new(), Vec::new());
         for (x, &label) in x.chunks_exact(classes).zip(&labels) {
@@ -93,30 +97,34 @@ pub(crate) fn softmax_cross_entropy(bench: &mut Bench) {
         let of = |(i, &y): (usize, &f32)| if is_label(i) { y - 1.0 } else { y };
         let dx: Vec<f32> = posteriors.iter().enumerate().map(of).collect();
 
-        let (scores, labels) = (bench.input(&x), bench.input(&labels));
+        let (scores, labels) = (bench.elements::<T>(&x), bench.input(&labels));
         let (y, loss, rank) = (bench.output(count), bench.output(batch), bench.output(batch));
         let outputs = [y.at(), loss.at(), rank.at()];
+        let (x, label) = (scores.at(), labels.at());
         launch!(
             bench,
-            softmax_cross_entropy_forward(batch, classes, scores.at(), labels.at(), outputs)
+            softmax_cross_entropy_forward(T::TYPE, batch, classes, x, label, outputs)
         );
         y.holds(&posteriors, what);
         loss.holds(&losses, what);
         rank.holds(&ranks, what);
         scores.unchanged(what);
 
-        let (y, to, both) = (
-            bench.input(&posteriors),
-            bench.output(count),
-            bench.input(&posteriors),
+        let (y, to) = (bench.input(&posteriors), bench.output::<T>(count));
+        let from = y.at();
+        launch!(
+            bench,
+            softmax_cross_entropy_backward(T::TYPE, batch, classes, from, label, to.at())
         );
-        for (from, to) in [(&y, &to), (&both, &both)] {
-            launch!(
-                bench,
-                softmax_cross_entropy_backward(batch, classes, from.at(), labels.at(), to.at())
-            );
-            to.holds(&dx, what);
-        }
+        to.rounds(&dx, what);
+        // In place, where both are f32.
+        let (both, f32) = (bench.input(&posteriors), f32::TYPE);
+        let at = both.at();
+        launch!(
+            bench,
+            softmax_cross_entropy_backward(f32, batch, classes, at, label, at)
+        );
+        both.holds(&dx, what);
         y.unchanged(what);
         labels.unchanged(what);
     });

@@ -1,52 +1,17 @@
 //! The simulated device, and views of its memory between guards.
 
-use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
-use bytemuck::Pod;
-use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _, DeviceRepr};
+use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _};
 use verydeep::backend::cuda::device::{DeviceFacts, devices};
 use verydeep::backend::cuda::launch::Launcher;
 use verydeep::backend::cuda::libraries::{Libraries, Library};
 
 use super::draw::Draw;
+use super::element::{Element, Stored};
 
 /// Elements before and after every view: a multiple of 16 bytes of every type.
 const GUARD: usize = 16;
-
-/// What a view can be of.
-pub(crate) trait Element: Pod + DeviceRepr + Debug {
-    /// What guards hold, and outputs before the launch.
-    const SENTINEL: Self;
-
-    /// Equal to the bit; of NaN, any but the sentinel.
-    fn same(self, expected: Self) -> bool;
-}
-
-macro_rules! element {
-    ($type:ty, $sentinel:expr, |$found:ident, $expected:ident| $same:expr) => {
-        impl Element for $type {
-            const SENTINEL: Self = $sentinel;
-
-            fn same(self, $expected: Self) -> bool {
-                let $found = self;
-                $same
-            }
-        }
-    };
-}
-
-element!(f32, f32::from_bits(0x7FC5_A5A5), |found, expected| {
-    let (bits, sentinel) = (found.to_bits(), Self::SENTINEL.to_bits());
-    bits == expected.to_bits() || (found.is_nan() && expected.is_nan() && bits != sentinel)
-});
-element!(f64, f64::from_bits(0x7FFC_5A5A_A5A5_A5A5), |found, expected| {
-    found.to_bits() == expected.to_bits()
-});
-element!(u8, 0xA5, |found, expected| found == expected);
-element!(u16, 0x7FC5, |found, expected| found == expected);
-element!(u32, 0x7FC5_A5A5, |found, expected| found == expected);
-element!(u64, 0x7FC5_A5A5_7FC5_A5A5, |found, expected| found == expected);
 
 /// Values in device memory of their own, between guards.
 pub(crate) struct View<T> {
@@ -58,7 +23,7 @@ pub(crate) struct View<T> {
     before: Vec<T>,
 }
 
-impl<T: Element> View<T> {
+impl<T: Stored> View<T> {
     fn new(stream: &Arc<CudaStream>, start: usize, before: Vec<T>) -> Self {
         let mut content = vec![T::SENTINEL; start + before.len() + GUARD];
         content[start..start + before.len()].copy_from_slice(&before);
@@ -117,6 +82,14 @@ impl<T: Element> View<T> {
     }
 }
 
+impl<T: Element> View<T> {
+    /// The values are these, each rounded once, to the bit.
+    pub(crate) fn rounds(&self, expected: &[f32], what: &str) {
+        let rounded: Vec<T> = expected.iter().map(|&x| T::round(x)).collect();
+        self.holds(&rounded, what);
+    }
+}
+
 /// The device, a source of random numbers, and what has been counted.
 pub(crate) struct Bench {
     pub(crate) draw: Draw,
@@ -166,14 +139,20 @@ impl Bench {
     }
 
     /// Memory that holds `values`.
-    pub(crate) fn input<T: Element>(&mut self, values: &[T]) -> View<T> {
+    pub(crate) fn input<T: Stored>(&mut self, values: &[T]) -> View<T> {
         let most = if self.aligned { 0 } else { 16 / size_of::<T>() - 1 };
         let start = GUARD + self.draw.integer(0..=most);
         View::new(self.launchers[0].stream(), start, values.to_vec())
     }
 
+    /// Memory that holds `values`, each rounded.
+    pub(crate) fn elements<T: Element>(&mut self, values: &[f32]) -> View<T> {
+        let rounded: Vec<T> = values.iter().map(|&x| T::round(x)).collect();
+        self.input(&rounded)
+    }
+
     /// Memory for `count` values, all sentinels.
-    pub(crate) fn output<T: Element>(&mut self, count: usize) -> View<T> {
+    pub(crate) fn output<T: Stored>(&mut self, count: usize) -> View<T> {
         self.input(&vec![T::SENTINEL; count])
     }
 

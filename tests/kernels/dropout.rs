@@ -1,14 +1,15 @@
 //! Dropout against the draws of `verydeep::rng`.
 
-use verydeep::backend::cuda::launch::Nhwc;
+use verydeep::backend::cuda::launch::{Dropout, Nhwc};
 use verydeep::rng::{Purpose, Stream};
 
 use super::device::{Bench, launch};
+use super::element::{Element, held};
 use super::numbers::numbers;
 
 /// Value and gradient: element (pixel, channel) of a sample is draw `channel * plane + pixel`, dropped below
 /// `floor(p * 2^32)`, else divided by `1 - p`.
-pub(crate) fn dropout(bench: &mut Bench) {
+pub(crate) fn dropout<T: Element>(bench: &mut Bench) {
     let mut shapes = vec![
         (0, 1, 1, 8),
         (1, 1, 1, 1),
@@ -28,18 +29,18 @@ pub(crate) fn dropout(bench: &mut Bench) {
     shapes.extend([random(1), random(9), random(9)]);
     for (n, h, w, c) in shapes {
         for p in [0.0, 0.5, bench.draw.integer(1..=999) as f32 / 1000.0] {
-            bench.everywhere(|bench| of_shape(bench, Nhwc { n, h, w, c }, p));
+            bench.everywhere(|bench| of_shape::<T>(bench, Nhwc { n, h, w, c }, p));
         }
     }
 }
 
-fn of_shape(bench: &mut Bench, shape: Nhwc, p: f32) {
+fn of_shape<T: Element>(bench: &mut Bench, shape: Nhwc, p: f32) {
     let what = &format!("{shape:?}, p = {p}");
     let (plane, count) = (shape.h * shape.w, shape.n * shape.h * shape.w * shape.c);
     let [seed, position, step, rate] = [0; 4].map(|_| bench.draw.bits());
     let layer = bench.draw.bits() as u16;
     let threshold = (f64::from(p) * 2f64.powi(32)).floor();
-    let x = numbers(&mut bench.draw, count);
+    let x = held::<T>(numbers(&mut bench.draw, count));
     let element = |(i, &x): (usize, &f32)| {
         let (pixel, channel) = (i / shape.c, i % shape.c);
         let sample = position.wrapping_add((pixel / plane) as u64);
@@ -55,30 +56,27 @@ fn of_shape(bench: &mut Bench, shape: Nhwc, p: f32) {
     let expected: Vec<f32> = x.iter().enumerate().map(element).collect();
     // StepParams of common.cuh; neither the step nor the learning rate counts.
     let params = bench.input(&[seed, step, position, rate]);
-    let (from, both) = (bench.input(&x), bench.input(&x));
-    let (y, dx) = (bench.output(count), bench.output(count));
+    let dropout = Dropout {
+        p,
+        layer,
+        params: params.at(),
+    };
+    let [from, both] = [0; 2].map(|_| bench.elements::<T>(&x));
+    let [y, dx] = [0; 2].map(|_| bench.output::<T>(count));
+    launch!(bench, dropout_forward(T::TYPE, shape, dropout, from.at(), y.at()));
     launch!(
         bench,
-        dropout_forward(shape, p, layer, params.at(), from.at(), y.at())
+        dropout_backward(T::TYPE, shape, dropout, from.at(), dx.at())
     );
-    launch!(
-        bench,
-        dropout_backward(shape, p, layer, params.at(), from.at(), dx.at())
-    );
-    y.holds(&expected, what);
-    dx.holds(&expected, what);
+    y.rounds(&expected, what);
+    dx.rounds(&expected, what);
     from.unchanged(what);
+    let both_at = both.at();
     if bench.draw.integer(0..=1) == 0 {
-        launch!(
-            bench,
-            dropout_forward(shape, p, layer, params.at(), both.at(), both.at())
-        );
+        launch!(bench, dropout_forward(T::TYPE, shape, dropout, both_at, both_at));
     } else {
-        launch!(
-            bench,
-            dropout_backward(shape, p, layer, params.at(), both.at(), both.at())
-        );
+        launch!(bench, dropout_backward(T::TYPE, shape, dropout, both_at, both_at));
     }
-    both.holds(&expected, what);
+    both.rounds(&expected, what);
     params.unchanged(what);
 }

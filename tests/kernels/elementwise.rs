@@ -3,7 +3,8 @@
 use verydeep::backend::cuda::launch::{SLOTS, UpdateFactors};
 use verydeep::backend::fold_element;
 
-use super::device::{Bench, launch};
+use super::device::{Bench, View, launch};
+use super::element::{Bf16, Element, held};
 use super::numbers::{normals, numbers, on_lengths};
 
 /// The gradient passes where the value is positive.
@@ -11,46 +12,45 @@ fn where_positive(y: f32, d: f32) -> f32 {
     if y > 0.0 { d } else { 0.0 }
 }
 
-pub(crate) fn relu(bench: &mut Bench) {
+pub(crate) fn relu<T: Element>(bench: &mut Bench) {
     on_lengths(bench, |bench, n, what| {
-        let x = numbers(&mut bench.draw, n);
+        let x = held::<T>(numbers(&mut bench.draw, n));
         let expected: Vec<f32> = x.iter().map(|&x| if x < 0.0 { 0.0 } else { x }).collect();
-        let (from, to, both) = (bench.input(&x), bench.output(n), bench.input(&x));
-        launch!(bench, relu_forward(from.at(), to.at(), n));
-        launch!(bench, relu_forward(both.at(), both.at(), n));
-        to.holds(&expected, what);
-        both.holds(&expected, what);
+        let [from, both] = [0; 2].map(|_| bench.elements::<T>(&x));
+        let to = bench.output::<T>(n);
+        launch!(bench, relu_forward(T::TYPE, from.at(), to.at(), n));
+        launch!(bench, relu_forward(T::TYPE, both.at(), both.at(), n));
+        to.rounds(&expected, what);
+        both.rounds(&expected, what);
         from.unchanged(what);
     });
 }
 
 /// Both gradients that are masked by a value: of the ReLU, and of a dropout after one.
-pub(crate) fn masked_gradients(bench: &mut Bench) {
+pub(crate) fn masked_gradients<T: Element>(bench: &mut Bench) {
     on_lengths(bench, |bench, n, what| {
         let p = bench.draw.integer(0..=99) as f32 / 100.0;
-        let (y, dy) = (numbers(&mut bench.draw, n), numbers(&mut bench.draw, n));
+        let [y, d] = [0; 2].map(|_| held::<T>(numbers(&mut bench.draw, n)));
         let masked = |scale: f32| -> Vec<f32> {
-            let pairs = y.iter().zip(&dy);
+            let pairs = y.iter().zip(&d);
             pairs.map(|(&y, &d)| where_positive(y, d * scale)).collect()
         };
         let (plain, scaled) = (masked(1.0), masked(1.0 / (1.0 - p)));
-        let (value, gradient) = (bench.input(&y), bench.input(&dy));
-        let (to, both) = (bench.output(n), bench.input(&dy));
-        launch!(bench, relu_backward(value.at(), gradient.at(), to.at(), n));
-        launch!(bench, relu_backward(value.at(), both.at(), both.at(), n));
-        to.holds(&plain, what);
-        both.holds(&plain, what);
-        let (to, both) = (bench.output(n), bench.input(&dy));
+        let [value, gradient] = [&y, &d].map(|values| bench.elements::<T>(values));
+        let (y, dy) = (value.at(), gradient.at());
+        let (to, both) = (bench.output::<T>(n), bench.elements::<T>(&d));
+        launch!(bench, relu_backward(T::TYPE, y, dy, to.at(), n));
+        launch!(bench, relu_backward(T::TYPE, y, both.at(), both.at(), n));
+        to.rounds(&plain, what);
+        both.rounds(&plain, what);
+        let (to, both) = (bench.output::<T>(n), bench.elements::<T>(&d));
+        launch!(bench, dropout_backward_masked(T::TYPE, p, y, dy, to.at(), n));
         launch!(
             bench,
-            dropout_backward_masked(p, value.at(), gradient.at(), to.at(), n)
+            dropout_backward_masked(T::TYPE, p, y, both.at(), both.at(), n)
         );
-        launch!(
-            bench,
-            dropout_backward_masked(p, value.at(), both.at(), both.at(), n)
-        );
-        to.holds(&scaled, what);
-        both.holds(&scaled, what);
+        to.rounds(&scaled, what);
+        both.rounds(&scaled, what);
         value.unchanged(what);
         gradient.unchanged(what);
     });
@@ -101,15 +101,17 @@ pub(crate) fn update_parameters(bench: &mut Bench) {
             *v = factors.momentum.mul_add(*v, -(rate * t));
             *w += *v;
         }
-        let [w, v, g] = [&w, &v, &g].map(|values| bench.input(values));
         let params = bench.input(&step);
-        launch!(
-            bench,
-            update_parameters([w.at(), v.at(), g.at()], n, params.at(), factors)
-        );
-        w.holds(&weights, what);
-        v.holds(&momentum, what);
-        g.unchanged(what);
+        for copied in [false, true] {
+            let [w, v, g] = [&w, &v, &g].map(|values| bench.input(values));
+            let copy = copied.then(|| bench.output::<Bf16>(n));
+            let (arrays, to) = ([w.at(), v.at(), g.at()], copy.as_ref().map(View::at));
+            launch!(bench, update_parameters(arrays, to, n, params.at(), factors));
+            w.holds(&weights, what);
+            v.holds(&momentum, what);
+            g.unchanged(what);
+            copy.inspect(|copy| copy.rounds(&weights, what));
+        }
         params.unchanged(what);
     });
 }
@@ -170,16 +172,6 @@ pub(crate) fn fold(bench: &mut Bench) {
     });
 }
 
-/// To bf16: nearest, ties to even, NaN made quiet.
-fn rounded(x: f32) -> u16 {
-    let (upper, lower) = ((x.to_bits() >> 16) as u16, x.to_bits() & 0xFFFF);
-    match (x.is_nan(), lower) {
-        (true, _) => upper | 0x40,
-        (false, 0x8000) => upper + upper % 2,
-        (false, _) => upper + u16::from(lower > 0x8000),
-    }
-}
-
 /// Both ways, random bits among the values, and all 65536 bf16.
 pub(crate) fn bf16(bench: &mut Bench) {
     on_lengths(bench, |bench, n, what| {
@@ -192,7 +184,7 @@ pub(crate) fn bf16(bench: &mut Bench) {
                 _ => {}
             }
         }
-        let expected: Vec<u16> = x.iter().map(|&x| rounded(x)).collect();
+        let expected: Vec<u16> = x.iter().map(|&x| Bf16::round(x).0).collect();
         let (from, to) = (bench.input(&x), bench.output(n));
         launch!(bench, fp32_to_bf16(from.at(), to.at(), n));
         to.holds(&expected, what);

@@ -5,6 +5,7 @@ use verydeep::backend::fold_element;
 use verydeep::data::preprocess::{ChannelOrder, Preprocess};
 
 use super::device::{Bench, launch};
+use super::element::{Bf16, Element, held};
 use super::numbers::{bytes, equals, normals, numbers};
 
 /// `judge` on small shapes around every edge, and on random ones.
@@ -40,14 +41,14 @@ fn index(shape: Nhwc, [n, row, column, c]: [usize; 4]) -> usize {
 }
 
 /// Maxima and choices, the first of equals, NaN as the largest; then the gradient with and without a mask.
-pub(crate) fn max_pool(bench: &mut Bench) {
+pub(crate) fn max_pool<T: Element>(bench: &mut Bench) {
     on_shapes(bench, |bench, shape, what| {
         let pooled = Nhwc {
             h: shape.h / 2,
             w: shape.w / 2,
             ..shape
         };
-        let [x, dy] = [len(shape), len(pooled)].map(|count| equals(&mut bench.draw, count));
+        let [x, dy] = [len(shape), len(pooled)].map(|count| held::<T>(equals(&mut bench.draw, count)));
         let (mut maxima, mut choices) = (vec![0.0; dy.len()], vec![0; dy.len()]);
         let (mut dx, mut masked) = (vec![0.0; x.len()], vec![0.0; x.len()]);
         for i in 0..dy.len() {
@@ -69,21 +70,25 @@ pub(crate) fn max_pool(bench: &mut Bench) {
             dx[window[best]] = dy[i];
             masked[window[best]] = if maxima[i] > 0.0 { dy[i] } else { 0.0 };
         }
-        let (from, to, chosen) = (bench.input(&x), bench.output(dy.len()), bench.output(dy.len()));
-        launch!(bench, max_pool_forward(shape, from.at(), to.at(), chosen.at()));
-        to.holds(&maxima, what);
+        let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(dy.len()));
+        let chosen = bench.output(dy.len());
+        launch!(
+            bench,
+            max_pool_forward(T::TYPE, shape, from.at(), to.at(), chosen.at())
+        );
+        to.rounds(&maxima, what);
         chosen.holds(&choices, what);
         from.unchanged(what);
 
-        let [gradient, y] = [&dy, &maxima].map(|values| bench.input(values));
+        let [gradient, y] = [&dy, &maxima].map(|values| bench.elements::<T>(values));
         let chosen = bench.input(&choices);
         for (mask, expected) in [(None, &dx), (Some(y.at()), &masked)] {
-            let to = bench.output(x.len());
+            let (to, dy, choices) = (bench.output::<T>(x.len()), gradient.at(), chosen.at());
             launch!(
                 bench,
-                max_pool_backward(shape, gradient.at(), chosen.at(), mask, to.at())
+                max_pool_backward(T::TYPE, shape, dy, choices, mask, to.at())
             );
-            to.holds(expected, what);
+            to.rounds(expected, what);
         }
         gradient.unchanged(what);
         chosen.unchanged(what);
@@ -93,24 +98,32 @@ pub(crate) fn max_pool(bench: &mut Bench) {
 
 /// Both ways between (N, C, plane) and (N, plane, pitch), and the fold of the second by the index of the first.
 pub(crate) fn layouts(bench: &mut Bench) {
+    layouts_of::<f32, f32>(bench);
+    layouts_of::<f32, Bf16>(bench);
+    layouts_of::<Bf16, f32>(bench);
+    layouts_of::<Bf16, Bf16>(bench);
+}
+
+fn layouts_of<From: Element, To: Element>(bench: &mut Bench) {
+    let elements = [From::TYPE, To::TYPE];
     on_shapes(bench, |bench, shape, what| {
         let pitch = match bench.draw.integer(0..=2) {
             0 => shape.c,
             1 => shape.c.next_multiple_of(8),
             _ => shape.c + bench.draw.integer(1..=40),
         };
-        let what = &format!("{what}, pitch {pitch}");
+        let what = &format!("{what}, pitch {pitch}, {elements:?}");
         let (plane, pixels) = (shape.h * shape.w, shape.n * shape.h * shape.w);
-        let outside = numbers(&mut bench.draw, len(shape));
+        let outside = held::<From>(numbers(&mut bench.draw, len(shape)));
         // Channels innermost, between them what no kernel may count.
         let mut inside = vec![0.0; pixels * pitch];
         for (i, &x) in outside.iter().enumerate() {
             let (n, c, pixel) = (i / plane / shape.c, i / plane % shape.c, i % plane);
             inside[(n * plane + pixel) * pitch + c] = x;
         }
-        let (from, to) = (bench.input(&outside), bench.output(inside.len()));
-        launch!(bench, nhwc_from_nchw(shape, pitch, from.at(), to.at()));
-        to.holds(&inside, what);
+        let (from, to) = (bench.elements::<From>(&outside), bench.output::<To>(inside.len()));
+        launch!(bench, nhwc_from_nchw(elements, shape, pitch, from.at(), to.at()));
+        to.rounds(&inside, what);
         from.unchanged(what);
 
         for (i, x) in inside
@@ -120,22 +133,22 @@ pub(crate) fn layouts(bench: &mut Bench) {
         {
             *x = i as f32;
         }
-        let (from, to) = (bench.input(&inside), bench.output(outside.len()));
-        launch!(bench, nchw_from_nhwc(shape, pitch, from.at(), to.at()));
-        to.holds(&outside, what);
+        let (from, to) = (bench.elements::<From>(&inside), bench.output::<To>(outside.len()));
+        launch!(bench, nchw_from_nhwc(elements, shape, pitch, from.at(), to.at()));
+        to.rounds(&outside, what);
 
         let before = bench.draw.bits();
         let elements = outside.iter().enumerate().map(|(i, &x)| fold_element(i, x));
         let expected = elements.fold(before, u64::wrapping_add);
         let sum = bench.input(&[before]);
-        launch!(bench, fold_nhwc(shape, pitch, from.at(), sum.at()));
+        launch!(bench, fold_nhwc(From::TYPE, shape, pitch, from.at(), sum.at()));
         sum.holds(&[expected], what);
         from.unchanged(what);
     });
 }
 
 /// `fma(pixel + colour, scale, shift)`, mirrored where flipped, in the order of the channels, then zeros.
-pub(crate) fn finish_input(bench: &mut Bench) {
+pub(crate) fn finish_input<T: Element>(bench: &mut Bench) {
     on_shapes(bench, |bench, shape, what| {
         let numbers = normals(&mut bench.draw, 6);
         let preprocess = Preprocess {
@@ -166,10 +179,10 @@ pub(crate) fn finish_input(bench: &mut Bench) {
         }
         let what = &format!("{what}, {:?}", preprocess.channels);
         let [pixels, flips] = [&pixels, &flips].map(|values| bench.input(values));
-        let (colours, to) = (bench.input(&colours), bench.output(expected.len()));
+        let (colours, to) = (bench.input(&colours), bench.output::<T>(expected.len()));
         let inputs = [pixels.at(), flips.at(), colours.at()];
-        launch!(bench, finish_input(shape, &preprocess, inputs, to.at()));
-        to.holds(&expected, what);
+        launch!(bench, finish_input(T::TYPE, shape, &preprocess, inputs, to.at()));
+        to.rounds(&expected, what);
         pixels.unchanged(what);
         flips.unchanged(what);
         colours.unchanged(what);
@@ -177,19 +190,19 @@ pub(crate) fn finish_input(bench: &mut Bench) {
 }
 
 /// The mean over the pixels, added up in order in f64.
-pub(crate) fn score_map_average(bench: &mut Bench) {
+pub(crate) fn score_map_average<T: Element>(bench: &mut Bench) {
     on_shapes(bench, |bench, shape, what| {
         let plane = shape.h * shape.w;
-        let x = numbers(&mut bench.draw, len(shape));
+        let x = held::<T>(numbers(&mut bench.draw, len(shape)));
         let mean = |i: usize| {
             let (n, k) = (i / shape.c, i % shape.c);
             let map = (0..plane).map(|pixel| f64::from(x[(n * plane + pixel) * shape.c + k]));
             (map.fold(0.0, |sum, x| sum + x) / plane as f64) as f32
         };
         let expected: Vec<f32> = (0..shape.n * shape.c).map(mean).collect();
-        let (from, to) = (bench.input(&x), bench.output(expected.len()));
-        launch!(bench, score_map_average(shape, from.at(), to.at()));
-        to.holds(&expected, what);
+        let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(expected.len()));
+        launch!(bench, score_map_average(T::TYPE, shape, from.at(), to.at()));
+        to.rounds(&expected, what);
         from.unchanged(what);
     });
 }

@@ -9,6 +9,7 @@ mod channels;
 mod columns;
 mod device;
 mod dropout;
+mod element;
 mod elementwise;
 mod images;
 mod moved;
@@ -18,25 +19,23 @@ mod sums;
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 
 use device::{Bench, traffic};
+use element::{Bf16, kernel};
 
-/// `subject: function, kernels`: a test for each, which must launch those kernels, and one for all, whose kernels must
-/// be those of `kernels/*.cu`.
+/// `subject: module::function, [kernels] each [kernels]`: a test for each subject, which must launch those kernels, and
+/// one for all, whose kernels must be those of `kernels/*.cu`. Where there are kernels after `each`, they exist for each
+/// type of elements, and so does the function.
 macro_rules! judge {
-    ($($subject:ident: $function:path, [$($kernel:ident),+];)+) => {
+    ($($subject:ident: $module:ident::$function:ident, [$($kernel:ident),*] $(each [$($each:ident),+])?;)+) => {
         mod on_the_simulated_device {
             use super::*;
 
             $(#[test]
             fn $subject() {
-                let mut bench = Bench::new();
-                let kernels = [$(stringify!($kernel)),+];
-                let before = kernels.map(traffic);
-                $function(&mut bench);
-                for (kernel, before) in kernels.iter().zip(before) {
-                    assert!(traffic(kernel)[0] > before[0], "{kernel} was not launched");
-                }
+                let kernels = named(&[$(stringify!($kernel)),*], &[$($(stringify!($each)),+)?]);
+                launches(&kernels, |bench| run!(bench, $module::$function $(each [$($each),+])?));
             })+
 
             #[test]
@@ -47,52 +46,96 @@ macro_rules! judge {
 
         #[test]
         fn no_kernel_is_left_out() {
-            let judged = [$($(stringify!($kernel).to_string()),+),+];
-            assert_eq!(BTreeSet::from(judged), kernels());
+            let judged = [$(named(&[$(stringify!($kernel)),*], &[$($(stringify!($each)),+)?])),+];
+            assert_eq!(judged.concat().into_iter().collect::<BTreeSet<_>>(), kernels());
         }
     };
 }
 
+/// Calls a judge, or one of each type of elements.
+macro_rules! run {
+    ($bench:ident, $module:ident::$function:ident) => {
+        $module::$function($bench)
+    };
+    ($bench:ident, $module:ident::$function:ident each $kernels:tt) => {{
+        $module::$function::<f32>($bench);
+        $module::$function::<Bf16>($bench);
+    }};
+}
+
 judge! {
-    relu: elementwise::relu, [relu_forward];
-    masked_gradients: elementwise::masked_gradients, [relu_backward, dropout_backward_masked];
+    relu: elementwise::relu, [] each [relu_forward];
+    masked_gradients: elementwise::masked_gradients, [] each [relu_backward, dropout_backward_masked];
     tree_add: elementwise::tree_add, [tree_add];
     update_parameters: elementwise::update_parameters, [update_parameters];
     update_statistics: elementwise::update_statistics, [update_statistics];
     is_finite: elementwise::is_finite, [is_finite];
     fold: elementwise::fold, [fold];
     bf16: elementwise::bf16, [fp32_to_bf16, bf16_to_fp32];
-    dropout: dropout::dropout, [dropout_forward, dropout_backward];
-    max_pool: images::max_pool, [max_pool_forward, max_pool_backward];
-    layouts: images::layouts, [nhwc_from_nchw, nchw_from_nhwc, fold_nhwc];
-    finish_input: images::finish_input, [finish_input];
-    score_map_average: images::score_map_average, [score_map_average];
-    lrn: channels::lrn, [lrn_forward, lrn_backward];
+    dropout: dropout::dropout, [] each [dropout_forward, dropout_backward];
+    max_pool: images::max_pool, [] each [max_pool_forward, max_pool_backward];
+    layouts: images::layouts,
+        [nhwc_from_nchw, nhwc_from_nchw_f32_bf16, nhwc_from_nchw_bf16_f32, nhwc_from_nchw_bf16,
+         nchw_from_nhwc, nchw_from_nhwc_f32_bf16, nchw_from_nhwc_bf16_f32, nchw_from_nhwc_bf16,
+         fold_nhwc, fold_nhwc_bf16];
+    finish_input: images::finish_input, [] each [finish_input];
+    score_map_average: images::score_map_average, [] each [score_map_average];
+    lrn: channels::lrn, [] each [lrn_forward, lrn_backward];
     softmax_cross_entropy: channels::softmax_cross_entropy,
-        [softmax_cross_entropy_forward, softmax_cross_entropy_backward];
-    bias_gradient: sums::bias_gradient, [bias_gradient_parts, bias_gradient];
+        [] each [softmax_cross_entropy_forward, softmax_cross_entropy_backward];
+    bias_gradient: sums::bias_gradient, [bias_gradient] each [bias_gradient_parts];
     partial_sums: partial_sums::in_order,
-        [bias_gradient_parts, batch_norm_mean_parts, batch_norm_variance_parts, batch_norm_backward_parts];
+        [] each [bias_gradient_parts, batch_norm_mean_parts, batch_norm_variance_parts, batch_norm_backward_parts];
     batch_norm_forward: sums::batch_norm_forward,
-        [batch_norm_mean_parts, batch_norm_mean, batch_norm_variance_parts, batch_norm_variance, batch_norm_forward];
-    batch_norm_evaluation: sums::batch_norm_evaluation, [batch_norm_evaluation];
+        [batch_norm_mean, batch_norm_variance]
+        each [batch_norm_mean_parts, batch_norm_variance_parts, batch_norm_forward];
+    batch_norm_evaluation: sums::batch_norm_evaluation, [batch_norm_evaluation] each [batch_norm_forward];
     batch_norm_backward: sums::batch_norm_backward,
-        [batch_norm_backward_parts, batch_norm_backward_sums, batch_norm_backward];
+        [batch_norm_backward_sums] each [batch_norm_backward_parts, batch_norm_backward];
 }
 
-/// The `extern "C" __global__` functions of the sources.
+/// Names of kernels: these, and those of each type of elements.
+fn named(alone: &[&str], each: &[&str]) -> Vec<String> {
+    let of_elements = each
+        .iter()
+        .flat_map(|name| [kernel::<f32>(name), kernel::<Bf16>(name)]);
+    alone.iter().map(ToString::to_string).chain(of_elements).collect()
+}
+
+/// `judge` launches every one of the kernels.
+fn launches(kernels: &[String], judge: impl FnOnce(&mut Bench)) {
+    let mut bench = Bench::new();
+    let before: Vec<_> = kernels.iter().map(|kernel| traffic(kernel)).collect();
+    judge(&mut bench);
+    for (kernel, before) in kernels.iter().zip(before) {
+        assert!(traffic(kernel)[0] > before[0], "{kernel} was not launched");
+    }
+}
+
+/// The `extern "C" __global__` functions of the sources, those that macros declare among them.
 fn kernels() -> BTreeSet<String> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let mut names = BTreeSet::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|e| e == "cu") {
-            let text = std::fs::read_to_string(path).unwrap();
-            for declaration in text.split("extern \"C\" __global__").skip(1) {
+            for declaration in preprocessed(&path).split("extern \"C\" __global__").skip(1) {
                 let (_, named) = declaration.split_once("void ").unwrap();
-                names.insert(named.split('(').next().unwrap().to_string());
+                names.insert(named.split('(').next().unwrap().trim().to_string());
             }
         }
     }
     names
+}
+
+fn preprocessed(source: &Path) -> String {
+    let mut command = Command::new("g++");
+    let output = command
+        .args(["-E", "-P", "-x", "c++"])
+        .arg(source)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", source.display());
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -12,13 +12,14 @@ use verydeep::backend::cuda::launch::Launcher;
 
 use super::columns::{Cut, RUN_ROWS};
 use super::device::{Bench, View};
+use super::element::{Element, held, kernel};
 use super::numbers::numbers;
 
 /// A file of `kernels/`, compiled as the program does it.
 fn module(launcher: &Launcher, file: &str) -> Arc<CudaModule> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
     let text = |name: &str| CString::new(std::fs::read(folder.join(name)).unwrap()).unwrap();
-    let headers = [c"columns.cuh", c"common.cuh"];
+    let headers = [c"columns.cuh", c"common.cuh", c"element.cuh"];
     let texts = headers.map(|name| text(name.to_str().unwrap()));
     let (name, source) = (CString::new(file).unwrap(), text(file));
     let (mut program, mut size) = (ptr::null_mut(), 0);
@@ -31,7 +32,7 @@ fn module(launcher: &Launcher, file: &str) -> Arc<CudaModule> {
             &raw mut program,
             source,
             name,
-            2,
+            3,
             pointers.as_ptr(),
             names.as_ptr(),
         )
@@ -58,18 +59,17 @@ fn launch(
     bench: &mut Bench,
     cut: Cut,
     (module, kernel): (&Arc<CudaModule>, &str),
-    inputs: &[&View<f32>],
+    inputs: &[u64],
     count: usize,
 ) -> View<f64> {
     let parts = bench.output(count * cut.slices * cut.channels);
     let blocks = bench.draw.integer(1..=2 * cut.slices) as u32;
     let function = module.load_function(kernel).unwrap();
     let stream = Arc::clone(bench.launcher().stream());
-    let addresses: Vec<u64> = inputs.iter().map(|view| view.at()).collect();
     let (rows, to) = (cut.rows as u64, parts.at());
     let [channels, slices] = [cut.channels, cut.slices].map(|size| size as u32);
     let mut launch = stream.launch_builder(&function);
-    addresses.iter().for_each(|address| {
+    inputs.iter().for_each(|address| {
         launch.arg(address);
     });
     launch.arg(&rows).arg(&channels).arg(&slices).arg(&to);
@@ -84,7 +84,7 @@ fn launch(
 }
 
 /// Every kernel that makes partial sums.
-pub(crate) fn in_order(bench: &mut Bench) {
+pub(crate) fn in_order<T: Element>(bench: &mut Bench) {
     let bias = module(bench.launcher(), "bias_gradient.cu");
     let norm = module(bench.launcher(), "batch_norm.cu");
     for slices in [1, 2, 3, 5] {
@@ -98,27 +98,29 @@ pub(crate) fn in_order(bench: &mut Bench) {
                 slices,
             };
             let what = &format!("{cut:?}");
-            let [x, dy] = [0; 2].map(|_| finite(bench, rows * channels));
+            let [x, dy] = [0; 2].map(|_| held::<T>(finite(bench, rows * channels)));
             let mean = finite(bench, channels);
             bench.aligned = bench.draw.integer(0..=1) == 0;
-            let [x_at, dy_at, mean_at] = [&x, &dy, &mean].map(|values| bench.input(values));
+            let views = [&x, &dy].map(|values| bench.elements::<T>(values));
+            let means = bench.input(&mean);
+            let ([x_at, dy_at], mean_at) = (views.each_ref().map(View::at), means.at());
             let centred = |i: usize| x[i] - mean[i % channels];
             let sum = cut.parts(|i| dy[i]);
 
-            let inputs = [&x_at, &mean_at];
-            let parts = launch(bench, cut, (&bias, "bias_gradient_parts"), &[&dy_at], 1);
+            let mut sum_of = |module, name: &str, inputs: &[u64], count| {
+                launch(bench, cut, (module, &kernel::<T>(name)), inputs, count)
+            };
+            let parts = sum_of(&bias, "bias_gradient_parts", &[dy_at], 1);
             parts.holds(&sum, what);
-            let parts = launch(bench, cut, (&norm, "batch_norm_mean_parts"), &[&x_at], 1);
+            let parts = sum_of(&norm, "batch_norm_mean_parts", &[x_at], 1);
             parts.holds(&cut.parts(|i| x[i]), what);
-            let parts = launch(bench, cut, (&norm, "batch_norm_variance_parts"), &inputs, 1);
+            let parts = sum_of(&norm, "batch_norm_variance_parts", &[x_at, mean_at], 1);
             parts.holds(&cut.parts(|i| centred(i) * centred(i)), what);
-            let inputs = [&x_at, &dy_at, &mean_at];
-            let parts = launch(bench, cut, (&norm, "batch_norm_backward_parts"), &inputs, 2);
+            let parts = sum_of(&norm, "batch_norm_backward_parts", &[x_at, dy_at, mean_at], 2);
             let moment = cut.parts(|i| dy[i] * centred(i));
             parts.holds(&[sum, moment].concat(), what);
-            for view in inputs {
-                view.unchanged(what);
-            }
+            views.iter().for_each(|view| view.unchanged(what));
+            means.unchanged(what);
         }
     }
 }

@@ -6,7 +6,8 @@ use verydeep::backend::cuda::launch::{BatchNorm, Rows, column_sum_bytes};
 use verydeep::network::batch_norm::EPSILON;
 
 use super::columns::{Cut, RUN};
-use super::device::{Bench, Element, View, launch};
+use super::device::{Bench, View, launch};
+use super::element::{Element, Stored, held};
 use super::numbers::{normals, numbers};
 
 /// The additions of a run and what an addend itself takes, half a unit in the last place each.
@@ -67,15 +68,15 @@ fn written(scratch: &View<f64>, what: &str) -> Vec<f64> {
     found
 }
 
-pub(crate) fn bias_gradient(bench: &mut Bench) {
+pub(crate) fn bias_gradient<T: Element>(bench: &mut Bench) {
     on_rows(bench, 0, |bench, shape, what| {
-        let dy = normals(&mut bench.draw, shape.rows * shape.channels);
+        let dy = held::<T>(normals(&mut bench.draw, shape.rows * shape.channels));
         let sums = sums(shape, |i| dy[i], |i| dy[i].into());
         bench.everywhere(|bench| {
-            let (from, to) = (bench.input(&dy), bench.output(shape.channels));
+            let (from, to) = (bench.elements::<T>(&dy), bench.output(shape.channels));
             let scratch = scratch(bench, shape, 1, 0);
             let (dy, parts, db) = (from.at(), scratch.at(), to.at());
-            launch!(bench, bias_gradient(dy, shape.rows, shape.channels, parts, db));
+            launch!(bench, bias_gradient(T::TYPE, shape, dy, parts, db));
             to.holds(&singles(&sums, |sum| sum), what);
             from.unchanged(what);
             written(&scratch, what);
@@ -100,10 +101,11 @@ fn inverse_deviation(variance: f64) -> f64 {
 }
 
 /// Mean and its rest, inverse of the (biased) deviation, unbiased variance, and what becomes of x.
-pub(crate) fn batch_norm_forward(bench: &mut Bench) {
+pub(crate) fn batch_norm_forward<T: Element>(bench: &mut Bench) {
     on_rows(bench, 1, |bench, shape, what| {
         let (count, channels, rows) = (shape.rows * shape.channels, shape.channels, shape.rows as f64);
-        let x: Vec<f32> = normals(&mut bench.draw, count).iter().map(|x| x + 1.5).collect();
+        let shifted = normals(&mut bench.draw, count).iter().map(|x| x + 1.5).collect();
+        let x = held::<T>(shifted);
         let [gamma, beta] = [0; 2].map(|_| normals(&mut bench.draw, channels));
         let totals = sums(shape, |i| x[i], |i| x[i].into());
         let means = singles(&totals, |sum| sum / rows);
@@ -119,12 +121,13 @@ pub(crate) fn batch_norm_forward(bench: &mut Bench) {
         bench.everywhere(|bench| {
             let [relu, in_place] = [0; 2].map(|_| bench.draw.integer(0..=1) == 1);
             let what = &format!("{what}, relu {relu}, in place {in_place}");
-            let (input, output) = (bench.input(&x), bench.output(count));
+            let (input, output) = (bench.elements::<T>(&x), bench.output(count));
             let [g, b] = [&gamma, &beta].map(|values| bench.input(values));
             let [mean, rest, inverse, mean_out, variance_out] = [0; 5].map(|_| bench.output(channels));
             let scratch = scratch(bench, shape, 1, 0);
             let y = if in_place { &input } else { &output };
             let norm = BatchNorm {
+                element: T::TYPE,
                 x: input.at(),
                 mean: mean.at(),
                 rest: rest.at(),
@@ -141,7 +144,7 @@ pub(crate) fn batch_norm_forward(bench: &mut Bench) {
             inverse.holds(&inverses, what);
             variance_out.holds(&variances, what);
             let expected = normalised(&x, [&means, &rests, &inverses, &gamma, &beta], relu);
-            y.holds(&expected, what);
+            y.rounds(&expected, what);
             written(&scratch, what);
             g.unchanged(what);
             b.unchanged(what);
@@ -153,10 +156,10 @@ pub(crate) fn batch_norm_forward(bench: &mut Bench) {
 }
 
 /// The same from given statistics.
-pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
+pub(crate) fn batch_norm_evaluation<T: Element>(bench: &mut Bench) {
     on_rows(bench, 0, |bench, shape, what| {
         let (count, channels) = (shape.rows * shape.channels, shape.channels);
-        let x = numbers(&mut bench.draw, count);
+        let x = held::<T>(numbers(&mut bench.draw, count));
         let [means, gamma, beta] = [0; 3].map(|_| normals(&mut bench.draw, channels));
         let variances = bench.draw.normals(channels);
         let variances = singles(&variances, |x| x * x);
@@ -165,11 +168,12 @@ pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
         bench.everywhere(|bench| {
             let relu = bench.draw.integer(0..=1) == 1;
             let what = &format!("{what}, relu {relu}");
-            let (input, y) = (bench.input(&x), bench.output(count));
+            let (input, y) = (bench.elements::<T>(&x), bench.output::<T>(count));
             let running = [&means, &variances].map(|values| bench.input(values));
             let [g, b] = [&gamma, &beta].map(|values| bench.input(values));
             let [mean, rest, inverse] = [0; 3].map(|_| bench.output(channels));
             let norm = BatchNorm {
+                element: T::TYPE,
                 x: input.at(),
                 mean: mean.at(),
                 rest: rest.at(),
@@ -185,8 +189,9 @@ pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
             rest.holds(&none, what);
             inverse.holds(&inverses, what);
             let expected = normalised(&x, [&means, &none, &inverses, &gamma, &beta], relu);
-            y.holds(&expected, what);
-            for view in [&input, &running[0], &running[1], &g, &b] {
+            y.rounds(&expected, what);
+            input.unchanged(what);
+            for view in [&running[0], &running[1], &g, &b] {
                 view.unchanged(what);
             }
         });
@@ -194,10 +199,10 @@ pub(crate) fn batch_norm_evaluation(bench: &mut Bench) {
 }
 
 /// dgamma and dbeta, and dx of them: none, in place, or elsewhere.
-pub(crate) fn batch_norm_backward(bench: &mut Bench) {
+pub(crate) fn batch_norm_backward<T: Element>(bench: &mut Bench) {
     on_rows(bench, 1, |bench, shape, what| {
         let (count, channels, rows) = (shape.rows * shape.channels, shape.channels, shape.rows as f64);
-        let [x, dy] = [0; 2].map(|_| normals(&mut bench.draw, count));
+        let [x, dy] = [0; 2].map(|_| held::<T>(normals(&mut bench.draw, count)));
         let [mean, inverse, gamma] = [0; 3].map(|_| normals(&mut bench.draw, channels));
         // Larger than rounding leaves it, so that it shows.
         let rest: Vec<f32> = normals(&mut bench.draw, channels)
@@ -233,7 +238,8 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
         let expected: Vec<f32> = (0..count).map(differentiated).collect();
         bench.everywhere(|bench| {
             let place = bench.draw.integer(0..=2);
-            let (input, gradient, output) = (bench.input(&x), bench.input(&dy), bench.output(count));
+            let [input, gradient] = [&x, &dy].map(|values| bench.elements::<T>(values));
+            let output = bench.output(count);
             let [m, r, s, g] = [&mean, &rest, &inverse, &gamma].map(|values| bench.input(values));
             let [dgamma, dbeta] = [0; 2].map(|_| bench.output(channels));
             // Behind the partial sums: level and slope, of a channel 8 bytes.
@@ -241,6 +247,7 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
             let dx = [None, Some(&gradient), Some(&output)][place];
             // Of beta and y the backward pass has no use.
             let norm = BatchNorm {
+                element: T::TYPE,
                 x: input.at(),
                 mean: m.at(),
                 rest: r.at(),
@@ -256,12 +263,13 @@ pub(crate) fn batch_norm_backward(bench: &mut Bench) {
             );
             dgamma.holds(&dgammas, what);
             dbeta.holds(&dbetas, what);
-            let dx = dx.inspect(|dx| dx.holds(&expected, what));
+            let dx = dx.inspect(|dx| dx.rounds(&expected, what));
             if dx.is_none_or(|dx| dx.at() != dy) {
                 gradient.unchanged(what);
             }
             written(&scratch, what);
-            for view in [&input, &m, &r, &s, &g] {
+            input.unchanged(what);
+            for view in [&m, &r, &s, &g] {
                 view.unchanged(what);
             }
         });

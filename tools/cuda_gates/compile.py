@@ -37,7 +37,7 @@ LIMITS = {
 TARGETS = list(LIMITS)
 NVRTC_OPTIONS = ["--std=c++17", "--fmad=false"]
 
-KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\([\w, ]+\)\s+)?void\s+(\w+)\s*\(')
+KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+(?:__launch_bounds__\s*\([\w, ]+\)\s+)?void\s+(\w+)\s*\(')
 ENTRY = re.compile(r"\.entry\s+(\w+)\s*\(")
 BOUNDS = re.compile(r"\.entry\s+(\w+)\s*\([^)]*\)\s*\.maxntid\s+(\d+)")
 # Approximations, and subnormals flushed to zero: results would differ from the CPU's.
@@ -54,8 +54,17 @@ class Failure(Exception):
     """One finding, in one line or a compiler's text."""
 
 
+def preprocessed(path):
+    """A source as the compilers see it, its headers included: macros declare kernels, too."""
+    command = ["g++", "-E", "-P", "-x", "c++", "-std=c++17", "-I", str(path.parent), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if done.returncode != 0:
+        raise Failure(f"g++ -E: {done.stderr.strip()}")
+    return done.stdout
+
+
 def declared(source):
-    """Names of the kernels that a source declares."""
+    """Names of the kernels that a preprocessed source declares."""
     names = KERNEL.findall(source)
     if len(names) != source.count("__global__"):
         form = 'extern "C" __global__ [__launch_bounds__(N)] void name('
@@ -182,7 +191,7 @@ def check(sources):
                 failures.append(f"{compiler} {path.name} sm_{target}: {failure}")
     for path in files:
         try:
-            kernels = declared(path.read_text())
+            kernels = declared(preprocessed(path))
         except Failure as failure:
             failures.append(f"{path.name}: {failure}")
             continue
@@ -273,8 +282,8 @@ PLANTED = {
     "an approximation": ('extern "C" __global__ void planted(float* y) { y[0] = __expf(y[0]); }', "inexact"),
     "a missing header": ('#include <cuda_runtime.h>\nextern "C" __global__ void planted() {}', "NVRTC planted.cu"),
     "a C++ name": ('__global__ void planted(float* y) { y[0] = 0.0f; }', "is not of the form"),
-    "a commented kernel": (
-        '// extern "C" __global__ void phantom(float* y)\n'
+    "a kernel that some compilers do not see": (
+        '#ifndef __CUDACC__\nextern "C" __global__ void phantom(float* y);\n#endif\n'
         'extern "C" __global__ void planted(float* y) { y[0] = 0.0f; }',
         "entry points",
     ),

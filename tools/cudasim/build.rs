@@ -45,7 +45,7 @@ fn main() {
     for folder in [kernels, Path::new("planted")] {
         for source in files(folder, "cu") {
             let name = source.file_stem().expect("a file").to_string_lossy().into_owned();
-            let names = kernels_of(&source);
+            let names = kernels_of(kernels, &source);
             objects.push(compile(&out, kernels, &source, &name, &names));
             writeln!(
                 externs,
@@ -98,9 +98,14 @@ fn full(path: &Path) -> PathBuf {
     path.canonicalize().expect("a file that was just listed")
 }
 
-/// The names of the `extern "C" __global__` functions of a file.
-fn kernels_of(source: &Path) -> Vec<String> {
-    let text = fs::read_to_string(source).expect("a readable kernel");
+/// The names of the `extern "C" __global__` functions of a file, those that macros declare among them.
+fn kernels_of(kernels: &Path, source: &Path) -> Vec<String> {
+    let mut command = Command::new("g++");
+    command
+        .args(["-E", "-P", "-x", "c++", "-std=c++17", "-I"])
+        .arg(kernels)
+        .arg(source);
+    let text = run(&mut command);
     let declarations = text.split("extern \"C\" __global__").skip(1);
     let name = |declaration: &str| {
         let head = declaration.split_once("void ").map_or("", |(_, rest)| rest);
@@ -178,7 +183,8 @@ fn shims(out: &Path) {
     fs::remove_file(stand_in).expect("it has just been made");
 }
 
-fn run(command: &mut Command) {
+/// What the command says.
+fn run(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|why| panic!("{command:?}: {why}"));
@@ -187,4 +193,5 @@ fn run(command: &mut Command) {
         "{command:?}:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }

@@ -36,7 +36,7 @@ use self::blas::{Blas, Product, ProductPlan};
 use self::device::{DeviceFacts, failed};
 use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::graphs::Graphs;
-use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
+use self::launch::{DeviceStepParams, Element, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
 pub use self::staging::HostMemory;
 use self::staging::{Inbox, read, write};
@@ -419,7 +419,9 @@ impl Backend for Cuda {
         };
         let params = resources.block.at(0);
         // SAFETY: the ranges have just been checked.
-        unsafe { launcher.update_parameters([weights, momentum, gradient], range.len(), params, factors) }
+        unsafe {
+            launcher.update_parameters([weights, momentum, gradient], None, range.len(), params, factors)
+        }
     }
 
     fn fold_parameters(&self, buffer: &Buffer, elements: Range<usize>) -> Result<u64> {
@@ -440,7 +442,7 @@ impl Backend for Cuda {
         };
         self.lock().fold(|launcher, sum| {
             // SAFETY: the region holds the tensor.
-            unsafe { launcher.fold_nhwc(shape, at.pitch, arena.at(at.offset), sum) }
+            unsafe { launcher.fold_nhwc(Element::F32, shape, at.pitch, arena.at(at.offset), sum) }
         })
     }
 }

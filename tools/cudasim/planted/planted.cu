@@ -1,4 +1,4 @@
-// Kernels that break one rule each, and two that break none: for tests/planted.rs.
+// Kernels that break one rule each, and three that break none: for tests/planted.rs.
 typedef unsigned long long u64;
 constexpr unsigned BLOCK = 256;
 
@@ -17,6 +17,17 @@ extern "C" __global__ void planted_sum(const float* x, float* y) {
         __syncthreads();
     }
     if (threadIdx.x == 0) y[blockIdx.x] = values[0];
+}
+
+// Right: y = 2 y in 16 bits, two neighbours to a word.
+extern "C" __global__ void planted_halves(unsigned short* y) {
+    const unsigned i = blockIdx.x * blockDim.x + threadIdx.x;
+    y[i] = static_cast<unsigned short>(2 * y[i]);
+}
+
+// The other half of the word is another thread's.
+extern "C" __global__ void planted_other_half(unsigned short* y) {
+    y[threadIdx.x] = static_cast<unsigned short>(2 * y[threadIdx.x ^ 1]);
 }
 
 // One element too many.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
-use crate::memory::{Stamp, Word};
+use crate::memory::{Stamp, Touch, Word};
 use crate::rules::Rule;
 use crate::sim::Sim;
 
@@ -134,22 +134,35 @@ fn verb(kind: Kind) -> &'static str {
 /// The rule that the access breaks, and what the other side did.
 fn conflict(who: &Who, found: &Word, kind: Kind, touched: u8) -> Option<(Rule, &'static str)> {
     let both_atomic = kind == Kind::Atomic && found.atomic;
-    let written = found.write_bytes & touched != 0;
-    if written
-        && !both_atomic
-        && let Some(rule) = unordered(who, &found.write)
-    {
+    if !both_atomic && let Some(rule) = collision(who, &found.write, touched) {
         return Some((rule, "another has written"));
     }
     if kind == Kind::Read {
         return None;
     }
     // An atomic update reads, too; those of others are ordered by being atomic.
-    if both_atomic || found.read_bytes & touched == 0 {
+    if both_atomic {
         return None;
     }
-    let rule = unordered(who, &found.read)?;
+    let rule = collision(who, &found.read, touched)?;
     Some((rule, "another has read"))
+}
+
+/// The rule that an access to some bytes of a word breaks by what others have done to them.
+fn collision(who: &Who, others: &Touch, touched: u8) -> Option<Rule> {
+    let shared = others.bytes & touched;
+    let in_half = |half: usize| {
+        let thread = others.threads[half];
+        unordered(
+            who,
+            &Stamp {
+                thread,
+                ..others.stamp
+            },
+        )
+    };
+    let halves = (0..HALVES.len()).filter(|&half| shared & HALVES[half] != 0);
+    halves.filter_map(in_half).next()
 }
 
 /// The rule that an earlier access breaks if neither happens before the other.
@@ -174,27 +187,45 @@ fn unordered(who: &Who, other: &Stamp) -> Option<Rule> {
 /// Thread number of a stamp that stands for several threads.
 pub(crate) const SEVERAL: u32 = u32::MAX;
 
+/// The bytes of the halves of a word.
+const HALVES: [u8; 2] = [0b0011, 0b1100];
+
 fn record(word: &mut Word, stamp: Stamp, kind: Kind, touched: u8) {
     if kind == Kind::Read {
-        (word.read, word.read_bytes) = joined(word.read, word.read_bytes, stamp, touched);
+        word.read = joined(word.read, stamp, touched);
     } else {
-        (word.write, word.write_bytes) = joined(word.write, word.write_bytes, stamp, touched);
+        word.write = joined(word.write, stamp, touched);
         word.atomic = kind == Kind::Atomic;
         word.written |= touched;
     }
 }
 
-/// The new stamp of a word, and the bytes that it is about. Threads of one barrier interval that touch a word share it:
-/// whoever conflicts with the word then conflicts with one of them.
-fn joined(old: Stamp, old_bytes: u8, new: Stamp, touched: u8) -> (Stamp, u8) {
+/// What is known about a word after an access. Threads of one barrier interval that touch it share it: whoever conflicts
+/// with one of its halves then conflicts with one of them.
+fn joined(old: Touch, stamp: Stamp, bytes: u8) -> Touch {
     let interval = |stamp: Stamp| (stamp.launch, stamp.block, stamp.interval);
-    if new.launch == 0 || interval(old) != interval(new) {
-        return (new, touched);
+    if stamp.launch == 0 || interval(old.stamp) != interval(stamp) {
+        let threads = [stamp.thread; 2];
+        return Touch {
+            stamp,
+            threads,
+            bytes,
+        };
     }
-    let thread = if old.thread == new.thread {
-        new.thread
-    } else {
-        SEVERAL
-    };
-    (Stamp { thread, ..new }, old_bytes | touched)
+    let mut threads = old.threads;
+    for (thread, half) in threads.iter_mut().zip(HALVES) {
+        let (before, now) = (old.bytes & half != 0, bytes & half != 0);
+        *thread = match (before, now) {
+            (_, false) => *thread,
+            (false, true) => stamp.thread,
+            (true, true) if *thread == stamp.thread => stamp.thread,
+            (true, true) => SEVERAL,
+        };
+    }
+    let bytes = old.bytes | bytes;
+    Touch {
+        stamp,
+        threads,
+        bytes,
+    }
 }

@@ -50,6 +50,9 @@ pub(crate) struct Fiber {
     idle: bool,
 }
 
+// SAFETY: the simulator's lock guards it: it runs where the lock is held, and nothing runs on it in between.
+unsafe impl Send for Fiber {}
+
 impl Fiber {
     pub(crate) fn new() -> Self {
         let protection = libc::PROT_READ | libc::PROT_WRITE;

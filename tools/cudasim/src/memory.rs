@@ -35,6 +35,17 @@ pub(crate) struct Stamp {
     pub(crate) thread: u32,
 }
 
+/// The last access of a kind to a word, or those of one barrier interval.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Touch {
+    /// The last of them.
+    pub(crate) stamp: Stamp,
+    /// The threads that touched the lower half of the word and the upper one: neighbours of 16 bits share a word.
+    pub(crate) threads: [u32; 2],
+    /// The bytes that they touched, lowest bit first.
+    pub(crate) bytes: u8,
+}
+
 /// What is known about four bytes of device memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Word {
@@ -42,12 +53,8 @@ pub(crate) struct Word {
     pub(crate) written: u8,
     /// Whether the last write was atomic.
     pub(crate) atomic: bool,
-    pub(crate) write: Stamp,
-    /// The bytes that the last write, or the writes of one barrier interval, touched.
-    pub(crate) write_bytes: u8,
-    pub(crate) read: Stamp,
-    /// The same of reads.
-    pub(crate) read_bytes: u8,
+    pub(crate) write: Touch,
+    pub(crate) read: Touch,
 }
 
 /// A live or freed range of device memory.

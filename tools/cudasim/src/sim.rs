@@ -148,6 +148,8 @@ pub(crate) struct Sim {
     next_handle: Handle,
     next_lane: u32,
     pub(crate) next_launch: u32,
+    /// What launches leave to each other.
+    pub(crate) threads: simt::Threads,
 }
 
 /// Bytes that the launches of one kernel have moved.
@@ -198,6 +200,7 @@ impl Sim {
             next_handle: 0x1000,
             next_lane: 0,
             next_launch: 0,
+            threads: simt::Threads::default(),
         }
     }
 
@@ -417,7 +420,7 @@ impl Sim {
         let seen = |stamp: Stamp| {
             stamp.lane == 0 || stamp.lane == who.stamp.lane || who.clock.has_seen(stamp.lane, stamp.time)
         };
-        let in_use = |word: &Word| !seen(word.write) || !seen(word.read);
+        let in_use = |word: &Word| !seen(word.write.stamp) || !seen(word.read.stamp);
         if self.memory.any_touched(&allocation, in_use) {
             self.report(
                 Rule::FreeInUse,

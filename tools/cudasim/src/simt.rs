@@ -106,6 +106,27 @@ struct SharedWord {
     read: Stamp,
 }
 
+/// What one launch leaves to the next: making it takes longer than running a small kernel.
+#[derive(Default)]
+pub(crate) struct Threads {
+    fibers: Vec<Fiber>,
+    /// Stamps of earlier launches among it, which say nothing about later ones.
+    shared_words: Vec<SharedWord>,
+}
+
+impl Threads {
+    /// As many fibers and words, or more.
+    fn prepare(&mut self, threads: usize, words: usize) {
+        // They may move now, so none of them may know where it was.
+        self.fibers.iter_mut().for_each(Fiber::forget);
+        let missing = threads.saturating_sub(self.fibers.len());
+        self.fibers.extend((0..missing).map(|_| Fiber::new()));
+        if self.shared_words.len() < words {
+            self.shared_words.resize(words, SharedWord::default());
+        }
+    }
+}
+
 /// The block that is running.
 struct Running {
     sim: *mut Sim,
@@ -114,10 +135,9 @@ struct Running {
     thread: usize,
     /// Of every thread of the block.
     stops: Vec<Stop>,
-    fibers: Vec<Fiber>,
+    threads: Threads,
     /// Thread-local storage of the kernels on this thread of the host, which is shared memory.
     shared: std::ops::Range<u64>,
-    shared_words: Vec<SharedWord>,
     read: u64,
     written: u64,
 }
@@ -134,15 +154,16 @@ pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &W
     let threads = launch.block.count() as usize;
     let shared = crate::module::shared_memory();
     let words = (shared.end - shared.start) as usize / 4;
+    let mut kept = std::mem::take(&mut sim.threads);
+    kept.prepare(threads, words);
     let mut running = Running {
         sim,
         device,
         who: who.clone(),
         thread: 0,
         stops: vec![Stop::Running; threads],
-        fibers: (0..threads).map(|_| Fiber::new()).collect(),
+        threads: kept,
         shared,
-        shared_words: vec![SharedWord::default(); words],
         read: 0,
         written: 0,
     };
@@ -155,7 +176,7 @@ pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &W
         }
     }
     let (read, written) = (running.read, running.written);
-    drop(running);
+    sim.threads = running.threads;
     let traffic = sim.traffic.entry(launch.kernel.name().to_string()).or_default();
     traffic.launches += 1;
     traffic.read += read;
@@ -209,7 +230,7 @@ impl Running {
 
     /// Threads that will never end get new fibers.
     fn abandon(&mut self) {
-        self.fibers.iter_mut().for_each(Fiber::forget);
+        self.threads.fibers.iter_mut().for_each(Fiber::forget);
     }
 
     fn resume(&mut self, launch: &Launch, block: u64, thread: usize) {
@@ -227,7 +248,7 @@ impl Running {
         let call = launch.kernel.call;
         let arguments = launch.pointers();
         RUNNING.set(self);
-        let ended = self.fibers[thread].resume(Box::new(move || {
+        let ended = self.threads.fibers[thread].resume(Box::new(move || {
             let mut arguments = arguments;
             // SAFETY: one pointer for each parameter, to as many bytes as it has.
             unsafe { call(arguments.as_mut_ptr()) };
@@ -258,11 +279,12 @@ impl Running {
             }
         } else if self.shared.contains(&address) {
             self.access_shared(address, bytes, kind);
-        } else if !self.fibers[self.thread].owns(address) && kind != Kind::Read {
+        } else if !self.threads.fibers[self.thread].owns(address) && kind != Kind::Read {
             let text = format!("{} writes {bytes} bytes at {address:#x}", self.who.name);
             self.sim().report(Rule::HostAccess, text);
             self.trap(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
-        } else if !self.fibers[self.thread].owns(address) && self.sim().host_memory.is_pinned(address) {
+        } else if !self.threads.fibers[self.thread].owns(address) && self.sim().host_memory.is_pinned(address)
+        {
             // Constants of the program are host memory, too; what the program allocated is not theirs to read.
             let text = format!("{} reads {bytes} bytes at {address:#x}", self.who.name);
             self.sim().report(Rule::HostAccess, text);
@@ -274,7 +296,7 @@ impl Running {
         let start = (address - self.shared.start) as usize / 4;
         let end = (address + bytes - self.shared.start).div_ceil(4) as usize;
         for at in start..end {
-            let found = self.shared_words[at];
+            let found = self.threads.shared_words[at];
             let here = |stamp: &Stamp| (stamp.launch, stamp.block) == (me.launch, me.block);
             let races =
                 |stamp: &Stamp| here(stamp) && stamp.interval == me.interval && stamp.thread != me.thread;
@@ -289,7 +311,7 @@ impl Running {
                 let text = format!("{}: two threads share memory without a barrier", self.who.name);
                 self.sim().report(Rule::BlockRace, text);
             }
-            let word = &mut self.shared_words[at];
+            let word = &mut self.threads.shared_words[at];
             if kind == Kind::Read {
                 let several =
                     here(&found.read) && found.read.interval == me.interval && found.read.thread != me.thread;
@@ -317,7 +339,7 @@ fn stop_here(stop: Stop) {
     let running = unsafe { &mut *RUNNING.get() };
     running.stops[running.thread] = stop;
     // SAFETY: it is the fiber that is running.
-    unsafe { running.fibers[running.thread].leave() };
+    unsafe { running.threads.fibers[running.thread].leave() };
 }
 
 fn touch(address: *mut c_void, bytes: u64, kind: Kind, is_aligned_type: bool) {

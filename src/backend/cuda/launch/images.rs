@@ -2,7 +2,7 @@
 
 use cudarc::driver::{DeviceRepr, PushKernelArg};
 
-use super::{DevicePtr, Launcher, Nhwc, Work, failed, launch};
+use super::{DevicePtr, Element, Launcher, Nhwc, Work, failed, launch};
 use crate::data::preprocess::{ChannelOrder, Preprocess};
 use crate::error::Result;
 
@@ -19,14 +19,15 @@ struct InputMap {
 unsafe impl DeviceRepr for InputMap {}
 
 impl Launcher {
-    /// Pixels to the network's input, (N, H, W, [`INPUT_CHANNELS`](super::INPUT_CHANNELS)). Overwrites out, the padding
-    /// with 0.
+    /// Pixels to the network's input, (N, H, W, [`INPUT_CHANNELS`](super::INPUT_CHANNELS)) elements. Overwrites out, the
+    /// padding with 0.
     ///
     /// # Safety
     ///
     /// pixels: (N, H, W, 3) u8; flips: (N) u8; colours: (N, 3) f32; out: as said.
     pub unsafe fn finish_input(
         &self,
+        element: Element,
         shape: Nhwc,
         preprocess: &Preprocess,
         [pixels, flips, colours]: [DevicePtr; 3],
@@ -39,25 +40,26 @@ impl Launcher {
             reversed: u32::from(preprocess.channels == ChannelOrder::Bgr),
         };
         let (batch, height, width) = (shape.n as u64, shape.h as u32, shape.w as u32);
-        launch!(self, finish_input, work; pixels, flips, colours, out, batch, height, width, map)
+        launch!(self, finish_input[element], work; pixels, flips, colours, out, batch, height, width, map)
     }
 
     /// y = the maximum of each 2x2 window; choices: which element it is. Overwrites both.
     ///
     /// # Safety
     ///
-    /// `x`: that shape, f32; y: half of it in both directions, f32; choices: as many u8.
+    /// `x`: that shape, elements; y: half of it in both directions, elements; choices: as many u8.
     pub unsafe fn max_pool_forward(
         &self,
+        element: Element,
         shape: Nhwc,
         x: DevicePtr,
         y: DevicePtr,
         choices: DevicePtr,
     ) -> Result<()> {
-        let work = Work::Items(shape.len() / 16);
+        let work = Work::Items((shape.len() / 4).div_ceil(element.width()));
         let batch = shape.n as u64;
         let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
-        launch!(self, max_pool_forward, work; x, y, choices, batch, height, width, channels)
+        launch!(self, max_pool_forward[element], work; x, y, choices, batch, height, width, channels)
     }
 
     /// dx = dy at the chosen elements, else 0; where y is given, 0 also where y is not positive. Overwrites dx.
@@ -67,26 +69,28 @@ impl Launcher {
     /// As for [`Launcher::max_pool_forward`]; dx: the shape of x, dy and y: that of the pooled value.
     pub unsafe fn max_pool_backward(
         &self,
+        element: Element,
         shape: Nhwc,
         dy: DevicePtr,
         choices: DevicePtr,
         y: Option<DevicePtr>,
         dx: DevicePtr,
     ) -> Result<()> {
-        let work = Work::Items(shape.len().div_ceil(16));
+        let work = Work::Items((shape.len() / 4).div_ceil(element.width()));
         let y = y.unwrap_or(0);
         let batch = shape.n as u64;
         let [height, width, channels] = [shape.h, shape.w, shape.c].map(|size| size as u32);
-        launch!(self, max_pool_backward, work; dy, choices, y, dx, batch, height, width, channels)
+        launch!(self, max_pool_backward[element], work; dy, choices, y, dx, batch, height, width, channels)
     }
 
     /// to (N, H, W, pitch) = from (N, C, H, W), the channels from C to pitch 0. Overwrites to.
     ///
     /// # Safety
     ///
-    /// Both f32 of those shapes.
+    /// Both of those shapes, from the first type of elements to the second.
     pub unsafe fn nhwc_from_nchw(
         &self,
+        elements: [Element; 2],
         shape: Nhwc,
         pitch: usize,
         from: DevicePtr,
@@ -95,16 +99,17 @@ impl Launcher {
         let work = Work::Blocks(tiles(shape, pitch));
         let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch) = (shape.c as u32, pitch as u32);
-        launch!(self, nhwc_from_nchw, work; from, to, batch, channels, plane, pitch)
+        launch!(self, nhwc_from_nchw[elements], work; from, to, batch, channels, plane, pitch)
     }
 
     /// to (N, C, H, W) = from (N, H, W, pitch), of which the first C channels count. Overwrites to.
     ///
     /// # Safety
     ///
-    /// Both f32 of those shapes.
+    /// Both of those shapes, from the first type of elements to the second.
     pub unsafe fn nchw_from_nhwc(
         &self,
+        elements: [Element; 2],
         shape: Nhwc,
         pitch: usize,
         from: DevicePtr,
@@ -113,18 +118,24 @@ impl Launcher {
         let work = Work::Blocks(tiles(shape, shape.c));
         let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch) = (shape.c as u32, pitch as u32);
-        launch!(self, nchw_from_nhwc, work; from, to, batch, channels, plane, pitch)
+        launch!(self, nchw_from_nhwc[elements], work; from, to, batch, channels, plane, pitch)
     }
 
     /// The mean of every class's score map: y (N, C) of x (N, H, W, C). Overwrites y.
     ///
     /// # Safety
     ///
-    /// Both f32 of those shapes.
-    pub unsafe fn score_map_average(&self, shape: Nhwc, x: DevicePtr, y: DevicePtr) -> Result<()> {
+    /// Both of those shapes, elements.
+    pub unsafe fn score_map_average(
+        &self,
+        element: Element,
+        shape: Nhwc,
+        x: DevicePtr,
+        y: DevicePtr,
+    ) -> Result<()> {
         let work = Work::Items(shape.n * shape.c);
         let (batch, plane, classes) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
-        launch!(self, score_map_average, work; x, y, batch, plane, classes)
+        launch!(self, score_map_average[element], work; x, y, batch, plane, classes)
     }
 }
 

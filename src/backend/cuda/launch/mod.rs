@@ -4,6 +4,7 @@
 //! `n` and other sizes are in elements.
 
 mod channels;
+mod element;
 mod elementwise;
 mod images;
 mod sums;
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 use cudarc::driver::{CudaStream, DeviceRepr, DriverError, LaunchConfig, result};
 
+pub use self::element::Element;
+pub use self::elementwise::Dropout;
 pub use self::sums::{BatchNorm, Rows, column_sum_bytes};
 pub use self::update::{SLOTS, UpdateFactors};
 use super::device::{DeviceFacts, failed};
@@ -89,11 +92,13 @@ enum Work {
 }
 
 /// `launch!(launcher, kernel, work; arguments)`: the arguments in the order of the kernel's parameters, each a variable
-/// of the type that the kernel has.
+/// of the type that the kernel has. `kernel[element]` for one that exists for several types of elements.
 macro_rules! launch {
-    ($launcher:expr, $kernel:ident, $work:expr; $($argument:ident),+ $(,)?) => {{
+    ($launcher:expr, $kernel:ident $([$element:expr])?, $work:expr; $($argument:ident),+ $(,)?) => {{
         let launcher: &Launcher = $launcher;
-        let mut launch = launcher.stream.launch_builder(&launcher.functions.$kernel);
+        let function = &launcher.functions.$kernel;
+        $(let function = function.of($element);)?
+        let mut launch = launcher.stream.launch_builder(function);
         $(launch.arg(&$argument);)+
         // SAFETY: the arguments are those of the kernel, in its order; the caller vouches for the memory.
         let done = unsafe { launch.launch(launcher.shape($work)) };

@@ -2,7 +2,7 @@
 
 use cudarc::driver::PushKernelArg;
 
-use super::{DevicePtr, Launcher, Work, failed, launch};
+use super::{DevicePtr, Element, Launcher, Work, failed, launch};
 use crate::error::Result;
 
 /// The pieces that a sum over rows is cut into: a function of the shape alone, as columns.cuh asks.
@@ -25,9 +25,11 @@ pub struct Rows {
     pub channels: usize,
 }
 
-/// The tensors of batch norm.
+/// The tensors of batch norm; those over channels alone are f32.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchNorm {
+    /// What x and y consist of, and their gradients.
+    pub element: Element,
     /// (rows, channels).
     pub x: DevicePtr,
     /// (channels): kept for the backward pass.
@@ -49,20 +51,20 @@ impl Launcher {
     ///
     /// # Safety
     ///
-    /// dy: (rows, channels) f32; db: (channels) f32; scratch: [`column_sum_bytes`]`(rows, channels, 1)`, 8-aligned.
+    /// dy: (rows, channels) elements; db: (channels) f32; scratch: [`column_sum_bytes`]`(rows, channels, 1)`, 8-aligned.
     pub unsafe fn bias_gradient(
         &self,
+        element: Element,
+        shape: Rows,
         dy: DevicePtr,
-        rows: usize,
-        channels: usize,
         scratch: DevicePtr,
         db: DevicePtr,
     ) -> Result<()> {
-        let slices = slices(rows, channels);
-        let groups = channels.div_ceil(32);
-        let (rows, channels) = (rows as u64, channels as u32);
+        let slices = slices(shape.rows, shape.channels);
+        let groups = shape.channels.div_ceil(32);
+        let (rows, channels) = (shape.rows as u64, shape.channels as u32);
         let parts = Work::Blocks(groups * slices as usize);
-        launch!(self, bias_gradient_parts, parts; dy, rows, channels, slices, scratch)?;
+        launch!(self, bias_gradient_parts[element], parts; dy, rows, channels, slices, scratch)?;
         launch!(self, bias_gradient, Work::Blocks(groups); scratch, channels, slices, db)
     }
 
@@ -71,7 +73,7 @@ impl Launcher {
     ///
     /// # Safety
     ///
-    /// x and y: (rows, channels) f32; everything else (channels) f32; scratch:
+    /// x and y: (rows, channels) elements; everything else (channels) f32; scratch:
     /// [`column_sum_bytes`]`(rows, channels, 1)`, 8-aligned.
     pub unsafe fn batch_norm_forward(
         &self,
@@ -82,6 +84,7 @@ impl Launcher {
         relu: bool,
     ) -> Result<()> {
         let BatchNorm {
+            element,
             x,
             mean,
             rest,
@@ -92,9 +95,9 @@ impl Launcher {
         let groups = shape.channels.div_ceil(32);
         let parts = || Work::Blocks(groups * slices as usize);
         let (rows, channels) = (shape.rows as u64, shape.channels as u32);
-        launch!(self, batch_norm_mean_parts, parts(); x, rows, channels, slices, scratch)?;
+        launch!(self, batch_norm_mean_parts[element], parts(); x, rows, channels, slices, scratch)?;
         launch!(self, batch_norm_mean, Work::Blocks(groups); scratch, rows, channels, slices, mean, rest, mean_out)?;
-        launch!(self, batch_norm_variance_parts, parts(); x, mean, rows, channels, slices, scratch)?;
+        launch!(self, batch_norm_variance_parts[element], parts(); x, mean, rows, channels, slices, scratch)?;
         launch!(
             self, batch_norm_variance, Work::Blocks(groups);
             scratch, rest, rows, channels, slices, inverse, variance_out
@@ -128,6 +131,7 @@ impl Launcher {
 
     fn normalise(&self, shape: Rows, norm: BatchNorm, relu: bool) -> Result<()> {
         let BatchNorm {
+            element,
             x,
             mean,
             rest,
@@ -136,9 +140,12 @@ impl Launcher {
             beta,
             y,
         } = norm;
-        let work = Work::Items((shape.rows * shape.channels).div_ceil(4));
+        let work = Work::Items((shape.rows * shape.channels).div_ceil(element.width()));
         let (rows, channels, relu) = (shape.rows as u64, shape.channels as u32, u32::from(relu));
-        launch!(self, batch_norm_forward, work; x, mean, rest, inverse, gamma, beta, y, rows, channels, relu)
+        launch!(
+            self, batch_norm_forward[element], work;
+            x, mean, rest, inverse, gamma, beta, y, rows, channels, relu
+        )
     }
 
     /// The gradients of batch norm. Overwrites dgamma, dbeta and, where it is given, dx.
@@ -156,6 +163,7 @@ impl Launcher {
         scratch: DevicePtr,
     ) -> Result<()> {
         let BatchNorm {
+            element,
             x,
             mean,
             rest,
@@ -168,9 +176,9 @@ impl Launcher {
         let level = scratch + column_sum_bytes(shape.rows, shape.channels, 2) as u64;
         let slope = level + (shape.channels * size_of::<f32>()) as u64;
         let parts = Work::Blocks(groups * slices as usize);
-        let work = Work::Items((shape.rows * shape.channels).div_ceil(4));
+        let work = Work::Items((shape.rows * shape.channels).div_ceil(element.width()));
         let (rows, channels) = (shape.rows as u64, shape.channels as u32);
-        launch!(self, batch_norm_backward_parts, parts; x, dy, mean, rows, channels, slices, scratch)?;
+        launch!(self, batch_norm_backward_parts[element], parts; x, dy, mean, rows, channels, slices, scratch)?;
         launch!(
             self, batch_norm_backward_sums, Work::Blocks(groups);
             scratch, rest, inverse, rows, channels, slices, dgamma, dbeta, level, slope
@@ -178,7 +186,7 @@ impl Launcher {
         match dx {
             None => Ok(()),
             Some(dx) => launch!(
-                self, batch_norm_backward, work;
+                self, batch_norm_backward[element], work;
                 x, dy, mean, inverse, gamma, level, slope, dx, rows, channels
             ),
         }

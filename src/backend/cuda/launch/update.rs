@@ -17,28 +17,33 @@ struct Slots([DevicePtr; SLOTS]);
 unsafe impl DeviceRepr for Slots {}
 
 impl Launcher {
-    /// weights, momentum: one step of the update rule in place.
+    /// weights, momentum: one step of the update rule in place. Overwrites copy, where there is one, with the new weights
+    /// rounded.
     ///
     /// # Safety
     ///
-    /// weights, momentum and gradient: n f32; params: a [`DeviceStepParams`](super::DeviceStepParams) whose rate is that
+    /// weights, momentum and gradient: n f32; copy: n bf16; params: a [`DeviceStepParams`](super::DeviceStepParams) whose rate is that
     /// of the array.
     pub unsafe fn update_parameters(
         &self,
         [weights, momentum, gradient]: [DevicePtr; 3],
+        copy: Option<DevicePtr>,
         n: usize,
         params: DevicePtr,
         factors: UpdateFactors,
     ) -> Result<()> {
         let work = Work::Items(n.div_ceil(4));
-        let n = n as u64;
+        let (copy, n) = (copy.unwrap_or(0), n as u64);
         let UpdateFactors {
             rate,
             decay,
             momentum: factor,
             batch,
         } = factors;
-        launch!(self, update_parameters, work; weights, momentum, gradient, n, params, rate, decay, factor, batch)
+        launch!(
+            self, update_parameters, work;
+            weights, momentum, gradient, copy, n, params, rate, decay, factor, batch
+        )
     }
 
     /// running = fma(weight, sums / micro_batches - running, running) in place.

@@ -3,7 +3,7 @@
 use super::Run;
 use crate::backend::cuda::Resources;
 use crate::backend::cuda::dnn::{ConvPass, ConvShape, ConvTensors, DevicePtr};
-use crate::backend::cuda::launch::Nhwc;
+use crate::backend::cuda::launch::{Element, Nhwc, Rows};
 use crate::backend::cuda::lower::{aligned, filter_bytes, input_pitch, rows};
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
@@ -55,7 +55,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .nhwc_from_nchw(filters, input_pitch(step), from, to)?
+                .nhwc_from_nchw([Element::F32; 2], filters, input_pitch(step), from, to)?
         };
         Ok(to)
     }
@@ -90,12 +90,16 @@ impl Run<'_> {
             w: kernel,
             c: step.input.c,
         };
+        let pixels = Rows {
+            rows: rows(step),
+            channels: step.output.c,
+        };
         let launcher = &self.resources.launcher;
         let [weight, bias, ..] = at.weight_gradients;
         // SAFETY: the leaf holds the step's arrays; the scratch holds two filters and the sums.
         unsafe {
-            launcher.nchw_from_nhwc(filters, input_pitch(step), dw, weight)?;
-            launcher.bias_gradient(at.gradient, rows(step), step.output.c, sums, bias)?;
+            launcher.nchw_from_nhwc([Element::F32; 2], filters, input_pitch(step), dw, weight)?;
+            launcher.bias_gradient(Element::F32, pixels, at.gradient, sums, bias)?;
         }
         if let Some(dx) = at.input_gradient {
             tensors.w = self.filter(kernel)?;

@@ -2,11 +2,11 @@
 
 use super::{Run, input_shape};
 use crate::backend::cuda::dnn::DevicePtr;
-use crate::backend::cuda::launch::{BatchNorm, Nhwc, Rows};
+use crate::backend::cuda::launch::{BatchNorm, Dropout, Element, Nhwc, Rows};
 use crate::backend::cuda::lower::{NORM_SAVED, flat_bytes, rows};
 use crate::backend::cuda::memory::Places;
 use crate::error::Result;
-use crate::plan::{DataGradient, Mode, Plan, StepOp};
+use crate::plan::{DataGradient, Mode, Plan, Step, StepOp};
 
 impl Run<'_> {
     pub(super) fn input(&self, plan: &Plan) -> Result<()> {
@@ -22,7 +22,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .finish_input(shape, &plan.preprocess, images, self.at.value)
+                .finish_input(Element::F32, shape, &plan.preprocess, images, self.at.value)
         }
     }
 
@@ -37,7 +37,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .relu_backward(value, gradient, gradient, elements)
+                .relu_backward(Element::F32, value, gradient, gradient, elements)
         }
     }
 
@@ -52,6 +52,7 @@ impl Run<'_> {
         let channels = step.output.c;
         let [mean, rest, inverse, ..] = self.norm_saved();
         let norm = BatchNorm {
+            element: Element::F32,
             x: at.input,
             mean,
             rest,
@@ -60,13 +61,7 @@ impl Run<'_> {
             beta: at.weights[1],
             y: at.value,
         };
-        (
-            Rows {
-                rows: rows(step),
-                channels,
-            },
-            norm,
-        )
+        (pixels(step), norm)
     }
 
     pub(super) fn batch_norm_forward(&self, mode: Mode, relu: bool) -> Result<()> {
@@ -107,13 +102,15 @@ impl Run<'_> {
 
     pub(super) fn kernel_forward(&self) -> Result<()> {
         let (step, at) = (self.step, self.at);
-        let launcher = &self.resources.launcher;
+        let (launcher, element) = (&self.resources.launcher, Element::F32);
         // SAFETY: input, value and saved state have the step's shapes.
         unsafe {
             match step.op {
-                StepOp::Lrn => launcher.lrn_forward(at.input, at.value, rows(step), step.output.c),
-                StepOp::MaxPool => launcher.max_pool_forward(input_shape(step), at.input, at.value, at.saved),
-                _ => launcher.relu_forward(at.input, at.value, step.batch * step.output.len()),
+                StepOp::Lrn => launcher.lrn_forward(element, pixels(step), at.input, at.value),
+                StepOp::MaxPool => {
+                    launcher.max_pool_forward(element, input_shape(step), at.input, at.value, at.saved)
+                }
+                _ => launcher.relu_forward(element, at.input, at.value, step.batch * step.output.len()),
             }
         }
     }
@@ -124,35 +121,32 @@ impl Run<'_> {
         let Some(dx) = at.input_gradient else {
             return Ok(());
         };
-        let masked = step.data_gradient == DataGradient::Masked;
+        let (element, masked) = (Element::F32, step.data_gradient == DataGradient::Masked);
         // SAFETY: gradients, value and saved state have the step's shapes.
         unsafe {
             match step.op {
                 StepOp::Lrn => {
-                    launcher.lrn_backward(at.input, at.gradient, dx, rows(step), step.output.c, masked)
+                    launcher.lrn_backward(element, pixels(step), at.input, at.gradient, dx, masked)
                 }
                 StepOp::MaxPool => {
                     let mask = masked.then_some(at.value);
-                    launcher.max_pool_backward(input_shape(step), at.gradient, at.saved, mask, dx)
+                    launcher.max_pool_backward(element, input_shape(step), at.gradient, at.saved, mask, dx)
                 }
-                _ => launcher.relu_backward(at.value, at.gradient, dx, step.batch * step.output.len()),
+                _ => {
+                    let elements = step.batch * step.output.len();
+                    launcher.relu_backward(element, at.value, at.gradient, dx, elements)
+                }
             }
         }
     }
 
     pub(super) fn dropout_forward(&self, p: f32, layer: u16) -> Result<()> {
         let params = self.resources.inbox()?.params();
+        let (shape, dropout) = (input_shape(self.step), Dropout { p, layer, params });
         // SAFETY: input and value have one shape; the inbox holds the parameters.
         unsafe {
             let launcher = &self.resources.launcher;
-            launcher.dropout_forward(
-                input_shape(self.step),
-                p,
-                layer,
-                params,
-                self.at.input,
-                self.at.value,
-            )
+            launcher.dropout_forward(Element::F32, shape, dropout, self.at.input, self.at.value)
         }
     }
 
@@ -163,13 +157,14 @@ impl Run<'_> {
             return Ok(());
         };
         let params = self.resources.inbox()?.params();
+        let (element, dropout) = (Element::F32, Dropout { p, layer, params });
         // SAFETY: gradients and value have one shape; the inbox holds the parameters.
         unsafe {
             if step.data_gradient == DataGradient::Masked {
                 let elements = step.batch * step.output.len();
-                launcher.dropout_backward_masked(p, at.value, at.gradient, dx, elements)
+                launcher.dropout_backward_masked(element, p, at.value, at.gradient, dx, elements)
             } else {
-                launcher.dropout_backward(input_shape(step), p, layer, params, at.gradient, dx)
+                launcher.dropout_backward(element, input_shape(step), dropout, at.gradient, dx)
             }
         }
     }
@@ -184,7 +179,8 @@ impl Run<'_> {
         // SAFETY: the saved state holds a loss and a rank per sample.
         unsafe {
             let launcher = &self.resources.launcher;
-            launcher.softmax_cross_entropy_forward(samples, classes, input, labels, [value, losses, ranks])
+            let outputs = [value, losses, ranks];
+            launcher.softmax_cross_entropy_forward(Element::F32, samples, classes, input, labels, outputs)
         }
     }
 
@@ -200,12 +196,27 @@ impl Run<'_> {
         let launcher = &self.resources.launcher;
         // SAFETY: value and gradient are (N, classes); the scratch has a place for a gradient that must be turned.
         unsafe {
-            launcher.softmax_cross_entropy_backward(samples, classes, self.at.value, labels, to)?;
+            launcher.softmax_cross_entropy_backward(
+                Element::F32,
+                samples,
+                classes,
+                self.at.value,
+                labels,
+                to,
+            )?;
             if is_flat {
                 Ok(())
             } else {
-                launcher.nhwc_from_nchw(shape, shape.c, to, dx)
+                launcher.nhwc_from_nchw([Element::F32; 2], shape, shape.c, to, dx)
             }
         }
+    }
+}
+
+/// The pixels of all images of a step's value.
+fn pixels(step: &Step) -> Rows {
+    Rows {
+        rows: rows(step),
+        channels: step.output.c,
     }
 }

@@ -4,6 +4,7 @@ use super::{Run, input_shape};
 use crate::backend::cuda::Resources;
 use crate::backend::cuda::blas::{Factor, Finish, Matrices, Product};
 use crate::backend::cuda::dnn::DevicePtr;
+use crate::backend::cuda::launch::{Element, Rows};
 use crate::backend::cuda::lower::{aligned, flat_bytes};
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
@@ -86,9 +87,13 @@ impl Run<'_> {
         let shape = input_shape(self.step);
         // SAFETY: the scratch begins with a place for it.
         unsafe {
-            self.resources
-                .launcher
-                .nchw_from_nhwc(shape, shape.c, self.at.input, scratch)?
+            self.resources.launcher.nchw_from_nhwc(
+                [Element::F32; 2],
+                shape,
+                shape.c,
+                self.at.input,
+                scratch,
+            )?
         };
         Ok(scratch)
     }
@@ -101,10 +106,14 @@ impl Run<'_> {
         let [weight, bias, ..] = at.weight_gradients;
         let product = |a, b, c| Matrices { a, b, c, bias: 0 };
         self.multiply(weight_gradient_product(step), product(at.gradient, x, weight))?;
+        let samples = Rows {
+            rows: step.batch,
+            channels: step.output.len(),
+        };
         // SAFETY: the scratch ends with a place for the sums.
         unsafe {
             let launcher = &self.resources.launcher;
-            launcher.bias_gradient(at.gradient, step.batch, step.output.len(), sums, bias)?;
+            launcher.bias_gradient(Element::F32, samples, at.gradient, sums, bias)?;
         }
         let Some(dx) = at.input_gradient else {
             return Ok(());
@@ -122,7 +131,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .nhwc_from_nchw(shape, shape.c, flat_dx, dx)
+                .nhwc_from_nchw([Element::F32; 2], shape, shape.c, flat_dx, dx)
         }
     }
 

@@ -82,10 +82,18 @@ fn pools(machine: &Machine) {
     assert_eq!(cuMemPoolDestroy(pool), SUCCESS);
 }
 
+/// Neighbours of 16 bits, in place, in blocks that stand in any order.
+fn halves(machine: &Machine) {
+    let stream = machine.stream();
+    let y = machine.zeros(stream);
+    assert_eq!(machine.launch("planted_halves", 2, 256, stream, &[y]), SUCCESS);
+    cuStreamSynchronize(stream);
+}
+
 #[test]
 fn correct_programs_break_no_rule_under_any_seed() {
     for seed in 0..60 {
-        for program in [pipeline, graph, pools] {
+        for program in [pipeline, graph, pools, halves] {
             let machine = Machine::new(1, seed);
             program(&machine);
             let reports = machine.reports();

@@ -44,6 +44,10 @@ planted! {
         machine.launch("planted_blocks_collide", 4, 32, stream, &[machine.memory()]);
         cuStreamSynchronize(stream);
     }
+    a_neighbour_in_the_other_half_of_a_word breaks BlockRace: |machine, stream| {
+        machine.launch("planted_other_half", 1, 256, stream, &[machine.zeros(stream)]);
+        cuStreamSynchronize(stream);
+    }
     one_element_too_many breaks OutOfBounds: |machine, stream| {
         machine.launch("planted_off_by_one", 1, 512, stream, &[machine.memory(), N as u64]);
         assert_eq!(cuStreamSynchronize(stream), 700);
