@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 &preprocess,
                 micro_batch,
                 mode,
-                &CudaLowering,
+                &CudaLowering { precision },
             )?);
         }
     }

@@ -4,9 +4,11 @@
 
 mod common;
 
-use common::{agreement, alike, differences, exact, sentinels};
+use common::agreement::{self, Judge};
+use common::{alike, differences, exact, sentinels, ten_steps};
 use std::sync::Once;
 
+use verydeep::backend::Precision;
 use verydeep::backend::cpu::Cpu;
 use verydeep::backend::cuda::libraries::Libraries;
 use verydeep::backend::cuda::{Cuda, Options};
@@ -30,12 +32,12 @@ macro_rules! judge {
 
             #[test]
             fn every_operation_agrees_with_the_reference() {
-                agreement::on_every_operation(&$backend);
+                agreement::on_every_operation(Judge::fp32(), &$backend);
             }
 
             #[test]
             fn whole_networks_agree_with_the_reference() {
-                agreement::on_whole_networks(&$backend);
+                agreement::on_whole_networks(Judge::fp32(), &$backend);
             }
 
             #[test]
@@ -104,10 +106,57 @@ judge!(cuda_on_the_simulated_device, simulated());
 
 /// A device of the simulator, which `cargo build --workspace` puts beside the tests.
 fn simulated() -> Cuda {
+    simulated_in(Precision::Fp32)
+}
+
+fn simulated_in(precision: Precision) -> Cuda {
     static SIMULATOR: Once = Once::new();
     // SAFETY: the variable is set once, and whoever reads it comes here first.
     SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-    Cuda::open(0, Libraries::load(&[]).unwrap(), Options::default()).unwrap()
+    let options = Options {
+        precision,
+        ..Options::default()
+    };
+    Cuda::open(0, Libraries::load(&[]).unwrap(), options).unwrap()
+}
+
+mod cuda_in_bf16_on_the_simulated_device {
+    use super::*;
+
+    #[test]
+    fn every_operation_agrees_with_the_reference() {
+        agreement::on_every_operation(Judge::bf16(), &simulated_in(Precision::Bf16));
+    }
+
+    #[test]
+    fn whole_networks_agree_with_the_reference() {
+        agreement::on_whole_networks(Judge::bf16(), &simulated_in(Precision::Bf16));
+    }
+
+    #[test]
+    fn every_pass_keeps_to_its_memory() {
+        sentinels::around_every_operation(&simulated_in(Precision::Bf16));
+    }
+
+    #[test]
+    fn ten_steps_agree_with_the_reference() {
+        let rounding = Reference::<f32>::new().with_bf16_roundings();
+        ten_steps::agree(&rounding, &simulated_in(Precision::Bf16), ten_steps::BF16);
+    }
+
+    #[test]
+    fn ten_steps_agree_with_fp32() {
+        ten_steps::agree(
+            &Cpu::new(2).unwrap(),
+            &simulated_in(Precision::Bf16),
+            ten_steps::BF16_AGAINST_FP32,
+        );
+    }
+}
+
+#[test]
+fn ten_steps_of_the_simulated_device_agree_with_the_cpu() {
+    ten_steps::agree(&Cpu::new(2).unwrap(), &simulated(), ten_steps::FP32);
 }
 
 #[test]

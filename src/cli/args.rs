@@ -326,6 +326,9 @@ pub(super) enum PrecisionArg {
     Fp32,
     /// Factors of products are rounded to TF32 on tensor cores, everything else is single precision; CUDA devices only
     Tf32,
+    /// Activations, their gradients and the factors of products are bf16; sums, weights, their update and the gradients'
+    /// sums are single precision; CUDA devices only
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

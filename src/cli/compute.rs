@@ -113,6 +113,7 @@ impl ComputeArgs {
         match self.precision {
             None | Some(PrecisionArg::Fp32) => Precision::Fp32,
             Some(PrecisionArg::Tf32) => Precision::Tf32,
+            Some(PrecisionArg::Bf16) => Precision::Bf16,
         }
     }
 

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::args::{NetworkArgs, PlanArgs};
 use super::compute::{DeviceName, check_replicas, check_threads};
 use super::output::{print_json, say};
+use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::CudaLowering;
 use crate::data::loader::ring_bytes;
@@ -54,7 +55,9 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             cpu = Cpu::new(threads)?;
             &cpu
         }
-        DeviceName::Cuda(_) => &CudaLowering,
+        DeviceName::Cuda(_) => &CudaLowering {
+            precision: Precision::Fp32,
+        },
     };
     let tree = Tree::new(args.batch / micro_batch);
     let memory = forecast(
@@ -130,18 +133,14 @@ pub(super) fn forecast(
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, lowering);
     let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
-    let workspace = lowering
-        .workspace_bytes(&training)
-        .max(lowering.workspace_bytes(&evaluation));
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
     let loader = rings + 2 * threads as u64 * LOADER_THREAD_BYTES;
     Ok(Memory::training(
-        &training,
-        &evaluation,
+        lowering,
+        [&training, &evaluation],
         tree,
         order,
-        workspace,
         loader,
     ))
 }

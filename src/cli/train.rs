@@ -122,11 +122,11 @@ pub(super) fn start_run<B: Backend>(
     let start = Start::new_run(&recipe, &network)?;
     let run = create_run(run, &recipe)?;
     let class = class_of(backend, &recipe, &data, &start);
-    crate::train::train(
-        backend,
-        data.job(recipe, run, network, class, start, stop, order),
-        progress,
-    )
+    let job = Job {
+        walk: order,
+        ..data.job(recipe, run, network, class, start, stop)
+    };
+    crate::train::train(backend, job, progress)
 }
 
 fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
@@ -167,15 +167,10 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     if args.epochs.is_some() || args.iterations.is_some() {
         write_recipe(&run, &recipe)?;
     }
-    let job = data.job(
-        recipe,
-        run,
-        network,
-        class,
-        start,
-        stop,
-        args.walk.unwrap_or_default(),
-    );
+    let job = Job {
+        walk: args.walk.unwrap_or_default(),
+        ..data.job(recipe, run, network, class, start, stop)
+    };
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => crate::train::train(backend, job, &mut progress)).map(Some)
 }
@@ -314,7 +309,6 @@ impl Data {
         class: serde_json::Value,
         start: Start,
         stop: Stop,
-        walk: WalkOrder,
     ) -> Job {
         let preprocess = Preprocess::subtract_mean(self.training.manifest().mean_rgb);
         let validation = Some(self.validation);
@@ -328,7 +322,7 @@ impl Data {
             class,
             start,
             stop,
-            walk,
+            walk: WalkOrder::default(),
             flip: None,
         }
     }

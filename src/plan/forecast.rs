@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Plan, Tree, WalkOrder};
+use super::{Lowering, Plan, Tree, WalkOrder};
 
 /// Bytes by purpose. What is forecast here is what gets allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,17 +34,20 @@ pub struct Memory {
 const PROCESS_BYTES: u64 = 1 << 20;
 
 impl Memory {
-    /// A training run over `plan` with validation over `evaluation`; `workspace` is the back end's, `loader` the input
+    /// A training run over `plan` with validation over `evaluation`, both lowered by `lowering`; `loader` is the input
     /// pipeline's.
     pub fn training(
-        plan: &Plan,
-        evaluation: &Plan,
+        lowering: &dyn Lowering,
+        [plan, evaluation]: [&Plan; 2],
         tree: Tree,
         order: WalkOrder,
-        workspace: u64,
         loader: u64,
     ) -> Self {
         let flat = 4 * plan.flat_len as u64;
+        let weights = lowering.weight_bytes(plan);
+        let workspace = lowering
+            .workspace_bytes(plan)
+            .max(lowering.workspace_bytes(evaluation));
         let arena = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
         let activations = arena * order.arenas(tree.leaves()) as u64;
         // Hashes and checkpoints copy one array at a time to the host.
@@ -55,23 +58,11 @@ impl Memory {
             .max()
             .unwrap_or(0);
         let gradients = flat * tree.slots() as u64;
-        let device = flat + gradients + flat + activations + workspace;
+        let device = weights + gradients + flat + activations + workspace;
         Self {
             device,
-            ..Self::sum(flat, gradients, flat, activations, workspace + staging, loader)
+            ..Self::sum(weights, gradients, flat, activations, workspace + staging, loader)
         }
-    }
-
-    /// Inference over `plan`.
-    pub fn inference(plan: &Plan, workspace: u64, loader: u64) -> Self {
-        Self::sum(
-            4 * plan.flat_len as u64,
-            0,
-            0,
-            plan.arena_bytes as u64,
-            workspace,
-            loader,
-        )
     }
 
     fn sum(

@@ -197,4 +197,9 @@ pub trait Lowering {
 
     /// Bytes that the back end and its threads use beside arena and parameters.
     fn workspace_bytes(&self, plan: &Plan) -> u64;
+
+    /// Bytes of the weights, with any copy of them that the back end computes with.
+    fn weight_bytes(&self, plan: &Plan) -> u64 {
+        (plan.flat_len * size_of::<f32>()) as u64
+    }
 }

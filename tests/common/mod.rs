@@ -8,6 +8,7 @@ pub(crate) mod draw;
 pub(crate) mod exact;
 pub(crate) mod rig;
 pub(crate) mod sentinels;
+pub(crate) mod ten_steps;
 
 pub(crate) use cases::{Case, Images};
 pub(crate) use draw::Draw;

@@ -1,5 +1,7 @@
 //! A back end, a plan and its memory: what a test drives step by step.
 
+use std::ops::Range;
+
 use verydeep::backend::cpu::{Buffer, Cpu};
 use verydeep::backend::cuda::{Buffer as DeviceBuffer, Cuda};
 use verydeep::backend::reference::Reference;
@@ -93,6 +95,10 @@ impl Lowering for Like<'_> {
     fn workspace_bytes(&self, plan: &Plan) -> u64 {
         self.memory.workspace_bytes(plan)
     }
+
+    fn weight_bytes(&self, plan: &Plan) -> u64 {
+        self.memory.weight_bytes(plan)
+    }
 }
 
 /// Bytes behind the plan's arena, to catch what is written past its end.
@@ -120,7 +126,7 @@ impl<'a, B: Raw> Rig<'a, B> {
         backend.clear(&mut arena);
         Self {
             arena,
-            weights: backend.allocate_parameters(plan.flat_len).unwrap(),
+            weights: backend.allocate_weights(plan.flat_len).unwrap(),
             gradient: backend.allocate_parameters(plan.flat_len).unwrap(),
             backend,
             plan,
@@ -137,6 +143,19 @@ impl<'a, B: Raw> Rig<'a, B> {
         };
         self.backend
             .run(&self.plan, step, pass, memory, &self.params)
+            .unwrap();
+    }
+
+    /// Some passes of a micro-batch, by their places in the schedule.
+    pub(crate) fn walk(&mut self, passes: Range<usize>, images: &Images) {
+        let memory = Memory {
+            arena: &mut self.arena,
+            weights: &self.weights,
+            gradient: &mut self.gradient,
+            batch: images.batch(),
+        };
+        self.backend
+            .walk(&self.plan, passes, memory, &self.params)
             .unwrap();
     }
 

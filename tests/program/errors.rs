@@ -30,7 +30,7 @@ fn bad_flags_are_usage_errors() {
             "--config",
             "A",
             "--precision",
-            "bf16",
+            "fp8",
         ],
         &[
             "train", "--data", "x", "--run", "y", "--config", "A", "--reduce", "nccl",

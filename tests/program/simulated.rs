@@ -100,11 +100,11 @@ fn doctor_trains_on_simulated_devices() {
 }
 
 #[test]
-fn tf32_is_a_decision_of_the_run() {
+fn the_precision_is_a_decision_of_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let (fp32, tf32) = (path("fp32"), path("tf32"));
-    for (run, precision) in [(&fp32, "fp32"), (&tf32, "tf32")] {
+    let (fp32, tf32, bf16) = (path("fp32"), path("tf32"), path("bf16"));
+    for (run, precision) in [(&fp32, "fp32"), (&tf32, "tf32"), (&bf16, "bf16")] {
         let mut flags = small(shards(), run);
         flags.extend([
             "A",
@@ -118,6 +118,7 @@ fn tf32_is_a_decision_of_the_run() {
         self::run(&flags, "1");
     }
     assert_ne!(hashes(&fp32), hashes(&tf32));
+    assert_ne!(hashes(&fp32), hashes(&bf16));
     let recipe = std::fs::read_to_string(tf32.join("recipe.toml")).unwrap();
     assert!(recipe.contains("precision = \"tf32\""), "{recipe}");
     let resumed = tf32.to_str().unwrap();
@@ -136,6 +137,75 @@ fn tf32_is_a_decision_of_the_run() {
         said.contains("the CPU computes in single precision only"),
         "{said}"
     );
+}
+
+/// The way of a user, every command on the device, in bf16.
+#[test]
+fn everything_runs_on_the_simulated_device() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_folder = folder.path().join("run");
+    let trained = run_folder.to_str().unwrap();
+    let on_device = |arguments: &[&str]| {
+        let device = ["--device", "cuda:0", "--precision", "bf16"];
+        self::run(&[arguments, &device].concat(), "7")
+    };
+    let said = |output: Output| -> Value { serde_json::from_slice(&output.stdout).unwrap() };
+    let mut flags = small(shards(), &run_folder);
+    flags.extend([
+        "A",
+        "--batch-norm",
+        "--iterations",
+        "2",
+        "--cuda-graph",
+        "--folds",
+    ]);
+    on_device(&flags);
+    let validation = events(&run_folder, "validation").pop().unwrap();
+
+    let report = said(on_device(&[
+        "eval",
+        "--data",
+        shards(),
+        "--weights",
+        trained,
+        "--json",
+    ]));
+    assert_eq!(report["n"], validation["n"]);
+    assert_eq!(report["weights_sha256"][0], validation["weights_sha256"]);
+    let again = said(on_device(&[
+        "eval",
+        "--data",
+        shards(),
+        "--weights",
+        trained,
+        "--json",
+    ]));
+    assert_eq!(report["loss"], again["loss"]);
+
+    let image = crate::images::folder().join("val/class0/0.png");
+    let predict = [
+        "predict",
+        "--weights",
+        trained,
+        image.to_str().unwrap(),
+        "--top",
+        "4",
+        "--json",
+    ];
+    let predictions = said(on_device(&predict));
+    let top = predictions["predictions"][0]["top"].as_array().unwrap();
+    let sum: f64 = top
+        .iter()
+        .map(|class| class["probability"].as_f64().unwrap())
+        .sum();
+    assert!((sum - 1.0).abs() < 1e-6, "{predictions}");
+
+    for what in ["train", "infer"] {
+        let network = "--config A --width 0.0625 --fc 16 --crop 32 --batch 4 --steps 2".split(' ');
+        let flags: Vec<&str> = ["bench", what, "--json"].into_iter().chain(network).collect();
+        let report = said(on_device(&flags));
+        assert!(report["images_per_sec"].as_f64().unwrap() > 0.0, "{report}");
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Matrix products through cuBLASLt, in fp32 throughout.
+//! Matrix products through cuBLASLt; sums are f32, whatever the factors are.
 //!
 //! cuBLAS thinks in columns, we in rows: a row-major (m, n) matrix is a column-major (n, m) one. So `C = A B` in rows is
 //! asked for as `C^T = B^T A^T` in columns, with no data moved.
@@ -16,6 +16,7 @@ use cudarc::cublaslt::sys::{
 use cudarc::driver::CudaStream;
 
 use super::dnn::DevicePtr;
+use super::launch::Element;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
 
@@ -73,6 +74,10 @@ pub(super) enum Finish {
 /// `C (m, n) = A (m, k) B (k, n)`, all row-major and dense; a transposed factor lies in memory as (k, m) or (n, k).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Product {
+    /// Type of A and B.
+    pub(super) factors: Element,
+    /// Type of C and of the bias.
+    pub(super) result: Element,
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
@@ -88,7 +93,7 @@ pub(super) struct Matrices {
     pub(super) b: DevicePtr,
     /// Overwritten.
     pub(super) c: DevicePtr,
-    /// (n); ignored where [`Finish::None`].
+    /// (n), of C's type; ignored where [`Finish::None`].
     pub(super) bias: DevicePtr,
 }
 
@@ -106,14 +111,14 @@ impl ProductPlan {
     /// Takes the heuristics' first algorithm that needs no more than the workspace and does not split sums in an order
     /// that varies: a function of (cuBLAS's version, device, shape), never of a measurement.
     pub(super) fn new(blas: &Blas, precision: Precision, product: Product) -> Result<Self> {
-        let Product { m, n, k, .. } = product;
+        let Product { factors, m, n, k, .. } = product;
         let stored = |rows: usize, columns: usize, factor: Factor| match factor {
-            Factor::Plain => Layout::of_row_major(rows, columns),
-            Factor::Transposed => Layout::of_row_major(columns, rows),
+            Factor::Plain => Layout::of_row_major(factors, rows, columns),
+            Factor::Transposed => Layout::of_row_major(factors, columns, rows),
         };
         // B^T is the left factor of the column-major product.
         let (left, right) = (stored(k, n, product.b)?, stored(m, k, product.a)?);
-        let out = Layout::of_row_major(m, n)?;
+        let out = Layout::of_row_major(product.result, m, n)?;
         let description = Description::new(precision, product)?;
         let preference = PreferenceOf::new()?;
         // SAFETY: all of them live.
@@ -237,13 +242,12 @@ struct Layout(cublasLtMatrixLayout_t);
 unsafe impl Send for Layout {}
 
 impl Layout {
-    fn of_row_major(rows: usize, columns: usize) -> Result<Self> {
-        let made = lt::create_matrix_layout(
-            cudaDataType::CUDA_R_32F,
-            columns as u64,
-            rows as u64,
-            columns as i64,
-        );
+    fn of_row_major(element: Element, rows: usize, columns: usize) -> Result<Self> {
+        let element = match element {
+            Element::F32 => cudaDataType::CUDA_R_32F,
+            Element::Bf16 => cudaDataType::CUDA_R_16BF,
+        };
+        let made = lt::create_matrix_layout(element, columns as u64, rows as u64, columns as i64);
         made.map(Self).map_err(failed("describing a matrix"))
     }
 }

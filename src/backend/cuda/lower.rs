@@ -2,15 +2,25 @@
 
 use super::BLOCK_BYTES;
 use super::dnn::WORKSPACE_CAP;
-use super::launch::{INPUT_CHANNELS, column_sum_bytes};
+use super::launch::{Element, INPUT_CHANNELS, column_sum_bytes};
 use super::staging::{BatchLayout, Inbox};
-use crate::backend::Tensor;
+use crate::backend::{Precision, Tensor};
 use crate::error::{Error, Result};
 use crate::plan::{DataGradient, Epilogue, Footprint, Lowering, Plan, Region, Step, StepOp, ValueGradient};
 
 /// Plans for CUDA devices, where there need not be one: what a plan asks is the same on all of them.
 #[derive(Debug, Clone, Copy)]
-pub struct CudaLowering;
+pub struct CudaLowering {
+    /// Arithmetic of the passes.
+    pub precision: Precision,
+}
+
+impl CudaLowering {
+    /// The type of activations and of their gradients.
+    pub(super) fn element(self) -> Element {
+        Element::of(self.precision)
+    }
+}
 
 impl Lowering for CudaLowering {
     fn accepts(&self, op: StepOp) -> bool {
@@ -31,7 +41,8 @@ impl Lowering for CudaLowering {
     }
 
     fn footprint(&self, step: &Step) -> Footprint {
-        let value = f32s(step.batch * step.output.len());
+        let element = self.element();
+        let value = stored_as(step, element).bytes() * step.batch * step.output.len();
         let with_relu = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
         let channels = step.output.c;
         let plain = Footprint {
@@ -41,11 +52,11 @@ impl Lowering for CudaLowering {
         };
         match step.op {
             StepOp::Input => Footprint {
-                value: f32s(step.batch * step.output.plane() * INPUT_CHANNELS),
+                value: element.bytes() * step.batch * step.output.plane() * INPUT_CHANNELS,
                 ..Footprint::default()
             },
             StepOp::Conv { kernel, epilogue } => {
-                let filter = aligned(filter_bytes(step, kernel));
+                let filter = aligned(filter_bytes(step, element, kernel));
                 Footprint {
                     forward_scratch: filter,
                     backward_scratch: 2 * filter + column_sum_bytes(rows(step), channels, 1),
@@ -55,7 +66,7 @@ impl Lowering for CudaLowering {
                 }
             }
             StepOp::Linear { epilogue } => {
-                let flat = aligned(flat_bytes(step));
+                let flat = aligned(flat_bytes(step, element));
                 Footprint {
                     forward_scratch: flat,
                     backward_scratch: 2 * flat + column_sum_bytes(step.batch, channels, 1),
@@ -93,8 +104,8 @@ impl Lowering for CudaLowering {
             StepOp::Loss => Footprint {
                 // A loss and a rank per sample.
                 saved: 2 * step.batch * size_of::<u32>(),
-                forward_scratch: flat_bytes(step),
-                backward_scratch: flat_bytes(step),
+                forward_scratch: flat_bytes(step, element),
+                backward_scratch: flat_bytes(step, element),
                 gradient: 0,
                 backward_reads_value: true,
                 ..plain
@@ -105,6 +116,28 @@ impl Lowering for CudaLowering {
     /// What the plans of convolutions may ask for at most, the block of step parameters, and the inbox.
     fn workspace_bytes(&self, plan: &Plan) -> u64 {
         (WORKSPACE_CAP + BLOCK_BYTES + Inbox::SLOTS * BatchLayout::of(plan).bytes()) as u64
+    }
+
+    /// In bf16, products read a copy of the weights, rounded once per update.
+    fn weight_bytes(&self, plan: &Plan) -> u64 {
+        (plan.flat_len * (size_of::<f32>() + copy_bytes(self.element()))) as u64
+    }
+}
+
+/// Bytes per weight of the copy that products read; none where they read the weights.
+pub(super) fn copy_bytes(element: Element) -> usize {
+    match element {
+        Element::F32 => 0,
+        Element::Bf16 => element.bytes(),
+    }
+}
+
+/// The type of a step's value: posteriors are f32 always.
+fn stored_as(step: &Step, element: Element) -> Element {
+    if step.op == StepOp::Loss {
+        Element::F32
+    } else {
+        element
     }
 }
 
@@ -128,14 +161,14 @@ pub(super) fn input_pitch(step: &Step) -> usize {
 }
 
 /// Bytes of the filter of a convolution as cuDNN reads it, (K, R, S, pitch).
-pub(super) fn filter_bytes(step: &Step, kernel: usize) -> usize {
-    f32s(step.output.c * kernel * kernel * input_pitch(step))
+pub(super) fn filter_bytes(step: &Step, element: Element, kernel: usize) -> usize {
+    element.bytes() * step.output.c * kernel * kernel * input_pitch(step)
 }
 
 /// Bytes of the input of a fully connected layer (or the loss) in logical order, where it must be turned.
-pub(super) fn flat_bytes(step: &Step) -> usize {
+pub(super) fn flat_bytes(step: &Step, element: Element) -> usize {
     if step.input.plane() > 1 {
-        f32s(step.batch * step.input.len())
+        element.bytes() * step.batch * step.input.len()
     } else {
         0
     }
@@ -149,6 +182,7 @@ pub(super) fn rows(step: &Step) -> usize {
 /// A tensor as it is stored: (N, plane, pitch), of which the first `channels` of every pixel count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stored {
+    pub(super) element: Element,
     /// Byte in the arena.
     pub(super) offset: usize,
     pub(super) n: usize,
@@ -158,12 +192,14 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    pub(super) fn of(step: &Step, tensor: Tensor) -> Self {
+    /// In a plan whose activations are of type `element`.
+    pub(super) fn of(step: &Step, element: Element, tensor: Tensor) -> Self {
         let region = match tensor {
             Tensor::Value => step.memory.value,
             Tensor::Gradient => step.memory.gradient,
         };
         Self {
+            element: stored_as(step, element),
             offset: region.offset,
             n: step.batch,
             plane: step.output.plane(),
@@ -208,14 +244,21 @@ impl Stored {
         }
     }
 
-    /// From memory to (N, C, H, W).
-    pub(super) fn to_logical(self, stored: &[f32], logical: &mut [f32]) {
-        self.each(|l, s| logical[l] = stored[s]);
+    /// Bytes in memory.
+    pub(super) fn bytes(self) -> usize {
+        self.len() * self.element.bytes()
     }
 
-    /// From (N, C, H, W) to memory; the padding is left alone.
-    pub(super) fn store_logical(self, logical: &[f32], stored: &mut [f32]) {
-        self.each(|l, s| stored[s] = logical[l]);
+    /// From memory to (N, C, H, W).
+    pub(super) fn to_logical(self, stored: &[u8], logical: &mut [f32]) {
+        let bytes = self.element.bytes();
+        self.each(|l, s| logical[l] = self.element.read(&stored[s * bytes..][..bytes]));
+    }
+
+    /// From (N, C, H, W) to memory, rounded where its type is narrower; the padding is left alone.
+    pub(super) fn store_logical(self, logical: &[f32], stored: &mut [u8]) {
+        let bytes = self.element.bytes();
+        self.each(|l, s| self.element.write(logical[l], &mut stored[s * bytes..][..bytes]));
     }
 }
 
@@ -225,21 +268,29 @@ mod tests {
 
     #[test]
     fn logical_and_stored_order_are_inverse_maps() {
-        let at = Stored {
-            offset: 0,
-            n: 2,
-            plane: 5,
-            channels: 3,
-            pitch: 8,
-        };
-        let logical: Vec<f32> = (0..30).map(|i| i as f32).collect();
-        let mut stored = vec![-1.0; at.len()];
-        at.store_logical(&logical, &mut stored);
-        assert_eq!(stored.iter().filter(|&&value| value == -1.0).count(), 2 * 5 * 5);
-        // image 1, pixel 2, channel 1
-        assert_eq!(stored[(5 + 2) * 8 + 1], logical[(3 + 1) * 5 + 2]);
-        let mut back = vec![0.0; 30];
-        at.to_logical(&stored, &mut back);
-        assert_eq!(back, logical);
+        for element in [Element::F32, Element::Bf16] {
+            let at = Stored {
+                element,
+                offset: 0,
+                n: 2,
+                plane: 5,
+                channels: 3,
+                pitch: 8,
+            };
+            let logical: Vec<f32> = (0..30).map(|i| i as f32).collect();
+            let mut stored = vec![0xff; at.bytes()];
+            at.store_logical(&logical, &mut stored);
+            let element_at = |index: usize| {
+                let bytes = element.bytes();
+                element.read(&stored[index * bytes..][..bytes])
+            };
+            let untouched = (0..at.len()).filter(|&index| element_at(index).is_nan());
+            assert_eq!(untouched.count(), 2 * 5 * 5);
+            // image 1, pixel 2, channel 1
+            assert_eq!(element_at((5 + 2) * 8 + 1), logical[(3 + 1) * 5 + 2]);
+            let mut back = vec![0.0; 30];
+            at.to_logical(&stored, &mut back);
+            assert_eq!(back, logical);
+        }
     }
 }

@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaSlice, CudaStream, DevicePtr as _, DriverError};
+use half::bf16;
 
 use super::device::failed;
 use super::dnn::DevicePtr;
+use super::launch::Element;
 use crate::backend::Memory;
 use crate::error::{Error, Result};
 use crate::plan::{Pass, Plan, Region};
@@ -18,6 +20,8 @@ use crate::plan::{Pass, Plan, Region};
 pub struct Buffer {
     /// f32 elements; an arena is a whole number of them, too.
     slice: CudaSlice<f32>,
+    /// Of weights that products read in bf16: all of them, rounded. Whoever writes weights writes it, too.
+    copy: Option<CudaSlice<bf16>>,
     stream: Arc<CudaStream>,
 }
 
@@ -30,6 +34,7 @@ impl Buffer {
         let slice = unsafe { stream.alloc(elements) }.map_err(|why| refused(stream, what, bytes, &why))?;
         Ok(Self {
             slice,
+            copy: None,
             stream: Arc::clone(stream),
         })
     }
@@ -40,6 +45,21 @@ impl Buffer {
         let cleared = stream.memset_zeros(&mut buffer.slice);
         cleared.map_err(|why| failed(&device_of(stream), "clearing memory", &why))?;
         Ok(buffer)
+    }
+
+    /// Adds a copy of every element in bf16, all 0.
+    pub(super) fn with_bf16_copy(mut self, what: &str) -> Result<Self> {
+        let elements = self.len();
+        let copy = self.stream.alloc_zeros(elements);
+        let copy = copy.map_err(|why| refused(&self.stream, what, elements * size_of::<bf16>(), &why))?;
+        self.copy = Some(copy);
+        Ok(self)
+    }
+
+    /// The address of element `index` of the copy, where there is one.
+    pub(super) fn bf16_copy(&self, index: usize) -> Option<DevicePtr> {
+        let copy = self.copy.as_ref()?;
+        Some(copy.device_ptr(&self.stream).0 + (index * size_of::<bf16>()) as u64)
     }
 
     /// Elements of f32.
@@ -99,24 +119,44 @@ pub(super) struct Places {
     pub(super) input_gradient: Option<DevicePtr>,
     /// The step's arrays in the order of the plan.
     pub(super) weights: [DevicePtr; ARRAYS],
+    /// The same as products read them, in the type of the activations.
+    pub(super) factors: [DevicePtr; ARRAYS],
     /// Their gradients.
     pub(super) weight_gradients: [DevicePtr; ARRAYS],
 }
 
 impl Places {
-    pub(super) fn new(plan: &Plan, step: usize, pass: Pass, memory: &Memory<'_, Buffer>) -> Self {
+    /// Errors where products read bf16 and the weights have no copy in bf16.
+    pub(super) fn new(
+        plan: &Plan,
+        step: usize,
+        pass: Pass,
+        element: Element,
+        memory: &Memory<'_, Buffer>,
+    ) -> Result<Self> {
         let place = |region: Region| memory.arena.at(region.offset);
         let regions = plan.steps[step].memory;
         let mut weights = [0; ARRAYS];
+        let mut factors = [0; ARRAYS];
         let mut weight_gradients = [0; ARRAYS];
         for (i, parameter) in plan.parameters_of(step).iter().enumerate() {
             weights[i] = memory.weights.element(parameter.offset);
+            factors[i] = match element {
+                Element::F32 => weights[i],
+                Element::Bf16 => memory.weights.bf16_copy(parameter.offset).ok_or_else(|| {
+                    Error::invalid(
+                        "weights",
+                        "from allocate_weights, with a copy in bf16",
+                        "without one",
+                    )
+                })?,
+            };
             // In evaluation the leaf is empty; nothing is written to it then.
             if parameter.range().end <= memory.gradient.len() {
                 weight_gradients[i] = memory.gradient.element(parameter.offset);
             }
         }
-        Self {
+        Ok(Self {
             input: if step == 0 { 0 } else { place(plan.input_of(step)) },
             value: place(regions.value),
             saved: place(regions.saved),
@@ -127,7 +167,8 @@ impl Places {
             gradient: place(regions.gradient),
             input_gradient: plan.input_gradient_of(step).map(place),
             weights,
+            factors,
             weight_gradients,
-        }
+        })
     }
 }

@@ -58,6 +58,7 @@ pub struct Options {
 pub struct Cuda {
     facts: DeviceFacts,
     class: String,
+    lowering: CudaLowering,
     captures: bool,
     state: Mutex<Resources>,
 }
@@ -116,6 +117,9 @@ impl Cuda {
         launcher.synchronize()?;
         Ok(Self {
             class: class(&facts, libraries, options.precision)?,
+            lowering: CudaLowering {
+                precision: options.precision,
+            },
             captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
@@ -209,19 +213,23 @@ fn class(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Re
 
 impl Lowering for Cuda {
     fn accepts(&self, op: StepOp) -> bool {
-        CudaLowering.accepts(op)
+        self.lowering.accepts(op)
     }
 
     fn masks(&self, op: StepOp) -> bool {
-        CudaLowering.masks(op)
+        self.lowering.masks(op)
     }
 
     fn footprint(&self, step: &Step) -> Footprint {
-        CudaLowering.footprint(step)
+        self.lowering.footprint(step)
     }
 
     fn workspace_bytes(&self, plan: &Plan) -> u64 {
-        CudaLowering.workspace_bytes(plan)
+        self.lowering.workspace_bytes(plan)
+    }
+
+    fn weight_bytes(&self, plan: &Plan) -> u64 {
+        self.lowering.weight_bytes(plan)
     }
 }
 
@@ -257,10 +265,26 @@ impl Backend for Cuda {
         Buffer::zeroed(self.lock().launcher.stream(), "a vector of all parameters", bytes)
     }
 
+    fn allocate_weights(&self, elements: usize) -> Result<Buffer> {
+        let weights = self.allocate_parameters(elements)?;
+        match self.lowering.element() {
+            Element::F32 => Ok(weights),
+            Element::Bf16 => weights.with_bf16_copy("the weights in bf16"),
+        }
+    }
+
     fn write_parameters(&self, buffer: &mut Buffer, offset: usize, values: &[f32]) -> Result<()> {
         inside(buffer, offset..offset.saturating_add(values.len()))?;
-        // SAFETY: the range has just been checked.
-        unsafe { write(&self.lock().launcher, buffer.element(offset), values) }
+        let state = self.lock();
+        let at = buffer.element(offset);
+        // SAFETY: the range has just been checked; the copy is as long.
+        unsafe {
+            write(&state.launcher, at, values)?;
+            match buffer.bf16_copy(offset) {
+                Some(copy) => state.launcher.fp32_to_bf16(at, copy, values.len()),
+                None => Ok(()),
+            }
+        }
     }
 
     fn read_parameters(&self, buffer: &Buffer, offset: usize, values: &mut [f32]) -> Result<()> {
@@ -308,9 +332,9 @@ impl Backend for Cuda {
         arena: &Buffer,
         values: &mut [f32],
     ) -> Result<()> {
-        let at = lower::Stored::of(&plan.steps[step], tensor);
+        let at = lower::Stored::of(&plan.steps[step], self.lowering.element(), tensor);
         at.check(values.len(), &plan.steps[step])?;
-        let mut stored = vec![0.0f32; at.len()];
+        let mut stored = vec![0u8; at.bytes()];
         // SAFETY: the region holds the tensor.
         unsafe { read(&self.lock().launcher, arena.at(at.offset), &mut stored)? };
         at.to_logical(&stored, values);
@@ -325,9 +349,9 @@ impl Backend for Cuda {
         arena: &mut Buffer,
         values: &[f32],
     ) -> Result<()> {
-        let at = lower::Stored::of(&plan.steps[step], tensor);
+        let at = lower::Stored::of(&plan.steps[step], self.lowering.element(), tensor);
         at.check(values.len(), &plan.steps[step])?;
-        let mut stored = vec![0.0f32; at.len()];
+        let mut stored = vec![0u8; at.bytes()];
         at.store_logical(values, &mut stored);
         // SAFETY: the region holds the tensor.
         unsafe { write(&self.lock().launcher, arena.at(at.offset), &stored) }
@@ -401,6 +425,7 @@ impl Backend for Cuda {
         }
         let [weights, momentum, gradient] =
             [&*state.weights, &*state.momentum, state.gradient].map(|buffer| buffer.element(range.start));
+        let copy = state.weights.bf16_copy(range.start);
         let launcher = &resources.launcher;
         if !parameter.role.is_learned() {
             let micro_batches = rule.micro_batches as f32;
@@ -420,7 +445,8 @@ impl Backend for Cuda {
         let params = resources.block.at(0);
         // SAFETY: the ranges have just been checked.
         unsafe {
-            launcher.update_parameters([weights, momentum, gradient], None, range.len(), params, factors)
+            let arrays = [weights, momentum, gradient];
+            launcher.update_parameters(arrays, copy, range.len(), params, factors)
         }
     }
 
@@ -433,7 +459,7 @@ impl Backend for Cuda {
     }
 
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
-        let at = lower::Stored::of(&plan.steps[step], tensor);
+        let at = lower::Stored::of(&plan.steps[step], self.lowering.element(), tensor);
         let shape = Nhwc {
             n: at.n,
             h: at.plane,
@@ -442,7 +468,7 @@ impl Backend for Cuda {
         };
         self.lock().fold(|launcher, sum| {
             // SAFETY: the region holds the tensor.
-            unsafe { launcher.fold_nhwc(Element::F32, shape, at.pitch, arena.at(at.offset), sum) }
+            unsafe { launcher.fold_nhwc(at.element, shape, at.pitch, arena.at(at.offset), sum) }
         })
     }
 }

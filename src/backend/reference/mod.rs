@@ -6,6 +6,7 @@
 //! are compared by equality.
 
 mod batch_norm;
+mod bf16;
 mod conv;
 mod dropout;
 mod input;
@@ -38,6 +39,8 @@ use crate::shape::Chw;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reference<T> {
     fused: bool,
+    /// Whether tensors are rounded to bf16 where a back end keeps them in bf16; see [`bf16`].
+    bf16: bool,
     real: PhantomData<T>,
 }
 
@@ -46,6 +49,7 @@ impl<T: Real> Reference<T> {
     pub fn new() -> Self {
         Self {
             fused: false,
+            bf16: false,
             real: PhantomData,
         }
     }
@@ -54,8 +58,15 @@ impl<T: Real> Reference<T> {
     pub fn fused() -> Self {
         Self {
             fused: true,
-            real: PhantomData,
+            ..Self::new()
         }
+    }
+
+    /// Rounds to bf16 what the precision bf16 rounds, and nothing else: of convolutions and fully connected layers the
+    /// weights and biases before they are used, of every step the value and the data gradient, and the gradients of
+    /// filters. What stays as it is: the loss and the posteriors, statistics, the other gradients of parameters.
+    pub fn with_bf16_roundings(self) -> Self {
+        Self { bf16: true, ..self }
     }
 
     /// A tensor of one step, (N, C, H, W), at full precision.
@@ -136,10 +147,10 @@ impl<T: Real> Backend for Reference<T> {
         params: &StepParams,
     ) -> Result<()> {
         check_batch(plan, &plan.steps[step], memory.batch)?;
-        match pass {
-            Pass::Forward => passes::forward(plan, step, memory, params),
-            Pass::Backward => passes::backward(plan, step, memory, params),
+        if self.bf16 {
+            return bf16::run(plan, step, pass, memory, params);
         }
+        passes::run(plan, step, pass, memory, params)
     }
 
     fn read_tensor(

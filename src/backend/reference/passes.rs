@@ -14,8 +14,22 @@ use crate::backend::Memory;
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
+/// One pass of one step.
+pub(super) fn run<T: Real>(
+    plan: &Plan,
+    index: usize,
+    pass: Pass,
+    memory: Memory<'_, Vec<T>>,
+    params: &StepParams,
+) -> Result<()> {
+    match pass {
+        Pass::Forward => forward(plan, index, memory, params),
+        Pass::Backward => backward(plan, index, memory, params),
+    }
+}
+
 /// Input to value: overwrites the value and what the step keeps.
-pub(super) fn forward<T: Real>(
+fn forward<T: Real>(
     plan: &Plan,
     index: usize,
     memory: Memory<'_, Vec<T>>,
@@ -85,7 +99,7 @@ pub(super) fn forward<T: Real>(
 }
 
 /// Gradient of the value to gradients of input and parameters: overwrites both.
-pub(super) fn backward<T: Real>(
+fn backward<T: Real>(
     plan: &Plan,
     index: usize,
     memory: Memory<'_, Vec<T>>,

@@ -3,7 +3,7 @@
 use verydeep::backend::cuda::Options;
 use verydeep::plan::WalkOrder;
 
-use super::simulator::{calls, fail, reports};
+use super::simulator::{calls, fail, reports, seed};
 use super::training::train;
 
 #[test]
@@ -32,5 +32,22 @@ fn neither_graphs_nor_the_order_of_the_walk_change_a_bit() {
             unreachable!("two of each order");
         };
         assert!(captured < plain, "{what}: {captured} launches instead of {plain}");
+    }
+}
+
+/// Whatever the order that streams run in.
+#[test]
+fn twenty_orders_of_the_streams_give_the_same_bits() {
+    let mut weights = Vec::new();
+    for number in 0..20 {
+        seed(number);
+        let options = Options {
+            graphs: number % 2 == 1,
+            ..Options::default()
+        };
+        let order = WalkOrder::ALL[number as usize / 2 % 2];
+        weights.push(train(options, order, 2).unwrap().weights);
+        assert_eq!(weights[0], weights[number as usize], "seed {number}, {order}");
+        assert_eq!(reports(), 0, "seed {number}, {order}");
     }
 }

@@ -28,7 +28,7 @@ impl OneStep<'_> {
         let (cuda, plan, step) = (self.cuda, self.plan, self.step);
         let mut arena = cuda.allocate_arena(plan.arena_bytes).unwrap();
         let parameters = |values: &[f32]| -> Buffer {
-            let mut buffer = cuda.allocate_parameters(plan.flat_len).unwrap();
+            let mut buffer = cuda.allocate_weights(plan.flat_len).unwrap();
             cuda.write_parameters(&mut buffer, 0, values).unwrap();
             buffer
         };

@@ -29,6 +29,13 @@ pub(crate) fn fail(text: &str) {
     unsafe { fail(text.as_ptr()) };
 }
 
+/// Chooses another order of what streams leave open.
+pub(crate) fn seed(seed: u64) {
+    let begin: unsafe extern "C" fn(u64) = function(b"cudasim_seed\0");
+    // SAFETY: takes a number.
+    unsafe { begin(seed) };
+}
+
 /// Calls since [`fail`]: allocations, launches, copies, collectives, others.
 pub(crate) fn calls() -> [u64; 5] {
     let calls: unsafe extern "C" fn(*mut [u64; 5]) = function(b"cudasim_calls\0");

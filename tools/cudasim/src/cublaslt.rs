@@ -1,5 +1,5 @@
-//! The part of cuBLASLt 13 that `verydeep` calls: matrix products of f32 (factors as they are or
-//! rounded to TF32) with the epilogues bias and bias + ReLU.
+//! The part of cuBLASLt 13 that `verydeep` calls: matrix products of f32 (factors as they are or rounded to TF32) and of
+//! bf16 (to bf16 or f32), with the epilogues bias and bias + ReLU.
 //!
 //! Matrices are column-major: element (i, j) lies at i + j * ld.
 
@@ -14,7 +14,7 @@ use cudarc::cublaslt::sys::{
     cublasStatus_t as Status, cudaDataType,
 };
 
-use crate::library::{self, Access, Work};
+use crate::library::{self, Access, Float, Work};
 
 /// 13.0.0, as cublasLtGetVersion says it.
 const VERSION: usize = 130_000;
@@ -46,6 +46,7 @@ struct Description {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Layout {
+    float: Float,
     rows: usize,
     columns: usize,
     ld: usize,
@@ -53,7 +54,7 @@ struct Layout {
 
 impl Layout {
     fn bytes(self) -> usize {
-        (self.ld * (self.columns - 1) + self.rows) * size_of::<f32>()
+        (self.ld * (self.columns - 1) + self.rows) * self.float.bytes()
     }
 
     /// Rows and columns of op(A).
@@ -145,7 +146,17 @@ impl Product {
         if k != inner || [d.rows, d.columns] != [m, n] || c != d {
             return Err(INVALID);
         }
+        // Table "Supported data types" of cublasLtMatmul, with compute and scale type 32F.
+        match (a.float, b.float, d.float) {
+            (Float::F32, Float::F32, Float::F32) | (Float::Bf16, Float::Bf16, _) => {}
+            _ => return Err(UNSUPPORTED),
+        }
         Ok(Self { description, a, b, d })
+    }
+
+    /// A bias has the type of D, unless something else was said; nothing else is simulated.
+    fn bias_float(&self) -> Float {
+        self.d.float
     }
 
     fn has_bias(&self) -> bool {
@@ -160,10 +171,9 @@ impl Product {
     ///
     /// The addresses hold matrices of the layouts, and a bias of D's rows where there is one.
     unsafe fn run(&self, a: u64, b: u64, d: u64) {
-        let (a, b, d) = (a as *const f32, b as *const f32, d as *mut f32);
-        let bias = self.description.bias as *const f32;
         let [transposed_a, transposed_b] = self.description.transposed;
         let inner = self.a.shape(transposed_a)[1];
+        let factor = |value| f64::from((self.description.rounding)(value));
         for column in 0..self.d.columns {
             for row in 0..self.d.rows {
                 let mut sum = 0.0f64;
@@ -171,16 +181,16 @@ impl Product {
                     // SAFETY: the indices are inside the layouts.
                     let (x, y) = unsafe {
                         (
-                            *a.add(self.a.at(row, k, transposed_a)),
-                            *b.add(self.b.at(k, column, transposed_b)),
+                            self.a.float.read(a as usize, self.a.at(row, k, transposed_a)),
+                            self.b.float.read(b as usize, self.b.at(k, column, transposed_b)),
                         )
                     };
-                    let factor = |value| f64::from((self.description.rounding)(value));
                     sum += factor(x) * factor(y);
                 }
                 if self.has_bias() {
+                    let bias = self.description.bias as usize;
                     // SAFETY: one element per row.
-                    sum += f64::from(unsafe { *bias.add(row) });
+                    sum += f64::from(unsafe { self.bias_float().read(bias, row) });
                 }
                 let value = sum as f32;
                 let value = if self.has_relu() && value < 0.0 {
@@ -189,7 +199,11 @@ impl Product {
                     value
                 };
                 // SAFETY: the index is inside the layout.
-                unsafe { *d.add(self.d.at(row, column, false)) = value };
+                unsafe {
+                    self.d
+                        .float
+                        .write(d as usize, self.d.at(row, column, false), value)
+                };
             }
         }
     }
@@ -309,13 +323,16 @@ pub unsafe extern "C" fn cublasLtMatrixLayoutCreate(
     columns: u64,
     ld: i64,
 ) -> c_int {
-    if data_type != cudaDataType::CUDA_R_32F as c_int {
-        return UNSUPPORTED as c_int;
-    }
+    let float = match data_type {
+        _ if data_type == cudaDataType::CUDA_R_32F as c_int => Float::F32,
+        _ if data_type == cudaDataType::CUDA_R_16BF as c_int => Float::Bf16,
+        _ => return UNSUPPORTED as c_int,
+    };
     if rows == 0 || columns == 0 || ld < rows as i64 {
         return INVALID as c_int;
     }
     let made = Layout {
+        float,
         rows: rows as usize,
         columns: columns as usize,
         ld: ld as usize,
@@ -471,7 +488,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     if product.has_bias() {
         reads.push(access(
             product.description.bias,
-            product.d.rows * size_of::<f32>(),
+            product.d.rows * product.bias_float().bytes(),
         ));
     }
     let work = Work {

@@ -166,6 +166,12 @@ pub unsafe extern "C" fn cudasim_fail(text: *const std::ffi::c_char) {
     fail(&unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy());
 }
 
+/// Begins the scheduler's choices anew, as CUDASIM_SEED does when a process starts.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudasim_seed(seed: u64) {
+    Sim::lock().seed(seed);
+}
+
 /// Takes the reports out, so that the process can end well: for tests that break rules on purpose.
 pub fn take_reports() -> Vec<Report> {
     Sim::lock().take_reports()

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
+use half::bf16;
 
 use crate::api::current;
 use crate::faults::Call;
@@ -44,6 +45,49 @@ pub(crate) fn enqueue(stream: usize, work: Work) -> Result<(), CUresult> {
 pub(crate) fn can_start() -> bool {
     crate::wait::enter();
     current().is_some() && Sim::lock().faults.meet(Call::Other).is_ok()
+}
+
+/// The numbers of a tensor or matrix in memory. What is computed with them is wider; what is written is rounded once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Float {
+    F32,
+    /// The upper half of an f32.
+    Bf16,
+}
+
+impl Float {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 => 2,
+        }
+    }
+
+    /// # Safety
+    ///
+    /// `start` points to more than `index` of them.
+    pub(crate) unsafe fn read(self, start: usize, index: usize) -> f32 {
+        // SAFETY: the caller vouches for the memory.
+        unsafe {
+            match self {
+                Self::F32 => *(start as *const f32).add(index),
+                Self::Bf16 => (*(start as *const bf16).add(index)).to_f32(),
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Float::read`].
+    pub(crate) unsafe fn write(self, start: usize, index: usize, value: f32) {
+        // SAFETY: the caller vouches for the memory.
+        unsafe {
+            match self {
+                Self::F32 => *(start as *mut f32).add(index) = value,
+                Self::Bf16 => *(start as *mut bf16).add(index) = bf16::from_f32(value),
+            }
+        }
+    }
 }
 
 /// A factor as tensor cores multiply it: rounded to the 10 bits of fraction that TF32 keeps, ties away from zero.

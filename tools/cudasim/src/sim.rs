@@ -222,6 +222,11 @@ impl Sim {
         self.changed();
     }
 
+    /// Begins the random choices anew.
+    pub(crate) fn seed(&mut self, seed: u64) {
+        self.random = seed;
+    }
+
     /// A number below `n` (SplitMix64).
     pub(crate) fn draw(&mut self, n: usize) -> usize {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);

@@ -50,12 +50,12 @@ impl Run<'_> {
             w: kernel,
             c: step.input.c,
         };
-        let (from, to) = (self.at.weights[0], self.at.scratch);
+        let (from, to) = (self.at.factors[0], self.at.scratch);
         // SAFETY: the scratch begins with the filter's place.
         unsafe {
             self.resources
                 .launcher
-                .nhwc_from_nchw([Element::F32; 2], filters, input_pitch(step), from, to)?
+                .nhwc_from_nchw([self.element; 2], filters, input_pitch(step), from, to)?
         };
         Ok(to)
     }
@@ -66,7 +66,7 @@ impl Run<'_> {
             x: self.at.input,
             w,
             y: self.at.value,
-            bias: self.at.weights[1],
+            bias: self.at.factors[1],
         };
         let relu = epilogue != Epilogue::None;
         self.convolve(ConvPass::Forward { relu }, kernel, tensors)
@@ -74,7 +74,7 @@ impl Run<'_> {
 
     pub(super) fn conv_backward(&mut self, kernel: usize) -> Result<()> {
         let (step, at) = (self.step, self.at);
-        let filter = aligned(filter_bytes(step, kernel)) as u64;
+        let filter = aligned(filter_bytes(step, self.element, kernel)) as u64;
         let dw = at.scratch + filter;
         let sums = dw + filter;
         let mut tensors = ConvTensors {
@@ -98,8 +98,9 @@ impl Run<'_> {
         let [weight, bias, ..] = at.weight_gradients;
         // SAFETY: the leaf holds the step's arrays; the scratch holds two filters and the sums.
         unsafe {
-            launcher.nchw_from_nhwc([Element::F32; 2], filters, input_pitch(step), dw, weight)?;
-            launcher.bias_gradient(Element::F32, pixels, at.gradient, sums, bias)?;
+            let elements = [self.element, Element::F32];
+            launcher.nchw_from_nhwc(elements, filters, input_pitch(step), dw, weight)?;
+            launcher.bias_gradient(self.element, pixels, at.gradient, sums, bias)?;
         }
         if let Some(dx) = at.input_gradient {
             tensors.w = self.filter(kernel)?;

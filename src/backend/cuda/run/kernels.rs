@@ -2,7 +2,7 @@
 
 use super::{Run, input_shape};
 use crate::backend::cuda::dnn::DevicePtr;
-use crate::backend::cuda::launch::{BatchNorm, Dropout, Element, Nhwc, Rows};
+use crate::backend::cuda::launch::{BatchNorm, Dropout, Nhwc, Rows};
 use crate::backend::cuda::lower::{NORM_SAVED, flat_bytes, rows};
 use crate::backend::cuda::memory::Places;
 use crate::error::Result;
@@ -22,7 +22,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .finish_input(Element::F32, shape, &plan.preprocess, images, self.at.value)
+                .finish_input(self.element, shape, &plan.preprocess, images, self.at.value)
         }
     }
 
@@ -37,7 +37,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .relu_backward(Element::F32, value, gradient, gradient, elements)
+                .relu_backward(self.element, value, gradient, gradient, elements)
         }
     }
 
@@ -49,10 +49,9 @@ impl Run<'_> {
 
     pub(super) fn norm(&self) -> (Rows, BatchNorm) {
         let (step, at) = (self.step, self.at);
-        let channels = step.output.c;
         let [mean, rest, inverse, ..] = self.norm_saved();
         let norm = BatchNorm {
-            element: Element::F32,
+            element: self.element,
             x: at.input,
             mean,
             rest,
@@ -102,7 +101,7 @@ impl Run<'_> {
 
     pub(super) fn kernel_forward(&self) -> Result<()> {
         let (step, at) = (self.step, self.at);
-        let (launcher, element) = (&self.resources.launcher, Element::F32);
+        let (launcher, element) = (&self.resources.launcher, self.element);
         // SAFETY: input, value and saved state have the step's shapes.
         unsafe {
             match step.op {
@@ -121,7 +120,7 @@ impl Run<'_> {
         let Some(dx) = at.input_gradient else {
             return Ok(());
         };
-        let (element, masked) = (Element::F32, step.data_gradient == DataGradient::Masked);
+        let (element, masked) = (self.element, step.data_gradient == DataGradient::Masked);
         // SAFETY: gradients, value and saved state have the step's shapes.
         unsafe {
             match step.op {
@@ -146,7 +145,7 @@ impl Run<'_> {
         // SAFETY: input and value have one shape; the inbox holds the parameters.
         unsafe {
             let launcher = &self.resources.launcher;
-            launcher.dropout_forward(Element::F32, shape, dropout, self.at.input, self.at.value)
+            launcher.dropout_forward(self.element, shape, dropout, self.at.input, self.at.value)
         }
     }
 
@@ -157,7 +156,7 @@ impl Run<'_> {
             return Ok(());
         };
         let params = self.resources.inbox()?.params();
-        let (element, dropout) = (Element::F32, Dropout { p, layer, params });
+        let (element, dropout) = (self.element, Dropout { p, layer, params });
         // SAFETY: gradients and value have one shape; the inbox holds the parameters.
         unsafe {
             if step.data_gradient == DataGradient::Masked {
@@ -180,7 +179,7 @@ impl Run<'_> {
         unsafe {
             let launcher = &self.resources.launcher;
             let outputs = [value, losses, ranks];
-            launcher.softmax_cross_entropy_forward(Element::F32, samples, classes, input, labels, outputs)
+            launcher.softmax_cross_entropy_forward(self.element, samples, classes, input, labels, outputs)
         }
     }
 
@@ -190,14 +189,14 @@ impl Run<'_> {
         };
         let labels = self.resources.inbox()?.labels();
         let (samples, classes) = (self.step.batch, self.step.output.len());
-        let is_flat = flat_bytes(self.step) == 0;
+        let is_flat = flat_bytes(self.step, self.element) == 0;
         let to = if is_flat { dx } else { self.at.scratch };
         let shape = input_shape(self.step);
         let launcher = &self.resources.launcher;
         // SAFETY: value and gradient are (N, classes); the scratch has a place for a gradient that must be turned.
         unsafe {
             launcher.softmax_cross_entropy_backward(
-                Element::F32,
+                self.element,
                 samples,
                 classes,
                 self.at.value,
@@ -207,7 +206,7 @@ impl Run<'_> {
             if is_flat {
                 Ok(())
             } else {
-                launcher.nhwc_from_nchw([Element::F32; 2], shape, shape.c, to, dx)
+                launcher.nhwc_from_nchw([self.element; 2], shape, shape.c, to, dx)
             }
         }
     }

@@ -10,17 +10,17 @@ use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
 
 /// Every product of a plan's fully connected layers.
-pub(super) fn products(plan: &Plan) -> Vec<Product> {
+pub(super) fn products(plan: &Plan, element: Element) -> Vec<Product> {
     let mut products = Vec::new();
     for step in &plan.steps {
         let StepOp::Linear { epilogue } = step.op else {
             continue;
         };
-        products.push(forward_product(step, epilogue));
+        products.push(forward_product(step, element, epilogue));
         if plan.mode == Mode::Training {
-            products.push(weight_gradient_product(step));
+            products.push(weight_gradient_product(step, element));
             if step.data_gradient != DataGradient::None {
-                products.push(data_gradient_product(step));
+                products.push(data_gradient_product(step, element));
             }
         }
     }
@@ -28,8 +28,10 @@ pub(super) fn products(plan: &Plan) -> Vec<Product> {
 }
 
 /// y (N, out) = x (N, in) w^T, w as it is stored: (out, in).
-fn forward_product(step: &Step, epilogue: Epilogue) -> Product {
+fn forward_product(step: &Step, element: Element, epilogue: Epilogue) -> Product {
     Product {
+        factors: element,
+        result: element,
         m: step.batch,
         n: step.output.len(),
         k: step.input.len(),
@@ -43,9 +45,11 @@ fn forward_product(step: &Step, epilogue: Epilogue) -> Product {
     }
 }
 
-/// dw (out, in) = dy^T (out, N) x (N, in).
-fn weight_gradient_product(step: &Step) -> Product {
+/// dw (out, in) = dy^T (out, N) x (N, in): f32, as the leaf is.
+fn weight_gradient_product(step: &Step, element: Element) -> Product {
     Product {
+        factors: element,
+        result: Element::F32,
         m: step.output.len(),
         n: step.input.len(),
         k: step.batch,
@@ -56,8 +60,10 @@ fn weight_gradient_product(step: &Step) -> Product {
 }
 
 /// dx (N, in) = dy (N, out) w (out, in).
-fn data_gradient_product(step: &Step) -> Product {
+fn data_gradient_product(step: &Step, element: Element) -> Product {
     Product {
+        factors: element,
+        result: element,
         m: step.batch,
         n: step.input.len(),
         k: step.output.len(),
@@ -72,23 +78,23 @@ impl Run<'_> {
         let x = self.flat_input(self.at.scratch)?;
         let matrices = Matrices {
             a: x,
-            b: self.at.weights[0],
+            b: self.at.factors[0],
             c: self.at.value,
-            bias: self.at.weights[1],
+            bias: self.at.factors[1],
         };
-        self.multiply(forward_product(self.step, epilogue), matrices)
+        self.multiply(forward_product(self.step, self.element, epilogue), matrices)
     }
 
     /// x in logical order, (N, C * H * W); turned into `scratch` where it must be.
     pub(super) fn flat_input(&self, scratch: DevicePtr) -> Result<DevicePtr> {
-        if flat_bytes(self.step) == 0 {
+        if flat_bytes(self.step, self.element) == 0 {
             return Ok(self.at.input);
         }
         let shape = input_shape(self.step);
         // SAFETY: the scratch begins with a place for it.
         unsafe {
             self.resources.launcher.nchw_from_nhwc(
-                [Element::F32; 2],
+                [self.element; 2],
                 shape,
                 shape.c,
                 self.at.input,
@@ -100,12 +106,13 @@ impl Run<'_> {
 
     pub(super) fn linear_backward(&mut self) -> Result<()> {
         let (step, at) = (self.step, self.at);
-        let flat = aligned(flat_bytes(step)) as u64;
+        let flat = aligned(flat_bytes(step, self.element)) as u64;
         let (flat_dx, sums) = (at.scratch + flat, at.scratch + 2 * flat);
         let x = self.flat_input(at.scratch)?;
         let [weight, bias, ..] = at.weight_gradients;
         let product = |a, b, c| Matrices { a, b, c, bias: 0 };
-        self.multiply(weight_gradient_product(step), product(at.gradient, x, weight))?;
+        let of_weights = weight_gradient_product(step, self.element);
+        self.multiply(of_weights, product(at.gradient, x, weight))?;
         let samples = Rows {
             rows: step.batch,
             channels: step.output.len(),
@@ -113,15 +120,15 @@ impl Run<'_> {
         // SAFETY: the scratch ends with a place for the sums.
         unsafe {
             let launcher = &self.resources.launcher;
-            launcher.bias_gradient(Element::F32, samples, at.gradient, sums, bias)?;
+            launcher.bias_gradient(self.element, samples, at.gradient, sums, bias)?;
         }
         let Some(dx) = at.input_gradient else {
             return Ok(());
         };
         let to = if flat == 0 { dx } else { flat_dx };
         self.multiply(
-            data_gradient_product(step),
-            product(at.gradient, at.weights[0], to),
+            data_gradient_product(step, self.element),
+            product(at.gradient, at.factors[0], to),
         )?;
         if flat == 0 {
             return Ok(());
@@ -131,7 +138,7 @@ impl Run<'_> {
         unsafe {
             self.resources
                 .launcher
-                .nhwc_from_nchw([Element::F32; 2], shape, shape.c, flat_dx, dx)
+                .nhwc_from_nchw([self.element; 2], shape, shape.c, flat_dx, dx)
         }
     }
 

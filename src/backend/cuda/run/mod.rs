@@ -9,7 +9,7 @@ use self::linear::products;
 use super::Resources;
 use super::blas::{Product, ProductPlan, WORKSPACE_BYTES};
 use super::dnn::{ConvPass, ConvPlan, ConvShape};
-use super::launch::Nhwc;
+use super::launch::{Element, Nhwc};
 use super::memory::{Buffer, Places};
 use super::staging::{BatchLayout, Inbox};
 use crate::backend::Memory;
@@ -22,7 +22,7 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
     for (_, pass, shape) in convolutions(plan) {
         resources.plan_convolution(pass, shape)?;
     }
-    products(plan)
+    products(plan, Element::of(resources.precision))
         .into_iter()
         .try_for_each(|product| resources.plan_product(product))
 }
@@ -49,11 +49,9 @@ pub(super) fn run(
                 resources.receive(plan, &memory.batch, params)?;
             }
         }
-        (StepOp::Dropout { .. }, _) => {
+        (StepOp::Dropout { .. }, _) if !resources.make_room_for(layout)?.has_params(params) => {
             // As above.
-            if !resources.make_room_for(layout)?.has_params(params) {
-                resources.receive(plan, &memory.batch, params)?;
-            }
+            resources.receive(plan, &memory.batch, params)?;
         }
         _ => {}
     }
@@ -86,8 +84,14 @@ pub(super) fn run_received(
     memory: &Memory<'_, Buffer>,
 ) -> Result<()> {
     let step = &plan.steps[index];
-    let at = Places::new(plan, index, pass, memory);
-    let mut run = Run { resources, step, at };
+    let element = Element::of(resources.precision);
+    let at = Places::new(plan, index, pass, element, memory)?;
+    let mut run = Run {
+        resources,
+        step,
+        element,
+        at,
+    };
     // A ReLU in the step whose gradient nobody has masked yet.
     let relu_left = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
     match (step.op, pass) {
@@ -132,6 +136,8 @@ fn input_shape(step: &Step) -> Nhwc {
 struct Run<'a> {
     resources: &'a mut Resources,
     step: &'a Step,
+    /// Type of activations, of their gradients, and of what is multiplied.
+    element: Element,
     at: Places,
 }
 

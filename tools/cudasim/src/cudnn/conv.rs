@@ -1,5 +1,5 @@
-//! What the simulated cuDNN computes: plain loops in f64, rounded once to f32. Engines differ in what
-//! they do to the factors before.
+//! What the simulated cuDNN computes: plain loops in f64, rounded once to f32, and to the tensor's type where that is
+//! narrower. Engines differ in what they do to the factors before.
 //!
 //! Tensors are addressed by strides, so that any layout is right; the order of the sums is fixed.
 
@@ -15,25 +15,23 @@ pub(super) struct Geometry {
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
     pub(super) tensor: &'a Tensor,
-    pub(super) elements: *mut f32,
+    /// Address of the first.
+    pub(super) start: usize,
     /// What becomes of an element that is a factor of a product.
     pub(super) rounding: fn(f32) -> f32,
 }
 
 impl View<'_> {
-    fn at(&self, index: [i64; 4]) -> *mut f32 {
-        let offset: i64 = index
-            .iter()
-            .zip(self.tensor.strides)
-            .map(|(i, stride)| i * stride)
-            .sum();
-        // SAFETY: the index is below the tensor's dimensions, and the whole tensor was checked to lie in one allocation.
-        unsafe { self.elements.offset(offset as isize) }
+    fn offset(&self, index: [i64; 4]) -> usize {
+        let strides = self.tensor.strides;
+        let offset: i64 = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        offset as usize
     }
 
     pub(super) fn get(&self, index: [i64; 4]) -> f32 {
-        // SAFETY: as for `at`; the simulator runs one operation at a time.
-        unsafe { *self.at(index) }
+        // SAFETY: the index is below the tensor's dimensions, and the whole tensor was checked to lie in one allocation;
+        // the simulator runs one operation at a time.
+        unsafe { self.tensor.float.read(self.start, self.offset(index)) }
     }
 
     /// An element as a factor, in f64: products of two are exact.
@@ -43,7 +41,7 @@ impl View<'_> {
 
     pub(super) fn set(&self, index: [i64; 4], value: f32) {
         // SAFETY: as for `get`.
-        unsafe { *self.at(index) = value }
+        unsafe { self.tensor.float.write(self.start, self.offset(index), value) }
     }
 }
 

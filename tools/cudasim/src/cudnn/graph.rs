@@ -9,11 +9,13 @@ use cudarc::cudnn::sys::{
 
 use super::conv::{self, Geometry, View, indices};
 use super::descriptor::{Descriptor, Id};
+use crate::library::Float;
 
 /// A tensor descriptor, read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tensor {
     pub(super) uid: i64,
+    pub(super) float: Float,
     /// N, C, H, W of a value; K, C, R, S of a filter.
     pub(super) dims: [i64; 4],
     pub(super) strides: [i64; 4],
@@ -30,7 +32,7 @@ impl Tensor {
             .zip(self.strides)
             .map(|(dim, stride)| (dim - 1) * stride)
             .sum();
-        (last as usize + 1) * size_of::<f32>()
+        (last as usize + 1) * self.float.bytes()
     }
 }
 
@@ -235,13 +237,17 @@ pub(super) fn tensor(from: &Descriptor) -> Result<Tensor, Refusal> {
         from.integers(name as u32)
             .and_then(|values| values.first().copied())
     };
-    let data_type = from.word(Name::CUDNN_ATTR_TENSOR_DATA_TYPE as u32);
-    if data_type != Some(cudnnDataType_t::CUDNN_DATA_FLOAT as u32) {
-        return Err(format!(
-            "tensor of data type {data_type:?}: only fp32 is simulated"
-        ));
-    }
+    let float = match from.word(Name::CUDNN_ATTR_TENSOR_DATA_TYPE as u32) {
+        Some(word) if word == cudnnDataType_t::CUDNN_DATA_FLOAT as u32 => Float::F32,
+        Some(word) if word == cudnnDataType_t::CUDNN_DATA_BFLOAT16 as u32 => Float::Bf16,
+        other => {
+            return Err(format!(
+                "tensor of data type {other:?}: fp32 and bf16 are simulated"
+            ));
+        }
+    };
     let tensor = Tensor {
+        float,
         uid: one(Name::CUDNN_ATTR_TENSOR_UNIQUE_ID).ok_or("CUDNN_ATTR_TENSOR_UNIQUE_ID is not set")?,
         dims: four(Name::CUDNN_ATTR_TENSOR_DIMENSIONS)?,
         strides: four(Name::CUDNN_ATTR_TENSOR_STRIDES)?,
@@ -391,14 +397,14 @@ impl Program {
 struct Memory {
     addresses: HashMap<i64, usize>,
     /// Of the virtual tensors.
-    scratch: Vec<Vec<f32>>,
+    scratch: Vec<Vec<u64>>,
     rounding: fn(f32) -> f32,
 }
 
 impl Memory {
     fn make_room_for(&mut self, tensor: &Tensor) {
         if tensor.is_virtual {
-            let mut room = vec![0.0f32; tensor.span() / size_of::<f32>()];
+            let mut room = vec![0u64; tensor.span().div_ceil(size_of::<u64>())];
             self.addresses.insert(tensor.uid, room.as_mut_ptr() as usize);
             self.scratch.push(room);
         }
@@ -407,7 +413,7 @@ impl Memory {
     fn view<'a>(&self, tensor: &'a Tensor) -> View<'a> {
         View {
             tensor,
-            elements: self.addresses[&tensor.uid] as *mut f32,
+            start: self.addresses[&tensor.uid],
             rounding: self.rounding,
         }
     }

@@ -1,0 +1,176 @@
+//! Ten steps of training on two back ends, each from the first one's weights.
+
+use verydeep::backend::{State, Tensor};
+use verydeep::plan::{Mode, Pass, StepOp, StepParams, UpdateRule};
+
+use super::cases::networks;
+use super::rig::{Raw, Rig};
+use super::{Case, Draw, Images};
+
+/// How far apart two back ends may be, in a whole micro-batch (DESIGN.md section 9).
+#[derive(Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Of the loss, relative.
+    loss: f64,
+    /// Of the gradient of every layer, relative to its norm.
+    gradient: f64,
+    /// How many of a network's gradients must keep to that, of all layers and steps: a number that rounds apart may
+    /// decide which way a ReLU or a maximum goes, and then much more differs than was rounded.
+    share: f64,
+    /// Whether finished inputs are equal to the bit.
+    same_inputs: bool,
+}
+
+pub(crate) const FP32: Bounds = Bounds {
+    loss: 1e-5,
+    gradient: 1e-4,
+    share: 1.0,
+    same_inputs: true,
+};
+
+/// Against a reference with the same roundings.
+pub(crate) const BF16: Bounds = Bounds {
+    loss: 1e-3,
+    gradient: 1e-4,
+    share: 0.6,
+    same_inputs: true,
+};
+
+/// Only the loss: gradients of networks as small as these differ by 4 to 50 % of their norm between fp32 and bf16,
+/// whoever computes them; the device's are the reference's (`BF16`).
+pub(crate) const BF16_AGAINST_FP32: Bounds = Bounds {
+    loss: 5e-2,
+    gradient: f64::INFINITY,
+    share: 1.0,
+    same_inputs: false,
+};
+
+/// Every kind of network of the paper, small, with dropout.
+pub(crate) fn agree<A: Raw, B: Raw>(first: &A, second: &B, bounds: Bounds) {
+    let mut draw = Draw::new();
+    for case in networks(1.0 / 16.0, Mode::Training) {
+        train(&mut draw, &case, first, second, bounds);
+    }
+}
+
+fn train<A: Raw, B: Raw>(draw: &mut Draw, case: &Case, first: &A, second: &B, bounds: Bounds) {
+    let rule = UpdateRule {
+        momentum: 0.9,
+        weight_decay: 5e-4,
+        bias_decay: 1.0,
+        bias_lr: 1.0,
+        batch: case.batch,
+        micro_batches: 1,
+    };
+    let mut params = StepParams {
+        seed: draw.bits(),
+        step: 0,
+        position: 0,
+        learning_rate: 1e-3,
+    };
+    let mut first = Rig::new(first, first, case, params);
+    let mut second = Rig::new(second, second, case, params);
+    let mut weights = draw.parameters(&case.network);
+    first.set_weights(&weights);
+    let mut gradients = Vec::new();
+    let mut momentum = first.backend.allocate_parameters(weights.len()).unwrap();
+    for step in 0..10 {
+        params.step = step;
+        params.position = step * case.batch as u64;
+        (first.params, second.params) = (params, params);
+        second.set_weights(&weights);
+        let images = Images::new(draw, case);
+        let what = format!("{}, step {step}", case.name);
+        let dropouts = (forward(&mut first, &images), forward(&mut second, &images));
+        same_masks(&what, &dropouts.0, &dropouts.1);
+        compare_values(&what, &first, &second, bounds);
+        first.walk(first.plan.steps.len()..first.plan.passes(), &images);
+        second.walk(second.plan.steps.len()..second.plan.passes(), &images);
+        gradients.extend(compare_gradients(&first, &second, bounds));
+        for parameter in 0..first.plan.parameters.len() {
+            let state = State {
+                weights: &mut first.weights,
+                momentum: &mut momentum,
+                gradient: &first.gradient,
+            };
+            first
+                .backend
+                .update(&first.plan, parameter, &rule, &params, state)
+                .unwrap();
+        }
+        first
+            .backend
+            .read_parameters(&first.weights, 0, &mut weights)
+            .unwrap();
+    }
+    let far: Vec<&String> = gradients.iter().flatten().collect();
+    let near = gradients.len() - far.len();
+    assert!(
+        near as f64 >= bounds.share * gradients.len() as f64,
+        "{}: {near} of {} gradients are near: {far:#?}",
+        case.name,
+        gradients.len()
+    );
+}
+
+/// After the forward passes: inputs and losses.
+fn compare_values<A: Raw, B: Raw>(what: &str, first: &Rig<A>, second: &Rig<B>, bounds: Bounds) {
+    if bounds.same_inputs {
+        let inputs = (first.get(0, Tensor::Value), second.get(0, Tensor::Value));
+        assert!(inputs.0 == inputs.1, "{what}: inputs differ");
+    }
+    let loss = |losses: Vec<f32>| losses.into_iter().map(f64::from).sum::<f64>();
+    let losses = (loss(first.outcomes().0), loss(second.outcomes().0));
+    assert!(
+        (losses.0 - losses.1).abs() <= bounds.loss * losses.0,
+        "{what}: losses {losses:?}"
+    );
+}
+
+/// After the backward passes: the layers whose gradients are too far apart, and by how much.
+fn compare_gradients<A: Raw, B: Raw>(first: &Rig<A>, second: &Rig<B>, bounds: Bounds) -> Vec<Option<String>> {
+    let norm = |values: &[f64]| values.iter().map(|x| x * x).sum::<f64>().sqrt();
+    let mut layers = Vec::new();
+    // Per layer: the gradient of a bias before batch norm is 0, and what is computed of it is rounding.
+    for bucket in &first.plan.buckets {
+        let gradient = |array: &dyn Fn(usize) -> Vec<f32>| -> Vec<f64> {
+            bucket.parameters.clone().flat_map(array).map(f64::from).collect()
+        };
+        let (a, b) = (
+            gradient(&|i| first.parameter_gradient(i)),
+            gradient(&|i| second.parameter_gradient(i)),
+        );
+        let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+        let (error, size) = (norm(&difference), norm(&a));
+        let is_near = error <= bounds.gradient * size;
+        let name = &first.plan.steps[bucket.step].name;
+        layers.push((!is_near).then(|| format!("{name}: error {error:e} of norm {size:e}")));
+    }
+    layers
+}
+
+/// What comes into a dropout, and what comes out.
+type Dropped = [Vec<f32>; 2];
+
+/// The forward passes, and every dropout among them: later passes reuse the memory.
+fn forward<B: Raw>(rig: &mut Rig<B>, images: &Images) -> Vec<Dropped> {
+    let mut dropouts = Vec::new();
+    for step in 0..rig.plan.steps.len() {
+        rig.run(step, Pass::Forward, images);
+        if let StepOp::Dropout { .. } = rig.plan.steps[step].op {
+            dropouts.push([rig.get(step - 1, Tensor::Value), rig.get(step, Tensor::Value)]);
+        }
+    }
+    dropouts
+}
+
+/// Every dropout drops the same elements; where either back end has a 0 before it, nobody can tell.
+fn same_masks(what: &str, first: &[Dropped], second: &[Dropped]) {
+    assert_eq!(first.len(), second.len(), "{what}: dropouts");
+    for ([x, y], [other_x, other_y]) in first.iter().zip(second) {
+        let told = (0..x.len()).filter(|&i| x[i] != 0.0 && other_x[i] != 0.0);
+        for i in told {
+            assert_eq!(y[i] == 0.0, other_y[i] == 0.0, "{what}: mask of element {i}");
+        }
+    }
+}
