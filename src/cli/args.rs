@@ -134,15 +134,34 @@ pub(super) struct PlanArgs {
     /// Replicas: 1
     #[arg(long, value_name = "R", default_value_t = 1)]
     pub(super) replicas: usize,
-    /// Where it would run: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    pub(super) device: String,
+    /// Where it would run: cpu, cuda or cuda:N [default: cpu, and cuda with --gpu]
+    #[arg(long)]
+    pub(super) device: Option<String>,
+    /// Forecast the time of a training step on a GPU that need not be here: h200, h100, a100, rtx3090, v100, p100 or
+    /// titanx
+    #[arg(long, value_name = "GPU")]
+    pub(super) gpu: Option<String>,
+    /// Arithmetic of that forecast [default: fp32]
+    #[arg(long, requires = "gpu")]
+    pub(super) precision: Option<ForecastPrecision>,
     /// Threads of the CPU [default: all cores]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ForecastPrecision {
+    /// IEEE single precision, on CUDA cores
+    Fp32,
+    /// Factors of products are rounded to TF32 on tensor cores
+    Tf32,
+    /// bf16 tensors
+    Bf16,
+    /// fp16 tensors: this program does not train in them; for comparison with other programs on GPUs without bf16
+    Fp16,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ mod bench;
 mod compute;
 mod doctor;
 mod eval;
+mod forecast_gpu;
 mod inspect;
 mod output;
 mod pack;

@@ -6,6 +6,7 @@ mod doctor;
 mod errors;
 mod evaluation;
 mod exactness;
+mod forecast;
 mod images;
 mod interruption;
 mod planted;
