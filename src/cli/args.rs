@@ -423,8 +423,30 @@ pub(super) enum BenchCommand {
     Train(BenchStepArgs),
     /// Forward passes on synthetic images
     Infer(BenchStepArgs),
+    /// Every step of the network, part by part: forward, data gradient, filter gradient
+    Layers(BenchLayersArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchLayersArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Images of the micro-batch that is timed
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Times that each pass is sampled; medians are reported
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) repeats: usize,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,9 @@ use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::{Cuda, Options};
+use crate::bench;
 use crate::error::{Error, Result};
+use crate::plan::Rates;
 
 /// The devices that this program computes on.
 pub(super) enum Device {
@@ -84,6 +86,16 @@ impl Device {
     }
 }
 
+impl Device {
+    /// What it reaches, measured now: products in its precision, and copies of its memory.
+    pub(super) fn rates(&self, threads: usize) -> Result<Rates> {
+        match self {
+            Self::Cpu(_) => Ok(bench::rates(threads)),
+            Self::Cuda(device) => device.measure_rates(),
+        }
+    }
+}
+
 /// Where NVIDIA's libraries are looked for first: as said, or as the variable says, in the manner of PATH.
 pub(super) fn library_folders(said: Option<&Path>) -> Vec<PathBuf> {
     match (said, std::env::var_os("VERYDEEP_CUDA_LIBS")) {
@@ -113,6 +125,14 @@ impl ComputeArgs {
         match self.precision {
             None | Some(PrecisionArg::Fp32) => Precision::Fp32,
             Some(PrecisionArg::Tf32) => Precision::Tf32,
+        }
+    }
+
+    /// Bytes of an element of a tensor.
+    pub(super) fn element_bytes(&self) -> u64 {
+        match self.precision() {
+            Precision::Fp32 | Precision::Tf32 => 4,
+            Precision::Bf16 => 2,
         }
     }
 

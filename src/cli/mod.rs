@@ -3,6 +3,7 @@
 
 mod args;
 mod bench;
+mod bench_layers;
 mod compute;
 mod doctor;
 mod eval;
@@ -50,6 +51,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
+        Command::Bench(BenchCommand::Layers(args)) => bench_layers::layers(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),

@@ -8,10 +8,10 @@ use std::ffi::c_void;
 use cudarc::cublas::sys::cublasOperation_t as Operation;
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t, cublasLtMatmulAlgo_t,
-    cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasLtReductionScheme_t,
-    cudaDataType,
+    self, cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t, cublasLtMatmulAlgo_t,
+    cublasLtMatmulAlgoConfigAttributes_t, cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
+    cublasLtReductionScheme_t, cudaDataType,
 };
 use cudarc::driver::CudaStream;
 
@@ -140,6 +140,23 @@ impl ProductPlan {
             out,
             algorithm: found.algo,
         })
+    }
+
+    /// cuBLASLt's number of the algorithm (of which tile, stages and more are chosen besides), where it says it.
+    pub(super) fn algorithm_id(&self) -> Option<i32> {
+        let mut id = 0i32;
+        let mut written = 0;
+        // SAFETY: writes at most four bytes.
+        let said = unsafe {
+            sys::cublasLtMatmulAlgoConfigGetAttribute(
+                &raw const self.algorithm,
+                cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_ID,
+                (&raw mut id).cast(),
+                size_of::<i32>(),
+                &raw mut written,
+            )
+        };
+        (said == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS).then_some(id)
     }
 
     /// Enqueues the product.

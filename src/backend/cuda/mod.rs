@@ -19,6 +19,7 @@ pub mod launch;
 pub mod libraries;
 mod lower;
 mod memory;
+mod rates;
 mod run;
 pub mod simulator;
 mod staging;
@@ -42,7 +43,7 @@ use self::staging::{Inbox, read, write};
 use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
 use crate::network::batch_norm::MOMENTUM;
-use crate::plan::{Footprint, Lowering, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
+use crate::plan::{Footprint, Lowering, Part, Pass, Plan, Step, StepOp, StepParams, UpdateRule};
 
 /// How a device is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -214,6 +215,14 @@ impl Backend for Cuda {
 
     fn class(&self) -> String {
         self.class.clone()
+    }
+
+    fn algorithm(&self, plan: &Plan, step: usize, part: Part) -> String {
+        run::algorithm(&self.lock(), &plan.steps[step], part)
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.lock().launcher.synchronize()
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {

@@ -9,9 +9,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublas::sys::cublasOperation_t as Operation;
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulHeuristicResult_t as Heuristic, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasStatus_t as Status, cudaDataType,
+    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtMatmulAlgoConfigAttributes_t as Config,
+    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t as Heuristic,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t as Status, cudaDataType,
 };
 
 use crate::library::{self, Access, Work};
@@ -416,6 +416,30 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         }
     }
     status(outcome)
+}
+
+/// What an algorithm is made of: its number, which the simulated one has in its first word.
+///
+/// # Safety
+///
+/// `algorithm` points to an algorithm, `value` to `size` bytes, `written` to a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulAlgoConfigGetAttribute(
+    algorithm: *const u64,
+    attribute: c_int,
+    value: *mut c_void,
+    size: usize,
+    written: *mut usize,
+) -> c_int {
+    if attribute != Config::CUBLASLT_ALGO_CONFIG_ID as c_int || size != size_of::<i32>() {
+        return UNSUPPORTED as c_int;
+    }
+    // SAFETY: the caller vouches for all three.
+    unsafe {
+        value.cast::<i32>().write((*algorithm & 0xff) as i32);
+        *written = size;
+    }
+    0
 }
 
 /// D = alpha op(A) op(B) + beta C with alpha = 1, beta = 0 and the description's epilogue, on `stream`.

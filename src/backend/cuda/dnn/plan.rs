@@ -228,6 +228,11 @@ impl ConvPlan {
         Ok(Self { pass, accepted })
     }
 
+    /// cuDNN's number of the engine.
+    pub(crate) fn engine(&self) -> i64 {
+        self.accepted.engine
+    }
+
     /// Bytes of workspace.
     pub(crate) fn workspace(&self) -> usize {
         self.accepted.workspace

@@ -6,7 +6,7 @@ use crate::backend::cuda::blas::{Factor, Finish, Matrices, Product};
 use crate::backend::cuda::dnn::DevicePtr;
 use crate::backend::cuda::lower::{aligned, flat_bytes};
 use crate::error::Result;
-use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
+use crate::plan::{DataGradient, Epilogue, Mode, Part, Plan, Step, StepOp};
 
 /// Every product of a plan's fully connected layers.
 pub(super) fn products(plan: &Plan) -> Vec<Product> {
@@ -24,6 +24,15 @@ pub(super) fn products(plan: &Plan) -> Vec<Product> {
         }
     }
     products
+}
+
+/// The product that computes one part of a fully connected layer.
+pub(super) fn product_of(step: &Step, epilogue: Epilogue, part: Part) -> Product {
+    match part {
+        Part::Forward => forward_product(step, epilogue),
+        Part::DataGradient => data_gradient_product(step),
+        Part::FilterGradient => weight_gradient_product(step),
+    }
 }
 
 /// y (N, out) = x (N, in) w^T, w as it is stored: (out, in).

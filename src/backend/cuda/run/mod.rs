@@ -14,7 +14,7 @@ use super::memory::{Buffer, Places};
 use super::staging::{BatchLayout, Inbox};
 use crate::backend::Memory;
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Epilogue, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
+use crate::plan::{Batch, Epilogue, Part, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
 /// Makes the library plans of every step, and the workspace and pinned memory that they need.
 pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
@@ -25,6 +25,33 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
     products(plan)
         .into_iter()
         .try_for_each(|product| resources.plan_product(product))
+}
+
+/// What computes one part of a step, for people.
+pub(super) fn algorithm(resources: &Resources, step: &Step, part: Part) -> String {
+    let described = match step.op {
+        StepOp::Conv { kernel, epilogue } => {
+            let key = conv::conv_key(step, kernel, epilogue, part);
+            let plan = resources.convolutions.get(&key);
+            plan.map(|plan| format!("cuDNN engine {}", plan.engine()))
+        }
+        StepOp::Linear { epilogue } => {
+            let product = linear::product_of(step, epilogue, part);
+            let plan = resources.products.get(&product);
+            plan.map(|plan| match plan.algorithm_id() {
+                Some(id) => format!("cuBLASLt algorithm {id}"),
+                None => "cuBLASLt".into(),
+            })
+        }
+        StepOp::Input
+        | StepOp::BatchNorm { .. }
+        | StepOp::Relu
+        | StepOp::Lrn
+        | StepOp::MaxPool
+        | StepOp::Dropout { .. }
+        | StepOp::Loss => Some("kernel of verydeep".into()),
+    };
+    described.unwrap_or_else(|| "not planned".into())
 }
 
 /// One pass of one step. What it needs of the micro-batch is received first.
