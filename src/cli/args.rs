@@ -284,7 +284,12 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Run")]
     pub(super) folds: Option<bool>,
-    /// Resume although the weights will not be the same to the bit
+    /// Compute as this file of `bench tune` says (or the recipe.toml of a run that has one); what it does not say, the
+    /// default rule does
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub(super) plans: Option<PathBuf>,
+    /// Go on although the weights will not be the same to the bit: resume a run of another equivalence class, or train
+    /// by the default rule where a plan file does not hold
     #[arg(long, help_heading = "Run")]
     pub(super) allow_drift: bool,
     /// Decide everything, print the recipe and the forecast, and stop
@@ -427,6 +432,31 @@ pub(super) enum BenchCommand {
     Layers(BenchLayersArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
+    /// Find the fastest engines and algorithms of NVIDIA's libraries for a network, and write them to a plan file
+    Tune(BenchTuneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchTuneArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Number of classes
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) classes: usize,
+    /// Images per micro-batch: plans are for one size
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) micro_batch: usize,
+    /// The plan file to write
+    #[arg(long, value_name = "FILE.json")]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

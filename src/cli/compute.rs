@@ -7,7 +7,8 @@ use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::libraries::Libraries;
-use crate::backend::cuda::{Cuda, Options};
+use crate::backend::cuda::plans::PlanFile;
+use crate::backend::cuda::{Cuda, Drift, Options};
 use crate::bench;
 use crate::error::{Error, Result};
 use crate::plan::Rates;
@@ -87,6 +88,17 @@ impl Device {
 }
 
 impl Device {
+    /// Computes as a plan file says from now on.
+    pub(super) fn follow(&self, plans: &PlanFile, drift: Drift) -> Result<()> {
+        match (self, drift) {
+            (Self::Cuda(device), _) => device.follow(plans, drift),
+            (Self::Cpu(_), Drift::Allow) => Ok(()),
+            (Self::Cpu(_), Drift::Refuse) => Err(Error::Usage(
+                "--plans: expected with --device cuda, found --device cpu; --allow-drift goes on without them".into(),
+            )),
+        }
+    }
+
     /// What it reaches, measured now: products in its precision, and copies of its memory.
     pub(super) fn rates(&self, threads: usize) -> Result<Rates> {
         match self {

@@ -12,6 +12,7 @@ mod inspect;
 mod output;
 mod pack;
 mod plan;
+mod plans;
 mod predict;
 mod progress;
 mod quickstart;
@@ -53,6 +54,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
         Command::Bench(BenchCommand::Layers(args)) => bench_layers::layers(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Bench(BenchCommand::Tune(args)) => plans::tune(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),
     }

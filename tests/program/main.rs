@@ -9,6 +9,7 @@ mod exactness;
 mod forecast;
 mod images;
 mod interruption;
+mod plans;
 mod planted;
 mod simulated;
 mod tool;

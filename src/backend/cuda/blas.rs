@@ -3,6 +3,8 @@
 //! cuBLAS thinks in columns, we in rows: a row-major (m, n) matrix is a column-major (n, m) one. So `C = A B` in rows is
 //! asked for as `C^T = B^T A^T` in columns, with no data moved.
 
+mod offered;
+
 use std::ffi::c_void;
 
 use cudarc::cublas::sys::cublasOperation_t as Operation;
@@ -18,6 +20,8 @@ use cudarc::driver::CudaStream;
 use super::dnn::DevicePtr;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
+
+pub(super) use self::offered::MOST_OFFERED;
 
 /// Workspace that a product may use: part of what the choice of the algorithm depends on.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
@@ -106,39 +110,24 @@ impl ProductPlan {
     /// Takes the heuristics' first algorithm that needs no more than the workspace and does not split sums in an order
     /// that varies: a function of (cuBLAS's version, device, shape), never of a measurement.
     pub(super) fn new(blas: &Blas, precision: Precision, product: Product) -> Result<Self> {
+        Ok(Self::offered(blas, precision, product, 1)?.swap_remove(0))
+    }
+
+    /// A product to be computed by an algorithm.
+    fn described(precision: Precision, product: Product, algorithm: cublasLtMatmulAlgo_t) -> Result<Self> {
         let Product { m, n, k, .. } = product;
         let stored = |rows: usize, columns: usize, factor: Factor| match factor {
             Factor::Plain => Layout::of_row_major(rows, columns),
             Factor::Transposed => Layout::of_row_major(columns, rows),
         };
-        // B^T is the left factor of the column-major product.
-        let (left, right) = (stored(k, n, product.b)?, stored(m, k, product.a)?);
-        let out = Layout::of_row_major(m, n)?;
-        let description = Description::new(precision, product)?;
-        let preference = PreferenceOf::new()?;
-        // SAFETY: all of them live.
-        let found = unsafe {
-            lt::get_matmul_algo_heuristic(
-                blas.handle,
-                description.0,
-                left.0,
-                right.0,
-                out.0,
-                out.0,
-                preference.0,
-            )
-        };
-        let found = found.map_err(|why| Error::Device {
-            device: "cuBLASLt".into(),
-            reason: format!("no algorithm for {product:?}: {:?}", why.0),
-        })?;
         Ok(Self {
             product,
-            description,
-            left,
-            right,
-            out,
-            algorithm: found.algo,
+            description: Description::new(precision, product)?,
+            // B^T is the left factor of the column-major product.
+            left: stored(k, n, product.b)?,
+            right: stored(m, k, product.a)?,
+            out: Layout::of_row_major(m, n)?,
+            algorithm,
         })
     }
 

@@ -9,6 +9,7 @@
 //! Everything is enqueued on one compute stream; images arrive on a copy stream of their own (`staging`).
 
 mod blas;
+mod choices;
 pub mod described;
 pub mod device;
 mod dnn;
@@ -19,13 +20,18 @@ pub mod launch;
 pub mod libraries;
 mod lower;
 mod memory;
+pub mod plans;
 mod rates;
 mod run;
 pub mod simulator;
 mod staging;
+mod timing;
+mod tune;
 
+pub use choices::Drift;
 pub use lower::CudaLowering;
 pub use memory::Buffer;
+pub use tune::Tuned;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,11 +40,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use self::blas::{Blas, Product, ProductPlan};
+use self::choices::Choices;
 use self::device::{DeviceFacts, failed};
 use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::graphs::Graphs;
 use self::launch::{DeviceStepParams, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
+use self::plans::MadeFor;
 use self::staging::{Inbox, read, write};
 use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
@@ -58,6 +66,7 @@ pub struct Options {
 pub struct Cuda {
     facts: DeviceFacts,
     class: String,
+    made_for: MadeFor,
     captures: bool,
     state: Mutex<Resources>,
 }
@@ -68,6 +77,7 @@ struct Resources {
     products: HashMap<Product, ProductPlan>,
     dnn: Target,
     precision: Precision,
+    choices: Choices,
     blas: Blas,
     graphs: Graphs,
     inbox: Option<Inbox>,
@@ -116,6 +126,7 @@ impl Cuda {
         launcher.synchronize()?;
         Ok(Self {
             class: class(&facts, libraries, options.precision)?,
+            made_for: made_for(&facts, libraries, options.precision)?,
             captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
@@ -123,6 +134,7 @@ impl Cuda {
                 products: HashMap::new(),
                 dnn,
                 precision: options.precision,
+                choices: Choices::default(),
                 blas,
                 graphs: Graphs::default(),
                 inbox: None,
@@ -190,6 +202,21 @@ fn class(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Re
         version(Library::Cudnn)?,
         version(Library::CublasLt)?
     ))
+}
+
+/// What a plan file that is made here holds for.
+fn made_for(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Result<MadeFor> {
+    let version = |library: Library| libraries.need(library).map(|found| found.version.to_string());
+    Ok(MadeFor {
+        program: env!("CARGO_PKG_VERSION").into(),
+        cudnn: version(Library::Cudnn)?,
+        cublaslt: version(Library::CublasLt)?,
+        device: facts.name.clone(),
+        multiprocessors: facts.multiprocessors,
+        precision,
+        convolution_workspace: dnn::WORKSPACE_CAP as u64,
+        product_workspace: blas::WORKSPACE_BYTES as u64,
+    })
 }
 
 impl Lowering for Cuda {

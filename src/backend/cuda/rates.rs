@@ -1,25 +1,19 @@
 //! What a device reaches, measured: the two rates that everything else is held against.
 
-use std::time::Instant;
-
 use cudarc::driver::result;
 
 use super::blas::{Factor, Finish, Matrices, Product, ProductPlan};
 use super::launch::Launcher;
 use super::memory::Buffer;
 use super::staging::write;
-use super::{Cuda, Resources};
+use super::{Cuda, Resources, timing};
 use crate::error::{Error, Result};
 use crate::plan::Rates;
 use crate::rng::{Purpose, Stream};
 
-/// A measurement is long enough when one sample lasts this many seconds.
-const SAMPLE_SECONDS: f64 = 0.01;
-/// Samples of a measurement; the best counts.
-const SAMPLES: usize = 5;
-/// Executions of a sample.
-const EXECUTIONS: usize = 4;
-/// Sides of the matrices: doubled until a sample is long enough.
+/// A measurement is long enough when one execution lasts this many seconds.
+const LONG_ENOUGH: f64 = 0.0025;
+/// Sides of the matrices: doubled until a product is long enough.
 const SIDES: std::ops::RangeInclusive<usize> = 256..=8192;
 /// Bytes of the copied block: doubled in the same way; the largest is far larger than any cache.
 const COPIES: std::ops::RangeInclusive<usize> = 4 << 20..=512 << 20;
@@ -36,31 +30,31 @@ impl Cuda {
     }
 }
 
-/// A rate, and the seconds of a sample that it was measured over.
-struct Rate {
-    per_second: f64,
-    sample: f64,
+/// What was done in how many seconds.
+struct Measured {
+    amount: usize,
+    seconds: f64,
 }
 
-/// The rate at the first size whose samples are long enough, at the largest one, or at the largest that memory is left
+/// The rate at the first size that takes long enough, at the largest one, or at the largest that memory is left
 /// for.
 fn grown(
     sizes: std::ops::RangeInclusive<usize>,
-    mut measure: impl FnMut(usize) -> Result<Rate>,
+    mut measure: impl FnMut(usize) -> Result<Measured>,
 ) -> Result<f64> {
     let mut size = *sizes.start();
-    let mut best = measure(size)?;
-    while best.sample < SAMPLE_SECONDS && 2 * size <= *sizes.end() {
+    let mut measured = measure(size)?;
+    while measured.seconds < LONG_ENOUGH && 2 * size <= *sizes.end() {
         size *= 2;
-        best = match measure(size) {
+        measured = match measure(size) {
             Err(Error::OutOfMemory { .. }) => break,
-            measured => measured?,
+            larger => larger?,
         };
     }
-    Ok(best.per_second)
+    Ok(measured.amount as f64 / measured.seconds)
 }
 
-fn matrix_rate(resources: &Resources, side: usize) -> Result<Rate> {
+fn matrix_rate(resources: &Resources, side: usize) -> Result<Measured> {
     let Resources {
         launcher,
         blas,
@@ -88,44 +82,36 @@ fn matrix_rate(resources: &Resources, side: usize) -> Result<Rate> {
         c: c.at(0),
         bias: 0,
     };
-    let flops = 2 * side * side * side;
-    sampled(launcher, flops, || {
+    let seconds = timing::seconds(launcher, || {
         // SAFETY: f32 matrices of that side, as large as those of any precision; the workspace is the device's, which
         // begins with room for products.
         unsafe { plan.execute(blas, launcher.stream(), matrices, workspace.at(0)) }
+    })?;
+    Ok(Measured {
+        amount: 2 * side * side * side,
+        seconds,
     })
 }
 
-fn copy_rate(launcher: &Launcher, bytes: usize) -> Result<Rate> {
+fn copy_rate(launcher: &Launcher, bytes: usize) -> Result<Measured> {
     let block = || Buffer::new(launcher.stream(), "a block that is copied", bytes);
     let (from, to) = (block()?, block()?);
     fill(launcher, &from)?;
-    sampled(launcher, 2 * bytes, || {
+    let seconds = timing::seconds(launcher, || {
         // SAFETY: two blocks of that size, which are freed on the same stream.
         let done =
             unsafe { result::memcpy_dtod_async(to.at(0), from.at(0), bytes, launcher.stream().cu_stream()) };
         launcher.check("copying on the device", done)
+    })?;
+    Ok(Measured {
+        amount: 2 * bytes,
+        seconds,
     })
-}
-
-/// The best of some samples, after an execution that is not measured.
-fn sampled(launcher: &Launcher, amount: usize, enqueue: impl Fn() -> Result<()>) -> Result<Rate> {
-    enqueue()?;
-    let mut sample = f64::INFINITY;
-    for _ in 0..SAMPLES {
-        launcher.synchronize()?;
-        let started = Instant::now();
-        (0..EXECUTIONS).try_for_each(|_| enqueue())?;
-        launcher.synchronize()?;
-        sample = sample.min(started.elapsed().as_secs_f64());
-    }
-    let per_second = (EXECUTIONS * amount) as f64 / sample;
-    Ok(Rate { per_second, sample })
 }
 
 /// Random numbers: how fast a device multiplies depends on the bits that it toggles. Every 4 bytes are one f32 in
 /// [-1, 1) and, at the same time, two bf16 in it.
-fn fill(launcher: &Launcher, buffer: &Buffer) -> Result<()> {
+pub(super) fn fill(launcher: &Launcher, buffer: &Buffer) -> Result<()> {
     const CHUNK: usize = 1 << 20;
     let mut stream = Stream::new(1, 0, Purpose::Synthetic, 1);
     let words: Vec<u32> = (0..CHUNK.min(buffer.len()))

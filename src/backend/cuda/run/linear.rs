@@ -8,18 +8,18 @@ use crate::backend::cuda::lower::{aligned, flat_bytes};
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Part, Plan, Step, StepOp};
 
-/// Every product of a plan's fully connected layers.
-pub(super) fn products(plan: &Plan) -> Vec<Product> {
+/// Every product of a plan's fully connected layers, with its step.
+pub(crate) fn products(plan: &Plan) -> Vec<(&Step, Product)> {
     let mut products = Vec::new();
     for step in &plan.steps {
         let StepOp::Linear { epilogue } = step.op else {
             continue;
         };
-        products.push(forward_product(step, epilogue));
+        products.push((step, forward_product(step, epilogue)));
         if plan.mode == Mode::Training {
-            products.push(weight_gradient_product(step));
+            products.push((step, weight_gradient_product(step)));
             if step.data_gradient != DataGradient::None {
-                products.push(data_gradient_product(step));
+                products.push((step, data_gradient_product(step)));
             }
         }
     }

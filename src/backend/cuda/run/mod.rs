@@ -5,10 +5,10 @@ mod kernels;
 mod linear;
 
 pub(super) use self::conv::convolutions;
-use self::linear::products;
+pub(super) use self::linear::products;
 use super::Resources;
-use super::blas::{Product, ProductPlan, WORKSPACE_BYTES};
-use super::dnn::{ConvPass, ConvPlan, ConvShape};
+use super::blas::{Product, WORKSPACE_BYTES};
+use super::dnn::{ConvPass, ConvShape};
 use super::launch::Nhwc;
 use super::memory::{Buffer, Places};
 use super::staging::{BatchLayout, Inbox};
@@ -24,7 +24,7 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
     }
     products(plan)
         .into_iter()
-        .try_for_each(|product| resources.plan_product(product))
+        .try_for_each(|(_, product)| resources.plan_product(product))
 }
 
 /// What computes one part of a step, for people.
@@ -168,7 +168,7 @@ impl Resources {
         if self.convolutions.contains_key(&(pass, shape)) {
             return Ok(());
         }
-        let plan = ConvPlan::new(&self.dnn, self.precision, pass, shape)?;
+        let plan = self.convolution_plan(pass, shape)?;
         if plan.workspace() > self.workspace.bytes() {
             // The stream frees the old one when it is done with it; graphs are not.
             self.graphs.clear();
@@ -180,7 +180,7 @@ impl Resources {
 
     fn plan_product(&mut self, product: Product) -> Result<()> {
         if !self.products.contains_key(&product) {
-            let plan = ProductPlan::new(&self.blas, self.precision, product)?;
+            let plan = self.product_plan(product)?;
             self.products.insert(product, plan);
         }
         debug_assert!(
