@@ -45,6 +45,9 @@ pub struct Chosen {
     pub workspace: usize,
     /// How many were offered before it.
     pub rank: usize,
+    /// Whether it is found again by engine and knobs when the heuristics are asked anew, as a run that follows a plan
+    /// file does.
+    pub found_again: bool,
 }
 
 impl DescribedDevice {
@@ -79,7 +82,10 @@ impl DescribedDevice {
                     chosen: chosen
                         .map(|accepted| {
                             let choice = candidates.choice(accepted.rank)?;
+                            let anew = Candidates::new(&self.0, precision, pass, shape)?;
+                            let again = anew.find(&self.0, &choice)?;
                             Ok::<_, Error>(Chosen {
+                                found_again: again.is_some_and(|again| again.rank == accepted.rank),
                                 engine: choice.engine,
                                 knobs: choice.knobs,
                                 workspace: accepted.workspace,

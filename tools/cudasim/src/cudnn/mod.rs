@@ -195,7 +195,8 @@ impl State {
                 let kind = Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR;
                 self.fill(to, kind, Payload::Knob(engine.knob()))?;
             }
-            Ok(1)
+            // The real one, too, says 0 to who only asks for the number.
+            Ok(room.min(1))
         } else if name == Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE as u32 {
             for (i, note) in engine.notes().iter().enumerate().take(room) {
                 // SAFETY: the caller said that `out` has room for that many notes.

@@ -2,7 +2,7 @@
 
 use cudarc::cudnn::sys::{
     cudnnBackendAttributeName_t as Name, cudnnBackendAttributeType_t as Type, cudnnBackendDescriptor_t,
-    cudnnBackendDescriptorType_t as Kind,
+    cudnnBackendDescriptorType_t as Kind, cudnnBackendKnobType_t as Knob,
 };
 
 use super::super::descriptor::Descriptor;
@@ -18,8 +18,8 @@ impl Candidate {
             Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES,
             Type::CUDNN_TYPE_BACKEND_DESCRIPTOR,
         );
-        let count = self.config.count(choices.0, choices.1)?;
-        let descriptors = (0..count)
+        // As many as there can be: asked for their number alone, cuDNN answers 0.
+        let descriptors = (0..Knob::CUDNN_KNOB_TYPE_COUNTS as usize)
             .map(|_| Descriptor::new(Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR))
             .collect::<Result<Vec<_>>>()?;
         // cuDNN fills descriptors that the caller made.
