@@ -100,14 +100,25 @@ judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
 judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
 judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
-judge!(cuda_on_the_simulated_device, simulated());
+judge!(cuda_on_the_simulated_device, cuda());
 
-/// A device of the simulator, which `cargo build --workspace` puts beside the tests.
-fn simulated() -> Cuda {
+/// The device that the CUDA back end is judged on: one of the simulator, which `cargo build --workspace` puts beside the
+/// tests, or a real one where VERYDEEP_TEST_DEVICE names it (`cuda:N`), with NVIDIA's libraries as VERYDEEP_CUDA_LIBS
+/// says. `tools/gpu-check` says both.
+fn cuda() -> Cuda {
     static SIMULATOR: Once = Once::new();
-    // SAFETY: the variable is set once, and whoever reads it comes here first.
-    SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-    Cuda::open(0, Libraries::load(&[]).unwrap(), Options::default()).unwrap()
+    let Ok(device) = std::env::var("VERYDEEP_TEST_DEVICE") else {
+        // SAFETY: the variable is set once, and whoever reads it comes here first.
+        SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
+        return Cuda::open(0, Libraries::load(&[]).unwrap(), Options::default()).unwrap();
+    };
+    let ordinal = device
+        .strip_prefix("cuda:")
+        .and_then(|number| number.parse().ok());
+    let ordinal = ordinal.expect("VERYDEEP_TEST_DEVICE: cuda:N");
+    let folders = std::env::var_os("VERYDEEP_CUDA_LIBS").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&folders).collect();
+    Cuda::open(ordinal, Libraries::load(&folders).unwrap(), Options::default()).unwrap()
 }
 
 #[test]
@@ -120,5 +131,5 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
 
 #[test]
 fn the_simulated_device_gives_the_bits_of_the_cpu() {
-    alike::to_the_bit(&Cpu::new(2).unwrap(), &simulated());
+    alike::to_the_bit(&Cpu::new(2).unwrap(), &cuda());
 }
