@@ -3,7 +3,8 @@
 //!
 //!     cudnn_plans LIBRARIES DEVICE.json PRECISION MICRO_BATCH
 //!
-//! One JSON object a line, for each pass of each convolution: what was offered and what training would take.
+//! One JSON object a line, for each pass of each convolution: what was offered and what training would take. Then the
+//! same, with `dense`, for the forward convolutions of dense evaluation: single images of several sizes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,8 +14,9 @@ use verydeep::backend::cuda::CudaLowering;
 use verydeep::backend::cuda::described::DescribedDevice;
 use verydeep::backend::cuda::libraries::Libraries;
 use verydeep::data::preprocess::Preprocess;
-use verydeep::network::{Config, Spec};
+use verydeep::network::{Builder, Config, Network, Op, Spec};
 use verydeep::plan::{Mode, Plan};
+use verydeep::shape::Chw;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -46,5 +48,44 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for planned in device.plan(&plans, precision)? {
         writeln!(out, "{}", serde_json::to_string(&planned)?)?;
     }
+    let mut dense = Vec::new();
+    for config in Config::all() {
+        let network = Spec::paper(config).build()?;
+        for (h, w) in DENSE_SIZES {
+            let network = convolutions_on(&network, Chw::new(3, h, w))?;
+            dense.push(Plan::new(
+                &network,
+                &preprocess,
+                1,
+                Mode::Evaluation,
+                &CudaLowering { precision },
+            )?);
+        }
+    }
+    for planned in device.plan(&dense, precision)? {
+        let mut line = serde_json::to_value(&planned)?;
+        line["dense"] = true.into();
+        writeln!(out, "{line}")?;
+    }
     Ok(())
+}
+
+/// Heights and widths of images as dense evaluation sees them: photographs of ImageNet rescaled to Q = 256, 384 and 512.
+const DENSE_SIZES: [(usize, usize); 4] = [(256, 341), (384, 384), (384, 512), (512, 683)];
+
+/// The layers before the first fully connected one, on images of another size.
+fn convolutions_on(network: &Network, image: Chw) -> Result<Network, Box<dyn std::error::Error>> {
+    let mut other = Builder::new(image);
+    for layer in &network.layers {
+        let name = layer.name.clone();
+        match layer.op {
+            Op::Conv { kernel } => other.conv(name, kernel, layer.output.c),
+            Op::BatchNorm => other.batch_norm(name),
+            Op::Relu => other.relu(name),
+            Op::Lrn => other.lrn(name),
+            Op::MaxPool => other.max_pool(name)?,
+            Op::Linear | Op::Dropout { .. } => break,
+        }
+    }
+    Ok(other.finish())
 }

@@ -102,22 +102,33 @@ judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
 judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
 judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
-judge!(cuda_on_the_simulated_device, simulated());
+judge!(cuda_on_the_simulated_device, cuda());
 
-/// A device of the simulator, which `cargo build --workspace` puts beside the tests.
-fn simulated() -> Cuda {
-    simulated_in(Precision::Fp32)
+/// The device that the CUDA back end is judged on: one of the simulator, which `cargo build --workspace` puts beside the
+/// tests, or a real one where VERYDEEP_TEST_DEVICE names it (`cuda:N`), with NVIDIA's libraries as VERYDEEP_CUDA_LIBS
+/// says. `tools/gpu-check` says both.
+fn cuda() -> Cuda {
+    cuda_in(Precision::Fp32)
 }
 
-fn simulated_in(precision: Precision) -> Cuda {
-    static SIMULATOR: Once = Once::new();
-    // SAFETY: the variable is set once, and whoever reads it comes here first.
-    SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
+fn cuda_in(precision: Precision) -> Cuda {
     let options = Options {
         precision,
         ..Options::default()
     };
-    Cuda::open(0, Libraries::load(&[]).unwrap(), options).unwrap()
+    static SIMULATOR: Once = Once::new();
+    let Ok(device) = std::env::var("VERYDEEP_TEST_DEVICE") else {
+        // SAFETY: the variable is set once, and whoever reads it comes here first.
+        SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
+        return Cuda::open(0, Libraries::load(&[]).unwrap(), options).unwrap();
+    };
+    let ordinal = device
+        .strip_prefix("cuda:")
+        .and_then(|number| number.parse().ok());
+    let ordinal = ordinal.expect("VERYDEEP_TEST_DEVICE: cuda:N");
+    let folders = std::env::var_os("VERYDEEP_CUDA_LIBS").unwrap_or_default();
+    let folders: Vec<_> = std::env::split_paths(&folders).collect();
+    Cuda::open(ordinal, Libraries::load(&folders).unwrap(), options).unwrap()
 }
 
 mod cuda_in_bf16_on_the_simulated_device {
@@ -125,30 +136,30 @@ mod cuda_in_bf16_on_the_simulated_device {
 
     #[test]
     fn every_operation_agrees_with_the_reference() {
-        agreement::on_every_operation(Judge::bf16(), &simulated_in(Precision::Bf16));
+        agreement::on_every_operation(Judge::bf16(), &cuda_in(Precision::Bf16));
     }
 
     #[test]
     fn whole_networks_agree_with_the_reference() {
-        agreement::on_whole_networks(Judge::bf16(), &simulated_in(Precision::Bf16));
+        agreement::on_whole_networks(Judge::bf16(), &cuda_in(Precision::Bf16));
     }
 
     #[test]
     fn every_pass_keeps_to_its_memory() {
-        sentinels::around_every_operation(&simulated_in(Precision::Bf16));
+        sentinels::around_every_operation(&cuda_in(Precision::Bf16));
     }
 
     #[test]
     fn ten_steps_agree_with_the_reference() {
         let rounding = Reference::<f32>::new().with_bf16_roundings();
-        ten_steps::agree(&rounding, &simulated_in(Precision::Bf16), ten_steps::BF16);
+        ten_steps::agree(&rounding, &cuda_in(Precision::Bf16), ten_steps::BF16);
     }
 
     #[test]
     fn ten_steps_agree_with_fp32() {
         ten_steps::agree(
             &Cpu::new(2).unwrap(),
-            &simulated_in(Precision::Bf16),
+            &cuda_in(Precision::Bf16),
             ten_steps::BF16_AGAINST_FP32,
         );
     }
@@ -156,7 +167,7 @@ mod cuda_in_bf16_on_the_simulated_device {
 
 #[test]
 fn ten_steps_of_the_simulated_device_agree_with_the_cpu() {
-    ten_steps::agree(&Cpu::new(2).unwrap(), &simulated(), ten_steps::FP32);
+    ten_steps::agree(&Cpu::new(2).unwrap(), &cuda(), ten_steps::FP32);
 }
 
 #[test]
@@ -169,5 +180,5 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
 
 #[test]
 fn the_simulated_device_gives_the_bits_of_the_cpu() {
-    alike::to_the_bit(&Cpu::new(2).unwrap(), &simulated());
+    alike::to_the_bit(&Cpu::new(2).unwrap(), &cuda());
 }

@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use crate::data::loader::SlotMemory;
 use crate::error::Result;
-use crate::plan::{Batch, Lowering, Pass, Plan, StepParams, UpdateRule};
+use crate::plan::{Batch, Lowering, Part, Pass, Plan, StepParams, UpdateRule};
 
 /// The memory that a step runs in.
 pub struct Memory<'a, Buffer> {
@@ -102,6 +102,15 @@ pub trait Backend: Lowering + Send + Sync {
 
     /// Copies out of a flat vector, from element `offset` on, into logical layout.
     fn read_parameters(&self, buffer: &Self::Buffer, offset: usize, values: &mut [f32]) -> Result<()>;
+
+    /// How one part of a step is computed, for people: an algorithm of this program's, or a library's engine. The plan
+    /// must be prepared.
+    fn algorithm(&self, plan: &Plan, step: usize, part: Part) -> String;
+
+    /// Waits until everything that was enqueued is done: what is timed ends here. Nothing to do where calls compute.
+    fn wait(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// Executes one pass of one step. Allocates nothing. On a device, the pass has only been asked for when this
     /// returns; the images of the batch have been read.

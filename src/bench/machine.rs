@@ -2,11 +2,48 @@
 
 use std::time::Instant;
 
-/// Single-precision FLOP/s that `threads` threads reach with nothing but fused multiply-adds on registers; the best of
-/// several short tries.
-pub fn peak_flops(threads: usize) -> f64 {
+use crate::plan::Rates;
+
+/// What `threads` threads of the CPU reach, the best of several short tries: single-precision FLOP/s with nothing but
+/// fused multiply-adds on registers, and bytes/s of copies between blocks larger than the caches, read and written
+/// together.
+pub fn rates(threads: usize) -> Rates {
     const TRIES: usize = 5;
-    (0..TRIES).map(|_| try_peak(threads)).fold(0.0, f64::max)
+    let mut blocks: Vec<CopyBlock> = (0..threads).map(|_| CopyBlock::new()).collect();
+    let flops = (0..TRIES).map(|_| try_peak(threads)).fold(0.0, f64::max);
+    let bandwidth = (0..TRIES).map(|_| try_copy(&mut blocks)).fold(0.0, f64::max);
+    Rates { flops, bandwidth }
+}
+
+/// What one thread copies, and where to: 64 MB each.
+struct CopyBlock {
+    from: Vec<f32>,
+    to: Vec<f32>,
+}
+
+impl CopyBlock {
+    const LEN: usize = 16 << 20;
+
+    /// Both touched, so that the system has given the pages.
+    fn new() -> Self {
+        Self {
+            from: vec![1.0; Self::LEN],
+            to: vec![2.0; Self::LEN],
+        }
+    }
+}
+
+fn try_copy(blocks: &mut [CopyBlock]) -> f64 {
+    let bytes = 2 * blocks.len() * CopyBlock::LEN * size_of::<f32>();
+    let started = Instant::now();
+    std::thread::scope(|scope| {
+        for block in blocks {
+            scope.spawn(|| {
+                std::hint::black_box(&mut block.to).copy_from_slice(std::hint::black_box(&block.from))
+            });
+        }
+    });
+    bytes as f64 / started.elapsed().as_secs_f64()
 }
 
 /// Independent chains of dependent multiply-adds, enough to hide the latency of one.

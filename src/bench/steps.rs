@@ -2,30 +2,31 @@
 
 use std::time::Instant;
 
+use super::median;
 use crate::backend::Backend;
 use crate::data::preprocess::{Flip, Preprocess};
 use crate::error::Result;
 use crate::exec::{Inference, Training, Unwatched};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::plan::{Batch, StepParams, UpdateRule, WalkOrder};
+use crate::plan::{Batch, Plan, StepParams, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
 /// Seconds of each measured step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct StepTimes {
     /// In the order of measurement; the first step, which touches fresh memory, is not in it.
     pub seconds: Vec<f64>,
     /// Images of a step.
     pub batch: usize,
+    /// The plan that was run.
+    pub plan: Plan,
 }
 
 impl StepTimes {
     /// Images per second of the median step.
     pub fn median_rate(&self) -> f64 {
-        let mut sorted = self.seconds.clone();
-        sorted.sort_by(f64::total_cmp);
-        self.batch as f64 / sorted[sorted.len() / 2]
+        self.batch as f64 / median(&self.seconds)
     }
 
     /// Images per second of the fastest step.
@@ -35,7 +36,7 @@ impl StepTimes {
 }
 
 /// Random pixels, flips, colours and labels of one micro-batch.
-struct Synthetic {
+pub(super) struct Synthetic {
     pixels: Vec<u8>,
     flips: Vec<Flip>,
     colours: Vec<[f32; 3]>,
@@ -43,7 +44,7 @@ struct Synthetic {
 }
 
 impl Synthetic {
-    fn new(network: &Network, batch: usize) -> Self {
+    pub(super) fn new(network: &Network, batch: usize) -> Self {
         let mut stream = Stream::new(1, 0, Purpose::Synthetic, 0);
         let pixels = (0..batch * network.input.len())
             .map(|_| stream.next_u32() as u8)
@@ -62,7 +63,7 @@ impl Synthetic {
         }
     }
 
-    fn batch(&self) -> Batch<'_> {
+    pub(super) fn batch(&self) -> Batch<'_> {
         Batch {
             pixels: &self.pixels,
             flips: &self.flips,
@@ -72,7 +73,7 @@ impl Synthetic {
     }
 }
 
-fn measure(steps: usize, batch: usize, mut step: impl FnMut(u64) -> Result<()>) -> Result<StepTimes> {
+fn measure(steps: usize, mut step: impl FnMut(u64) -> Result<()>) -> Result<Vec<f64>> {
     step(0)?;
     let mut seconds = Vec::with_capacity(steps);
     for number in 1..=steps as u64 {
@@ -80,10 +81,11 @@ fn measure(steps: usize, batch: usize, mut step: impl FnMut(u64) -> Result<()>) 
         step(number)?;
         seconds.push(started.elapsed().as_secs_f64());
     }
-    Ok(StepTimes { seconds, batch })
+    Ok(seconds)
 }
 
-fn weights(network: &Network) -> Vec<f32> {
+/// Random weights.
+pub(super) fn weights(network: &Network) -> Vec<f32> {
     let mut flat = vec![0.0; network.flat_len()];
     network.initialise(Init::Glorot, 1, &mut flat);
     flat
@@ -109,7 +111,7 @@ pub fn train_steps<B: Backend>(
     let mut training = Training::new(backend, network, &preprocess, rule, WalkOrder::default())?;
     training.set_state(&weights(network), &[])?;
     let images = Synthetic::new(network, micro_batch);
-    measure(steps, batch, |step| {
+    let seconds = measure(steps, |step| {
         let mut params = StepParams {
             seed: 1,
             step,
@@ -124,6 +126,11 @@ pub fn train_steps<B: Backend>(
             training.outcomes()?;
         }
         training.update(&params)
+    })?;
+    Ok(StepTimes {
+        seconds,
+        batch,
+        plan: training.plan().clone(),
     })
 }
 
@@ -137,5 +144,10 @@ pub fn infer_steps<B: Backend>(
     let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
     let mut inference = Inference::new(backend, network, &preprocess, batch, &weights(network))?;
     let images = Synthetic::new(network, batch);
-    measure(steps, batch, |_| inference.run(images.batch()).map(|_| ()))
+    let seconds = measure(steps, |_| inference.run(images.batch()).map(|_| ()))?;
+    Ok(StepTimes {
+        seconds,
+        batch,
+        plan: inference.plan().clone(),
+    })
 }

@@ -135,15 +135,34 @@ pub(super) struct PlanArgs {
     /// Replicas: 1
     #[arg(long, value_name = "R", default_value_t = 1)]
     pub(super) replicas: usize,
-    /// Where it would run: cpu, cuda or cuda:N
-    #[arg(long, default_value = "cpu")]
-    pub(super) device: String,
+    /// Where it would run: cpu, cuda or cuda:N [default: cpu, and cuda with --gpu]
+    #[arg(long)]
+    pub(super) device: Option<String>,
+    /// Forecast the time of a training step on a GPU that need not be here: h200, h100, a100, rtx3090, v100, p100 or
+    /// titanx
+    #[arg(long, value_name = "GPU")]
+    pub(super) gpu: Option<String>,
+    /// Arithmetic of that forecast [default: fp32]
+    #[arg(long, requires = "gpu")]
+    pub(super) precision: Option<ForecastPrecision>,
     /// Threads of the CPU [default: all cores]
     #[arg(long, value_name = "N")]
     pub(super) threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ForecastPrecision {
+    /// IEEE single precision, on CUDA cores
+    Fp32,
+    /// Factors of products are rounded to TF32 on tensor cores
+    Tf32,
+    /// bf16 tensors
+    Bf16,
+    /// fp16 tensors: this program does not train in them; for comparison with other programs on GPUs without bf16
+    Fp16,
 }
 
 #[derive(Debug, Args)]
@@ -271,7 +290,12 @@ pub(super) struct TrainArgs {
     /// bit [default: depth-first]
     #[arg(long, value_name = "ORDER", help_heading = "Run")]
     pub(super) walk: Option<WalkOrder>,
-    /// Resume although the weights will not be the same to the bit
+    /// Compute as this file of `bench tune` says (or the recipe.toml of a run that has one); what it does not say, the
+    /// default rule does
+    #[arg(long, value_name = "FILE", help_heading = "Run")]
+    pub(super) plans: Option<PathBuf>,
+    /// Go on although the weights will not be the same to the bit: resume a run of another equivalence class, or train
+    /// by the default rule where a plan file does not hold
     #[arg(long, help_heading = "Run")]
     pub(super) allow_drift: bool,
     /// Decide everything, print the recipe and the forecast, and stop
@@ -413,8 +437,55 @@ pub(super) enum BenchCommand {
     Train(BenchStepArgs),
     /// Forward passes on synthetic images
     Infer(BenchStepArgs),
+    /// Every step of the network, part by part: forward, data gradient, filter gradient
+    Layers(BenchLayersArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
+    /// Find the fastest engines and algorithms of NVIDIA's libraries for a network, and write them to a plan file
+    Tune(BenchTuneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchTuneArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Number of classes
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) classes: usize,
+    /// Images per micro-batch: plans are for one size
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) micro_batch: usize,
+    /// The plan file to write
+    #[arg(long, value_name = "FILE.json")]
+    pub(super) out: PathBuf,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchLayersArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Images of the micro-batch that is timed
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Times that each pass is sampled; medians are reported
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub(super) repeats: usize,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,13 +7,14 @@ use serde_json::json;
 use super::args::{BenchDataArgs, BenchStepArgs};
 use super::compute::{check_threads, on_device};
 use super::output::{print_json, say};
-use crate::bench::{StepTimes, infer_steps, peak_flops, peak_memory, pipeline, train_steps};
+use crate::bench::{StepTimes, infer_steps, peak_memory, pipeline, train_steps};
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::Network;
+use crate::plan::{Rates, Roofline};
 
 /// Classes of the benchmarked networks, as in ImageNet.
-const CLASSES: usize = 1000;
+pub(super) const CLASSES: usize = 1000;
 
 /// A training step does about three times the arithmetic of a forward pass: forward, data gradient, filter gradient.
 const TRAINING_FACTOR: u64 = 3;
@@ -28,19 +29,21 @@ pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
         ));
     }
     let (network, threads) = prepare(args)?;
-    let times = on_device!(&args.compute.open()?, backend => {
+    let device = args.compute.open()?;
+    let times = on_device!(&device, backend => {
         train_steps(backend, &network, args.batch, micro_batch, args.steps)?
     });
-    report(args, &network, threads, &times, TRAINING_FACTOR);
+    report(args, &network, device.rates(threads)?, &times, TRAINING_FACTOR)?;
     Ok(0)
 }
 
 pub(super) fn infer(args: &BenchStepArgs) -> Result<u8> {
     let (network, threads) = prepare(args)?;
-    let times = on_device!(&args.compute.open()?, backend => {
+    let device = args.compute.open()?;
+    let times = on_device!(&device, backend => {
         infer_steps(backend, &network, args.batch, args.steps)?
     });
-    report(args, &network, threads, &times, 1);
+    report(args, &network, device.rates(threads)?, &times, 1)?;
     Ok(0)
 }
 
@@ -57,11 +60,20 @@ fn prepare(args: &BenchStepArgs) -> Result<(Network, usize)> {
     ))
 }
 
-fn report(args: &BenchStepArgs, network: &Network, threads: usize, times: &StepTimes, factor: u64) {
-    let peak = peak_flops(threads);
+fn report(
+    args: &BenchStepArgs,
+    network: &Network,
+    peak: Rates,
+    times: &StepTimes,
+    factor: u64,
+) -> Result<()> {
+    let threads = args.compute.threads()?;
     let flops = 2 * factor * network.macs();
     let rate = times.median_rate();
-    let fraction = rate * flops as f64 / peak;
+    let fraction = rate * flops as f64 / peak.flops;
+    let micro_batches = times.batch / times.plan.batch;
+    let roofline = Roofline::new(&times.plan, micro_batches, args.compute.element_bytes(), peak);
+    let bound = roofline.images_per_sec();
     if args.json {
         print_json(&json!({
             "images_per_sec": rate,
@@ -70,27 +82,47 @@ fn report(args: &BenchStepArgs, network: &Network, threads: usize, times: &StepT
             "batch": args.batch,
             "config": args.config.name(),
             "device": args.compute.device(),
+            "precision": args.compute.precision().name(),
             "threads": threads,
             "peak_memory": peak_memory(),
             "flops_per_image": flops,
-            "peak_flops": peak,
+            "peak_flops": peak.flops,
+            "peak_bandwidth": peak.bandwidth,
             "fraction_of_peak": fraction,
+            "roofline_images_per_sec": bound,
+            "fraction_of_roofline": rate / bound,
             "version": env!("CARGO_PKG_VERSION"),
             "commit": env!("VERYDEEP_COMMIT"),
         }));
-        return;
+        return Ok(());
     }
     say(format_args!(
-        "net {}, batch {}, {threads} threads, {} steps: {:.1} GFLOP/s, {:.0} % of the {:.0} that multiply-adds reach here",
+        "net {}, batch {}, {} in {}, {threads} threads, {} steps",
         args.config,
         args.batch,
+        args.compute.device(),
+        args.compute.precision().name(),
         times.seconds.len(),
+    ));
+    say_rates(peak);
+    say(format_args!(
+        "{:.1} GFLOP/s: {:.0} % of the first rate; {:.0} % of the roofline of both, {bound:.2} images/sec",
         rate * flops as f64 / 1e9,
         100.0 * fraction,
-        peak / 1e9
+        100.0 * rate / bound
     ));
     say(format_args!("best step: {:.2} images/sec", times.best_rate()));
     say(format_args!("total images/sec: {rate:.2}"));
+    Ok(())
+}
+
+/// What the device was measured to reach.
+pub(super) fn say_rates(peak: Rates) {
+    say(format_args!(
+        "measured here: products {:.1} GFLOP/s, copies {:.1} GB/s",
+        peak.flops / 1e9,
+        peak.bandwidth / 1e9
+    ));
 }
 
 /// Images of one measurement of the pipeline: a few seconds of photographs.

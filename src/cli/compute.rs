@@ -7,8 +7,11 @@ use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::libraries::Libraries;
-use crate::backend::cuda::{Cuda, Options};
+use crate::backend::cuda::plans::PlanFile;
+use crate::backend::cuda::{Cuda, Drift, Options};
+use crate::bench;
 use crate::error::{Error, Result};
+use crate::plan::Rates;
 
 /// The devices that this program computes on.
 pub(super) enum Device {
@@ -84,6 +87,27 @@ impl Device {
     }
 }
 
+impl Device {
+    /// Computes as a plan file says from now on.
+    pub(super) fn follow(&self, plans: &PlanFile, drift: Drift) -> Result<()> {
+        match (self, drift) {
+            (Self::Cuda(device), _) => device.follow(plans, drift),
+            (Self::Cpu(_), Drift::Allow) => Ok(()),
+            (Self::Cpu(_), Drift::Refuse) => Err(Error::Usage(
+                "--plans: expected with --device cuda, found --device cpu; --allow-drift goes on without them".into(),
+            )),
+        }
+    }
+
+    /// What it reaches, measured now: products in its precision, and copies of its memory.
+    pub(super) fn rates(&self, threads: usize) -> Result<Rates> {
+        match self {
+            Self::Cpu(_) => Ok(bench::rates(threads)),
+            Self::Cuda(device) => device.measure_rates(),
+        }
+    }
+}
+
 /// Where NVIDIA's libraries are looked for first: as said, or as the variable says, in the manner of PATH.
 pub(super) fn library_folders(said: Option<&Path>) -> Vec<PathBuf> {
     match (said, std::env::var_os("VERYDEEP_CUDA_LIBS")) {
@@ -114,6 +138,14 @@ impl ComputeArgs {
             None | Some(PrecisionArg::Fp32) => Precision::Fp32,
             Some(PrecisionArg::Tf32) => Precision::Tf32,
             Some(PrecisionArg::Bf16) => Precision::Bf16,
+        }
+    }
+
+    /// Bytes of an element of a tensor.
+    pub(super) fn element_bytes(&self) -> u64 {
+        match self.precision() {
+            Precision::Fp32 | Precision::Tf32 => 4,
+            Precision::Bf16 => 2,
         }
     }
 

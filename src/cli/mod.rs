@@ -3,13 +3,16 @@
 
 mod args;
 mod bench;
+mod bench_layers;
 mod compute;
 mod doctor;
 mod eval;
+mod forecast_gpu;
 mod inspect;
 mod output;
 mod pack;
 mod plan;
+mod plans;
 mod predict;
 mod progress;
 mod quickstart;
@@ -49,7 +52,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
+        Command::Bench(BenchCommand::Layers(args)) => bench_layers::layers(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Bench(BenchCommand::Tune(args)) => plans::tune(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),
     }

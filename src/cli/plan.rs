@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::args::{NetworkArgs, PlanArgs};
+use super::args::{ForecastPrecision, NetworkArgs, PlanArgs};
 use super::compute::{DeviceName, check_replicas, check_threads};
+use super::forecast_gpu::GpuForecast;
 use super::output::{print_json, say};
 use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
@@ -12,7 +13,7 @@ use crate::data::loader::ring_bytes;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Lowering, Memory, Mode, Plan, Tree, WalkOrder};
+use crate::plan::{Arithmetic, Gpu, Lowering, Memory, Mode, Plan, Tree, WalkOrder};
 use crate::train::LOADER_SLOTS;
 
 impl NetworkArgs {
@@ -50,14 +51,21 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     let threads = check_threads(args.threads)?;
     let cpu;
     // A plan asks nothing of a device that is there.
-    let lowering: &dyn Lowering = match DeviceName::parse(&args.device)? {
+    let device = args.device.as_deref().unwrap_or(match args.gpu {
+        Some(_) => "cuda",
+        None => "cpu",
+    });
+    let lowering: &dyn Lowering = match DeviceName::parse(device)? {
+        DeviceName::Cpu if args.gpu.is_some() => {
+            return Err(Error::Usage(
+                "--gpu: expected with --device cuda, found --device cpu".into(),
+            ));
+        }
         DeviceName::Cpu => {
             cpu = Cpu::new(threads)?;
             &cpu
         }
-        DeviceName::Cuda(_) => &CudaLowering {
-            precision: Precision::Fp32,
-        },
+        DeviceName::Cuda(_) => &stored_in(args.precision),
     };
     let tree = Tree::new(args.batch / micro_batch);
     let memory = forecast(
@@ -68,6 +76,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         micro_batch,
         threads,
     )?;
+    let gpu = forecast_gpu(args, &network, args.batch / micro_batch, micro_batch)?;
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
     if args.json {
@@ -86,6 +95,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             "micro_batch": micro_batch,
             "memory": memory,
             "checkpoint_bytes": checkpoint_bytes,
+            "gpu": gpu.map(|gpu| gpu.json()),
         }));
         return Ok(0);
     }
@@ -111,7 +121,55 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             bytes as f64 / f64::from(1 << 20)
         ));
     }
+    if let Some(gpu) = gpu {
+        say("");
+        gpu.say();
+    }
     Ok(0)
+}
+
+/// How a plan in that precision lies in memory.
+fn stored_in(precision: Option<ForecastPrecision>) -> CudaLowering {
+    let precision = match precision {
+        None | Some(ForecastPrecision::Fp32) => Precision::Fp32,
+        Some(ForecastPrecision::Tf32) => Precision::Tf32,
+        // As wide as bf16.
+        Some(ForecastPrecision::Bf16 | ForecastPrecision::Fp16) => Precision::Bf16,
+    };
+    CudaLowering { precision }
+}
+
+/// The time of a training step on the GPU that was asked for.
+fn forecast_gpu(
+    args: &PlanArgs,
+    network: &Network,
+    micro_batches: usize,
+    micro_batch: usize,
+) -> Result<Option<GpuForecast>> {
+    let Some(name) = &args.gpu else {
+        return Ok(None);
+    };
+    let arithmetic = match args.precision {
+        None | Some(ForecastPrecision::Fp32) => Arithmetic::Fp32,
+        Some(ForecastPrecision::Tf32) => Arithmetic::Tf32,
+        Some(ForecastPrecision::Bf16) => Arithmetic::Bf16,
+        Some(ForecastPrecision::Fp16) => Arithmetic::Fp16,
+    };
+    let plan = Plan::new(
+        network,
+        &Preprocess::subtract_mean([0.0; 3]),
+        micro_batch,
+        Mode::Training,
+        &stored_in(args.precision),
+    )?;
+    // Public figures are of the paper's networks, whatever the number of classes.
+    let papers = Spec {
+        classes: args.classes,
+        ..Spec::paper(args.config)
+    };
+    let is_papers = args.network.spec(args.config, args.classes, None) == papers;
+    let network = (args.config, &plan);
+    GpuForecast::new(Gpu::by_name(name)?, arithmetic, network, micro_batches, is_papers).map(Some)
 }
 
 /// Names, shapes, recipe and hashes that stand before the arrays of a checkpoint: about this much.

@@ -38,7 +38,12 @@ fn recipe_of(arguments: &[OsString]) -> Option<OsString> {
 fn flags(path: &Path) -> Result<Vec<String>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read the recipe", path))?;
     let name = format!("recipe {}", path.display());
-    let table = toml::from_str(&text).map_err(|e| Error::invalid(&name, "TOML", e.to_string().trim_end()))?;
+    let mut table: toml::Table =
+        toml::from_str(&text).map_err(|e| Error::invalid(&name, "TOML", e.to_string().trim_end()))?;
+    // A decided recipe holds its plans; `--plans` reads them out of it.
+    if let Some(toml::Value::Table(_)) = table.get("plans") {
+        table.insert("plans".into(), path.display().to_string().into());
+    }
     flags_of(&name, &table)
 }
 

@@ -9,9 +9,10 @@ use super::args::{DiffArgs, TrainArgs};
 use super::compute::{Device, check_threads, on_device};
 use super::output::{complain, print_json, say};
 use super::plan::{forecast, micro_batch};
+use super::plans;
 use super::progress::Progress;
 use crate::backend::Backend;
-use crate::backend::cuda::Options;
+use crate::backend::cuda::{Drift, Options};
 use crate::data::decode::DECODER;
 use crate::data::preprocess::Preprocess;
 use crate::data::resize::RESIZER;
@@ -19,7 +20,7 @@ use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Memory, Tree, WalkOrder};
+use crate::plan::{Memory, Mode, Plan, Tree, WalkOrder};
 use crate::train::event::Event;
 use crate::train::schedule::Schedule;
 use crate::train::{
@@ -65,6 +66,9 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
     on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
+    if recipe.plans.is_some() {
+        on_device!(&device, backend => check_plans(backend, &network, &recipe)?);
+    }
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => start_run(backend, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
 }
@@ -99,13 +103,37 @@ fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, ord
     })
 }
 
+/// Refuses before it starts what pins a plan that the device's libraries do not offer.
+fn check_plans<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Result<()> {
+    let preprocess = Preprocess::subtract_mean([0.0; 3]);
+    for mode in [Mode::Training, Mode::Evaluation] {
+        backend.prepare(&Plan::new(
+            network,
+            &preprocess,
+            recipe.micro_batch,
+            mode,
+            backend,
+        )?)?;
+    }
+    Ok(())
+}
+
 fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
     let options = Options {
         precision: recipe.precision,
         graphs: args.compute.cuda_graph,
     };
     let folders = args.compute.cuda_libs.as_deref();
-    Device::open(&recipe.device, options, recipe.threads, folders)
+    let device = Device::open(&recipe.device, options, recipe.threads, folders)?;
+    if let Some(plans) = &recipe.plans {
+        let drift = if args.allow_drift {
+            Drift::Allow
+        } else {
+            Drift::Refuse
+        };
+        device.follow(plans, drift)?;
+    }
+    Ok(device)
 }
 
 /// Starts a run in a new folder and trains it to its end.
@@ -216,6 +244,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--stop-if-stuck", args.stop_if_stuck.is_some()),
         ("--folds", args.folds.is_some()),
         ("--precision", args.compute.precision.is_some()),
+        ("--plans", args.plans.is_some()),
         ("--dry-run", args.dry_run),
     ];
     match said.iter().find(|(_, said)| *said) {
@@ -271,6 +300,7 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         precision: args.compute.precision(),
         threads: args.compute.threads()?,
         io: args.io.unwrap_or_default(),
+        plans: args.plans.as_deref().map(plans::read).transpose()?,
     };
     recipe.check()?;
     Ok(recipe)

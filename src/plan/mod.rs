@@ -6,19 +6,30 @@
 
 mod arena;
 mod forecast;
+mod gpus;
 mod lower;
 mod params;
+mod public_figures;
+mod roofline;
 mod step;
 mod tree;
 mod walk;
+mod work;
 
 pub use forecast::Memory;
+pub use gpus::{Arithmetic, GPUS, Gpu, Unit};
 pub use params::{Batch, StepParams, UpdateRule};
+pub use public_figures::{Evidence, PUBLIC_FIGURES, PublicFigure};
+pub use roofline::{
+    CUDA_CORE_EFFICIENCY, Expectation, Limit, MEMORY_EFFICIENCY, PartTime, Rates, Roofline, StepTime,
+    TENSOR_CORE_EFFICIENCY, public_figures,
+};
 pub use step::{
     DataGradient, Epilogue, Footprint, Lowering, Pass, Region, Regions, Step, StepOp, ValueGradient,
 };
 pub use tree::Tree;
 pub use walk::{Segment, WalkOrder};
+pub use work::{Part, Work};
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
 use crate::backend::Precision;
+use crate::backend::cuda::plans::PlanFile;
 use crate::data::augment::{ScaleRange, Views};
 use crate::data::loader::OnBad;
 use crate::data::manifest::Manifest;
@@ -101,6 +102,9 @@ pub struct Recipe {
     pub threads: usize,
     /// How shards are read.
     pub io: IoMode,
+    /// Which engines and algorithms of NVIDIA's libraries compute, where not the default rule's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plans: Option<PlanFile>,
 }
 
 impl Recipe {
@@ -247,15 +251,20 @@ impl Recipe {
         digest.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The TOML that `--recipe` reads back to the same recipe.
+    /// The TOML that `--recipe` reads back to the same recipe, plans included.
     pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a recipe is a flat table")
+        toml::to_string(self).expect("a recipe is a table")
     }
 
     /// Reads `recipe.toml` of a run folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        toml::from_str(&text).map_err(|e| Error::invalid(path.display(), "a decided recipe", e))
+        let recipe: Self =
+            toml::from_str(&text).map_err(|e| Error::invalid(path.display(), "a decided recipe", e))?;
+        if let Some(plans) = &recipe.plans {
+            plans.check(&format!("{}, plans", path.display()))?;
+        }
+        Ok(recipe)
     }
 }
 
@@ -272,6 +281,7 @@ pub fn equivalence_class(
 ) -> Value {
     json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "plans_sha256": recipe.plans.as_ref().map(PlanFile::sha256),
         "recipe_sha256": recipe.sha256(),
         "seed": recipe.seed,
         "data_sha256": data_sha256,

@@ -12,13 +12,72 @@ fn steps_are_reported_with_the_stable_fields() {
         let report = run_json(&flags);
         assert_eq!(report["step_seconds"].as_array().unwrap().len(), 3);
         assert!(report["images_per_sec_best"].as_f64() >= report["images_per_sec"].as_f64());
-        assert!(report["fraction_of_peak"].as_f64().unwrap() > 0.0);
+        for key in [
+            "fraction_of_peak",
+            "fraction_of_roofline",
+            "peak_flops",
+            "peak_bandwidth",
+        ] {
+            assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
+        }
+        let rate = |key: &str| report[key].as_f64().unwrap();
+        let fraction = rate("images_per_sec") * rate("flops_per_image") / rate("peak_flops");
+        assert!((rate("fraction_of_peak") / fraction - 1.0).abs() < 1e-9);
         let text = run_ok(&flags);
         assert!(
             text.lines().last().unwrap().starts_with("total images/sec: "),
             "{text}"
         );
     }
+}
+
+#[test]
+fn every_layer_is_reported_part_by_part() {
+    let flags = "bench layers --config A --width 0.125 --fc 64 --crop 32 --batch 4 --repeats 3 --threads 1";
+    let report = run_json(flags.split(' '));
+    let layers = report["layers"].as_array().unwrap();
+    let find = |name: &str| layers.iter().find(|layer| layer["name"] == name).unwrap();
+    // 8 -> 16 channels of 16 x 16, four images.
+    let conv = find("conv2_1");
+    assert_eq!(conv["flops"], 2 * 4 * 16 * 8 * 9 * 16 * 16);
+    assert_eq!(conv["algorithm"], "direct");
+    for part in ["forward", "filter_gradient"] {
+        let seconds = conv[part].as_f64().unwrap();
+        assert!(seconds > 0.0);
+        let row = &conv["parts"][part];
+        let rate = row["flops"].as_f64().unwrap() / seconds / 1e9;
+        assert!((row["gflops_per_sec"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
+        let bound = row["roofline_seconds"].as_f64().unwrap();
+        assert!((row["fraction_of_roofline"].as_f64().unwrap() / (bound / seconds) - 1.0).abs() < 1e-9);
+    }
+    // The two gradients are the whole pass, unless noise made the difference negative and it is not reported.
+    let number = |layer: &serde_json::Value, key: &str| layer[key].as_f64();
+    let backward = number(conv, "backward").unwrap();
+    if let Some(data) = number(conv, "data_gradient") {
+        let sum = data + number(conv, "filter_gradient").unwrap();
+        assert!((sum / backward - 1.0).abs() < 1e-9, "{conv}");
+    }
+    // Nobody wants the gradient of an image; a pooling has no weights; the input has no gradient at all.
+    assert!(find("conv1_1")["data_gradient"].is_null());
+    assert_eq!(find("conv1_1")["filter_gradient"], find("conv1_1")["backward"]);
+    assert!(find("pool1")["filter_gradient"].is_null());
+    assert_eq!(find("pool1")["data_gradient"], find("pool1")["backward"]);
+    assert!(find("input")["backward"].is_null());
+    let text = run_ok(flags.split(' '));
+    assert!(text.contains("measured here: products"), "{text}");
+}
+
+#[test]
+fn gradients_that_are_computed_at_once_are_not_split() {
+    let flags = "bench layers --config A --batch-norm --width 0.0625 --fc 16 --crop 32 --batch 2 --repeats 1";
+    let report = run_json(flags.split(' '));
+    let layers = report["layers"].as_array().unwrap();
+    let norm = layers.iter().find(|layer| layer["name"] == "bn1_1").unwrap();
+    assert!(norm["backward"].as_f64().unwrap() > 0.0, "{norm}");
+    assert!(
+        norm["data_gradient"].is_null() && norm["filter_gradient"].is_null(),
+        "{norm}"
+    );
 }
 
 #[test]

@@ -238,6 +238,37 @@ fn what_does_not_fit_is_said_before_anything_starts() {
     assert!(!run.exists(), "nothing was started");
 }
 
+#[test]
+fn layers_are_timed_on_the_simulated_device_and_held_against_its_own_rates() {
+    let flags = "--config A --width 0.0625 --fc 16 --crop 32 --batch 2 --device cuda:0 --json";
+    let layers = |precision: &str| -> Value {
+        let mut all = vec!["bench", "layers", "--repeats", "1", "--precision", precision];
+        all.extend(flags.split(' '));
+        serde_json::from_slice(&run(&all, "1").stdout).unwrap()
+    };
+    let engine = |report: &Value, name: &str| {
+        let layers = report["layers"].as_array().unwrap();
+        let layer = layers.iter().find(|layer| layer["name"] == name).unwrap();
+        layer["algorithm"].as_str().unwrap().to_string()
+    };
+    let (fp32, tf32) = (layers("fp32"), layers("tf32"));
+    assert!(engine(&fp32, "conv3_1").starts_with("cuDNN engine "), "{fp32}");
+    // Tensor cores are another engine.
+    assert_ne!(engine(&fp32, "conv3_1"), engine(&tf32, "conv3_1"));
+    assert!(engine(&fp32, "fc6").starts_with("cuBLASLt algorithm "), "{fp32}");
+    assert_eq!(engine(&fp32, "pool1"), "kernel of verydeep");
+
+    let mut train = vec!["bench", "train", "--steps", "1"];
+    train.extend(flags.split(' '));
+    let report: Value = serde_json::from_slice(&run(&train, "1").stdout).unwrap();
+    // The simulator multiplies with plain loops: far below what this processor's multiply-adds reach, which stood
+    // here once.
+    let cpu =
+        run_json("bench infer --config A --width 0.0625 --fc 16 --crop 32 --batch 1 --steps 1".split(' '));
+    let peak = |report: &Value| report["peak_flops"].as_f64().unwrap();
+    assert!(peak(&report) < peak(&cpu), "{} and {}", peak(&report), peak(&cpu));
+}
+
 /// `bench infer` on the simulated device where one call of the driver fails; what it said.
 fn infer_with(fault: &str, code: i32) -> String {
     let output =

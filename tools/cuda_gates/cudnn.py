@@ -1,9 +1,11 @@
-"""Lets the real cuDNN plan every convolution of networks A to E, with no GPU and no driver.
+"""Lets the real cuDNN plan every convolution of networks A to E, with no GPU and no driver: every pass of training, and
+the forward pass of dense evaluation on single images of several sizes.
 
 examples/cudnn_plans.rs asks it through the program's own layer over cuDNN, for each device of devices/*.json (its
 properties, as cuDNN's deviceless compilation reads them) in each precision. Fails where a convolution has no plan that
-is deterministic, keeps to the precision and to the workspace cap, or where the filter of fp32 lets through what it must
-not: an engine that uses tensor cores. Run by tools/cuda-gates.
+is deterministic, keeps to the precision and to the workspace cap, where a plan is not found again by its engine and knobs
+(as plan files name it), or where the filter of fp32 lets through what it must not: an engine that uses tensor cores. Run
+by tools/cuda-gates.
 
 What this shows: cuDNN accepts our graphs and has engines for them that keep our promises. What it cannot show: that they
 compute the right thing, and how fast.
@@ -20,7 +22,7 @@ import tempfile
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 PRECISIONS = ["fp32", "tf32", "bf16"]
-PASSES = ["forward", "data gradient", "filter gradient"]
+PASSES = ["forward", "data gradient", "filter gradient", "dense forward"]
 MICRO_BATCH = 32
 WORKSPACE_CAP = 256 << 20
 
@@ -37,7 +39,11 @@ def plans(program, libraries, driver, device, precision):
     environment = dict(os.environ, LD_LIBRARY_PATH=str(driver))
     environment.pop("VERYDEEP_SIMULATE_CUDA", None)
     lines = run([program, libraries, device, precision, str(MICRO_BATCH)], env=environment).splitlines()
-    return [json.loads(line) for line in lines]
+    found = [json.loads(line) for line in lines]
+    for planned in found:
+        if planned.pop("dense", False):
+            planned["pass"] = f"dense {planned['pass']}"
+    return found
 
 
 def key(planned):
@@ -55,6 +61,10 @@ def failures_of(device, found):
                 failures.append(f"{where}: no plan: {'; '.join(planned['refused'])}")
             elif chosen["workspace"] > WORKSPACE_CAP:
                 failures.append(f"{where}: {chosen['workspace']} bytes of workspace")
+            elif not chosen["found_again"]:
+                failures.append(f"{where}: engine {chosen['engine']}, knobs {chosen['knobs']}: not found again")
+    if not any(p["chosen"] and p["chosen"]["knobs"] for all_planned in found.values() for p in all_planned):
+        failures.append(f"{device}: no plan has a knob: they are not read")
     # On f32 tensors the engines are the same; what fp32 must refuse is what tf32 may take.
     eligible = {precision: {key(p): p["eligible"] for p in found[precision]} for precision in ("fp32", "tf32")}
     for convolution, count in eligible["fp32"].items():

@@ -29,7 +29,9 @@ use std::ops::Range;
 
 use super::{Backend, Memory, State, Tensor};
 use crate::error::{Error, Result};
-use crate::plan::{Epilogue, Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
+use crate::plan::{
+    Epilogue, Footprint, Lowering, Part, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule,
+};
 use isa::Isa;
 use memory::{Views, slice, slice_mut};
 use team::Team;
@@ -103,6 +105,20 @@ impl Backend for Cpu {
 
     fn allocate_host(&self, bytes: usize) -> Result<Vec<u8>> {
         Ok(vec![0; bytes])
+    }
+
+    fn algorithm(&self, plan: &Plan, step: usize, _: Part) -> String {
+        match plan.steps[step].op {
+            StepOp::Conv { .. } => "direct".into(),
+            StepOp::Linear { .. } => "packed product".into(),
+            StepOp::Input
+            | StepOp::BatchNorm { .. }
+            | StepOp::Relu
+            | StepOp::Lrn
+            | StepOp::MaxPool
+            | StepOp::Dropout { .. }
+            | StepOp::Loss => "element by element".into(),
+        }
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {

@@ -3,15 +3,17 @@
 //! cuBLAS thinks in columns, we in rows: a row-major (m, n) matrix is a column-major (n, m) one. So `C = A B` in rows is
 //! asked for as `C^T = B^T A^T` in columns, with no data moved.
 
+mod offered;
+
 use std::ffi::c_void;
 
 use cudarc::cublas::sys::cublasOperation_t as Operation;
 use cudarc::cublaslt::result::{self as lt, CublasError};
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t, cublasLtMatmulAlgo_t,
-    cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulPreference_t,
-    cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t, cublasLtReductionScheme_t,
-    cudaDataType,
+    self, cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtHandle_t, cublasLtMatmulAlgo_t,
+    cublasLtMatmulAlgoConfigAttributes_t, cublasLtMatmulDesc_t, cublasLtMatmulDescAttributes_t as Attribute,
+    cublasLtMatmulPreference_t, cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
+    cublasLtReductionScheme_t, cudaDataType,
 };
 use cudarc::driver::CudaStream;
 
@@ -19,6 +21,8 @@ use super::dnn::DevicePtr;
 use super::launch::Element;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
+
+pub(super) use self::offered::MOST_OFFERED;
 
 /// Workspace that a product may use: part of what the choice of the algorithm depends on.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
@@ -111,40 +115,42 @@ impl ProductPlan {
     /// Takes the heuristics' first algorithm that needs no more than the workspace and does not split sums in an order
     /// that varies: a function of (cuBLAS's version, device, shape), never of a measurement.
     pub(super) fn new(blas: &Blas, precision: Precision, product: Product) -> Result<Self> {
+        Ok(Self::offered(blas, precision, product, 1)?.swap_remove(0))
+    }
+
+    /// A product to be computed by an algorithm.
+    fn described(precision: Precision, product: Product, algorithm: cublasLtMatmulAlgo_t) -> Result<Self> {
         let Product { factors, m, n, k, .. } = product;
         let stored = |rows: usize, columns: usize, factor: Factor| match factor {
             Factor::Plain => Layout::of_row_major(factors, rows, columns),
             Factor::Transposed => Layout::of_row_major(factors, columns, rows),
         };
-        // B^T is the left factor of the column-major product.
-        let (left, right) = (stored(k, n, product.b)?, stored(m, k, product.a)?);
-        let out = Layout::of_row_major(product.result, m, n)?;
-        let description = Description::new(precision, product)?;
-        let preference = PreferenceOf::new()?;
-        // SAFETY: all of them live.
-        let found = unsafe {
-            lt::get_matmul_algo_heuristic(
-                blas.handle,
-                description.0,
-                left.0,
-                right.0,
-                out.0,
-                out.0,
-                preference.0,
-            )
-        };
-        let found = found.map_err(|why| Error::Device {
-            device: "cuBLASLt".into(),
-            reason: format!("no algorithm for {product:?}: {:?}", why.0),
-        })?;
         Ok(Self {
             product,
-            description,
-            left,
-            right,
-            out,
-            algorithm: found.algo,
+            description: Description::new(precision, product)?,
+            // B^T is the left factor of the column-major product.
+            left: stored(k, n, product.b)?,
+            right: stored(m, k, product.a)?,
+            out: Layout::of_row_major(product.result, m, n)?,
+            algorithm,
         })
+    }
+
+    /// cuBLASLt's number of the algorithm (of which tile, stages and more are chosen besides), where it says it.
+    pub(super) fn algorithm_id(&self) -> Option<i32> {
+        let mut id = 0i32;
+        let mut written = 0;
+        // SAFETY: writes at most four bytes.
+        let said = unsafe {
+            sys::cublasLtMatmulAlgoConfigGetAttribute(
+                &raw const self.algorithm,
+                cublasLtMatmulAlgoConfigAttributes_t::CUBLASLT_ALGO_CONFIG_ID,
+                (&raw mut id).cast(),
+                size_of::<i32>(),
+                &raw mut written,
+            )
+        };
+        (said == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS).then_some(id)
     }
 
     /// Enqueues the product.

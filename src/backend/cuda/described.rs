@@ -9,7 +9,7 @@ use super::dnn::{Candidates, ConvPass, Target};
 use super::libraries::{Libraries, Library};
 use super::run::convolutions;
 use crate::backend::Precision;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::plan::Plan;
 
 /// A device, by its properties.
@@ -35,14 +35,19 @@ pub struct Planned {
 }
 
 /// The plan that training takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Chosen {
     /// cuDNN's number of the engine.
     pub engine: i64,
+    /// cuDNN's number of each knob that the heuristics set, and its value: what a plan file pins.
+    pub knobs: Vec<[i64; 2]>,
     /// Bytes.
     pub workspace: usize,
     /// How many were offered before it.
     pub rank: usize,
+    /// Whether it is found again by engine and knobs when the heuristics are asked anew, as a run that follows a plan
+    /// file does.
+    pub found_again: bool,
 }
 
 impl DescribedDevice {
@@ -74,11 +79,20 @@ impl DescribedDevice {
                     shape: [shape.n, shape.c, shape.h, shape.w, shape.k, shape.kernel],
                     offered: candidates.offered(),
                     eligible: candidates.eligible(),
-                    chosen: chosen.map(|accepted| Chosen {
-                        engine: accepted.engine,
-                        workspace: accepted.workspace,
-                        rank: accepted.rank,
-                    }),
+                    chosen: chosen
+                        .map(|accepted| {
+                            let choice = candidates.choice(accepted.rank)?;
+                            let anew = Candidates::new(&self.0, precision, pass, shape)?;
+                            let again = anew.find(&self.0, &choice)?;
+                            Ok::<_, Error>(Chosen {
+                                found_again: again.is_some_and(|again| again.rank == accepted.rank),
+                                engine: choice.engine,
+                                knobs: choice.knobs,
+                                workspace: accepted.workspace,
+                                rank: accepted.rank,
+                            })
+                        })
+                        .transpose()?,
                     refused,
                 })
             })

@@ -9,6 +9,7 @@
 //! Everything is enqueued on one compute stream; images arrive on a copy stream of their own (`staging`).
 
 mod blas;
+mod choices;
 pub mod described;
 pub mod device;
 mod dnn;
@@ -19,12 +20,18 @@ pub mod launch;
 pub mod libraries;
 mod lower;
 mod memory;
+pub mod plans;
+mod rates;
 mod run;
 pub mod simulator;
 mod staging;
+mod timing;
+mod tune;
 
+pub use choices::Drift;
 pub use lower::CudaLowering;
 pub use memory::Buffer;
+pub use tune::Tuned;
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -33,17 +40,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{CudaContext, CudaStream};
 
 use self::blas::{Blas, Product, ProductPlan};
+use self::choices::Choices;
 use self::device::{DeviceFacts, failed};
 use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::graphs::Graphs;
 use self::launch::{DeviceStepParams, Element, Launcher, Nhwc, UpdateFactors};
 use self::libraries::{Libraries, Library};
+use self::plans::MadeFor;
 pub use self::staging::HostMemory;
 use self::staging::{Inbox, read, write};
 use super::{Backend, Memory, Precision, State, Tensor};
 use crate::error::{Error, Result};
 use crate::network::batch_norm::MOMENTUM;
-use crate::plan::{Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
+use crate::plan::{Footprint, Lowering, Part, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
 
 /// How a device is used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,6 +68,7 @@ pub struct Cuda {
     facts: DeviceFacts,
     class: String,
     lowering: CudaLowering,
+    made_for: MadeFor,
     captures: bool,
     state: Mutex<Resources>,
 }
@@ -69,6 +79,7 @@ struct Resources {
     products: HashMap<Product, ProductPlan>,
     dnn: Target,
     precision: Precision,
+    choices: Choices,
     blas: Blas,
     graphs: Graphs,
     inbox: Option<Inbox>,
@@ -120,6 +131,7 @@ impl Cuda {
             lowering: CudaLowering {
                 precision: options.precision,
             },
+            made_for: made_for(&facts, libraries, options.precision)?,
             captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
@@ -127,6 +139,7 @@ impl Cuda {
                 products: HashMap::new(),
                 dnn,
                 precision: options.precision,
+                choices: Choices::default(),
                 blas,
                 graphs: Graphs::default(),
                 inbox: None,
@@ -211,6 +224,21 @@ fn class(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Re
     ))
 }
 
+/// What a plan file that is made here holds for.
+fn made_for(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Result<MadeFor> {
+    let version = |library: Library| libraries.need(library).map(|found| found.version.to_string());
+    Ok(MadeFor {
+        program: env!("CARGO_PKG_VERSION").into(),
+        cudnn: version(Library::Cudnn)?,
+        cublaslt: version(Library::CublasLt)?,
+        device: facts.name.clone(),
+        multiprocessors: facts.multiprocessors,
+        precision,
+        convolution_workspace: dnn::WORKSPACE_CAP as u64,
+        product_workspace: blas::WORKSPACE_BYTES as u64,
+    })
+}
+
 impl Lowering for Cuda {
     fn accepts(&self, op: StepOp) -> bool {
         self.lowering.accepts(op)
@@ -239,6 +267,14 @@ impl Backend for Cuda {
 
     fn class(&self) -> String {
         self.class.clone()
+    }
+
+    fn algorithm(&self, plan: &Plan, step: usize, part: Part) -> String {
+        run::algorithm(&self.lock(), &plan.steps[step], part)
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.lock().launcher.synchronize()
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {

@@ -29,7 +29,7 @@ use self::regions::{elements, part, part_mut};
 use super::{Backend, Memory, State, Tensor, fold_element};
 use crate::error::{Error, Result};
 use crate::plan::{
-    Batch, DataGradient, Epilogue, Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams,
+    Batch, DataGradient, Epilogue, Footprint, Lowering, Part, Pass, Plan, Region, Step, StepOp, StepParams,
     UpdateRule, ValueGradient,
 };
 use crate::shape::Chw;
@@ -120,6 +120,10 @@ impl<T: Real> Backend for Reference<T> {
 
     fn allocate_host(&self, bytes: usize) -> Result<Vec<u8>> {
         Ok(vec![0; bytes])
+    }
+
+    fn algorithm(&self, _: &Plan, _: usize, _: Part) -> String {
+        "naive loops".into()
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Vec<T>> {

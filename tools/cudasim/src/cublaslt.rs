@@ -9,9 +9,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::cublas::sys::cublasOperation_t as Operation;
 use cudarc::cublaslt::sys::{
-    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulHeuristicResult_t as Heuristic, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cublasStatus_t as Status, cudaDataType,
+    cublasComputeType_t, cublasLtEpilogue_t as Epilogue, cublasLtMatmulAlgoConfigAttributes_t as Config,
+    cublasLtMatmulDescAttributes_t as Attribute, cublasLtMatmulHeuristicResult_t as Heuristic,
+    cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t as Status, cudaDataType,
 };
 
 use crate::library::{self, Access, Float, Work};
@@ -22,8 +22,11 @@ const VERSION: usize = 130_000;
 /// What the simulated algorithm wants, so that a missing workspace is noticed.
 const WORKSPACE: usize = 4096;
 
-/// Marks an algorithm as one that the simulated heuristics gave.
+/// Marks an algorithm as one that the simulated heuristics gave; its number is the lowest byte.
 const ALGORITHM: u64 = 0x6375_6461_7369_6d00;
+
+/// How many algorithms the simulated heuristics give. They compute the same.
+const ALGORITHMS: usize = 2;
 
 type Id = usize;
 
@@ -423,16 +426,44 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     let outcome = check();
     // SAFETY: the caller vouches for the room.
     unsafe {
-        *found = c_int::from(outcome.is_ok() && requested > 0);
-        if *found == 1 {
+        let given = match outcome {
+            Ok(()) => ALGORITHMS.min(requested.max(0) as usize),
+            Err(_) => 0,
+        };
+        for number in 0..given {
             let mut result: Heuristic = std::mem::zeroed();
-            result.algo.data[0] = ALGORITHM;
+            result.algo.data[0] = ALGORITHM + number as u64;
             result.workspaceSize = WORKSPACE;
             result.wavesCount = 1.0;
-            *results = result;
+            *results.add(number) = result;
         }
+        *found = given as c_int;
     }
     status(outcome)
+}
+
+/// What an algorithm is made of: its number, which the simulated one has in its first word.
+///
+/// # Safety
+///
+/// `algorithm` points to an algorithm, `value` to `size` bytes, `written` to a number.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cublasLtMatmulAlgoConfigGetAttribute(
+    algorithm: *const u64,
+    attribute: c_int,
+    value: *mut c_void,
+    size: usize,
+    written: *mut usize,
+) -> c_int {
+    if attribute != Config::CUBLASLT_ALGO_CONFIG_ID as c_int || size != size_of::<i32>() {
+        return UNSUPPORTED as c_int;
+    }
+    // SAFETY: the caller vouches for all three.
+    unsafe {
+        value.cast::<i32>().write((*algorithm & 0xff) as i32);
+        *written = size;
+    }
+    0
 }
 
 /// D = alpha op(A) op(B) + beta C with alpha = 1, beta = 0 and the description's epilogue, on `stream`.
@@ -474,7 +505,8 @@ pub unsafe extern "C" fn cublasLtMatmul(
             layout(c_layout)?,
             layout(d_layout)?,
         )?;
-        if (alpha, beta) != (1.0, 0.0) || algorithm != Some(ALGORITHM) || workspace_bytes < WORKSPACE {
+        let given = |algorithm: u64| (ALGORITHM..ALGORITHM + ALGORITHMS as u64).contains(&algorithm);
+        if (alpha, beta) != (1.0, 0.0) || !algorithm.is_some_and(given) || workspace_bytes < WORKSPACE {
             return Err(UNSUPPORTED);
         }
         Ok(product)

@@ -1,5 +1,7 @@
 //! Which engine executes a graph, and its execution.
 
+mod offered;
+
 use std::ffi::c_void;
 
 use cudarc::cudnn::sys::{
@@ -226,6 +228,16 @@ impl ConvPlan {
             ))
         })?;
         Ok(Self { pass, accepted })
+    }
+
+    /// A plan that was chosen otherwise.
+    pub(crate) fn of(pass: ConvPass, accepted: Accepted) -> Self {
+        Self { pass, accepted }
+    }
+
+    /// cuDNN's number of the engine.
+    pub(crate) fn engine(&self) -> i64 {
+        self.accepted.engine
     }
 
     /// Bytes of workspace.

@@ -1,11 +1,13 @@
 //! The types that activations and their gradients have in device memory.
 
 use half::bf16;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::Precision;
 
 /// What a kernel reads and writes. It computes in f32, whatever this is, and rounds what it writes once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Element {
     /// 32 bits.
     F32,

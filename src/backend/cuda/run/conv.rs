@@ -6,7 +6,7 @@ use crate::backend::cuda::dnn::{ConvPass, ConvShape, ConvTensors, DevicePtr};
 use crate::backend::cuda::launch::{Element, Nhwc, Rows};
 use crate::backend::cuda::lower::{aligned, filter_bytes, input_pitch, rows};
 use crate::error::Result;
-use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
+use crate::plan::{DataGradient, Epilogue, Mode, Part, Plan, Step, StepOp};
 
 /// Every pass of every convolution of a plan, with its step.
 pub(crate) fn convolutions(plan: &Plan) -> Vec<(&Step, ConvPass, ConvShape)> {
@@ -26,6 +26,18 @@ pub(crate) fn convolutions(plan: &Plan) -> Vec<(&Step, ConvPass, ConvShape)> {
         }
     }
     passes
+}
+
+/// Which plan computes one part of a convolution.
+pub(super) fn conv_key(step: &Step, kernel: usize, epilogue: Epilogue, part: Part) -> (ConvPass, ConvShape) {
+    let pass = match part {
+        Part::Forward => ConvPass::Forward {
+            relu: epilogue != Epilogue::None,
+        },
+        Part::DataGradient => ConvPass::DataGradient,
+        Part::FilterGradient => ConvPass::FilterGradient,
+    };
+    (pass, conv_shape(step, kernel))
 }
 
 fn conv_shape(step: &Step, kernel: usize) -> ConvShape {

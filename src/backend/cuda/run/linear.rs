@@ -7,24 +7,33 @@ use crate::backend::cuda::dnn::DevicePtr;
 use crate::backend::cuda::launch::{Element, Rows};
 use crate::backend::cuda::lower::{aligned, flat_bytes};
 use crate::error::Result;
-use crate::plan::{DataGradient, Epilogue, Mode, Plan, Step, StepOp};
+use crate::plan::{DataGradient, Epilogue, Mode, Part, Plan, Step, StepOp};
 
-/// Every product of a plan's fully connected layers.
-pub(super) fn products(plan: &Plan, element: Element) -> Vec<Product> {
+/// Every product of a plan's fully connected layers, with its step. Activations are of type `element`.
+pub(crate) fn products(plan: &Plan, element: Element) -> Vec<(&Step, Product)> {
     let mut products = Vec::new();
     for step in &plan.steps {
         let StepOp::Linear { epilogue } = step.op else {
             continue;
         };
-        products.push(forward_product(step, element, epilogue));
+        products.push((step, forward_product(step, element, epilogue)));
         if plan.mode == Mode::Training {
-            products.push(weight_gradient_product(step, element));
+            products.push((step, weight_gradient_product(step, element)));
             if step.data_gradient != DataGradient::None {
-                products.push(data_gradient_product(step, element));
+                products.push((step, data_gradient_product(step, element)));
             }
         }
     }
     products
+}
+
+/// The product that computes one part of a fully connected layer.
+pub(super) fn product_of(step: &Step, element: Element, epilogue: Epilogue, part: Part) -> Product {
+    match part {
+        Part::Forward => forward_product(step, element, epilogue),
+        Part::DataGradient => data_gradient_product(step, element),
+        Part::FilterGradient => weight_gradient_product(step, element),
+    }
 }
 
 /// y (N, out) = x (N, in) w^T, w as it is stored: (out, in).

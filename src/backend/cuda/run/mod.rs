@@ -5,16 +5,16 @@ mod kernels;
 mod linear;
 
 pub(super) use self::conv::convolutions;
-use self::linear::products;
+pub(super) use self::linear::products;
 use super::Resources;
-use super::blas::{Product, ProductPlan, WORKSPACE_BYTES};
-use super::dnn::{ConvPass, ConvPlan, ConvShape};
+use super::blas::{Product, WORKSPACE_BYTES};
+use super::dnn::{ConvPass, ConvShape};
 use super::launch::{Element, Nhwc};
 use super::memory::{Buffer, Places};
 use super::staging::{BatchLayout, Inbox};
 use crate::backend::Memory;
 use crate::error::{Error, Result};
-use crate::plan::{Batch, Epilogue, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
+use crate::plan::{Batch, Epilogue, Part, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
 /// Makes the library plans of every step, and the workspace and the inbox that they need.
 pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
@@ -24,7 +24,34 @@ pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
     }
     products(plan, Element::of(resources.precision))
         .into_iter()
-        .try_for_each(|product| resources.plan_product(product))
+        .try_for_each(|(_, product)| resources.plan_product(product))
+}
+
+/// What computes one part of a step, for people.
+pub(super) fn algorithm(resources: &Resources, step: &Step, part: Part) -> String {
+    let described = match step.op {
+        StepOp::Conv { kernel, epilogue } => {
+            let key = conv::conv_key(step, kernel, epilogue, part);
+            let plan = resources.convolutions.get(&key);
+            plan.map(|plan| format!("cuDNN engine {}", plan.engine()))
+        }
+        StepOp::Linear { epilogue } => {
+            let product = linear::product_of(step, Element::of(resources.precision), epilogue, part);
+            let plan = resources.products.get(&product);
+            plan.map(|plan| match plan.algorithm_id() {
+                Some(id) => format!("cuBLASLt algorithm {id}"),
+                None => "cuBLASLt".into(),
+            })
+        }
+        StepOp::Input
+        | StepOp::BatchNorm { .. }
+        | StepOp::Relu
+        | StepOp::Lrn
+        | StepOp::MaxPool
+        | StepOp::Dropout { .. }
+        | StepOp::Loss => Some("kernel of verydeep".into()),
+    };
+    described.unwrap_or_else(|| "not planned".into())
 }
 
 /// One pass of one step. What it needs of the micro-batch is received first.
@@ -146,7 +173,7 @@ impl Resources {
         if self.convolutions.contains_key(&(pass, shape)) {
             return Ok(());
         }
-        let plan = ConvPlan::new(&self.dnn, self.precision, pass, shape)?;
+        let plan = self.convolution_plan(pass, shape)?;
         if plan.workspace() > self.workspace.bytes() {
             // The stream frees the old one when it is done with it; graphs are not.
             self.graphs.clear();
@@ -158,7 +185,7 @@ impl Resources {
 
     fn plan_product(&mut self, product: Product) -> Result<()> {
         if !self.products.contains_key(&product) {
-            let plan = ProductPlan::new(&self.blas, self.precision, product)?;
+            let plan = self.product_plan(product)?;
             self.products.insert(product, plan);
         }
         debug_assert!(

@@ -32,6 +32,8 @@ pub(super) enum Payload {
     Offered(Program, &'static [Engine]),
     /// One of them, or the plan made of it.
     Engine(Program, Engine),
+    /// How one knob of an engine is set: its number and its value.
+    Knob([i64; 2]),
 }
 
 /// Bytes of one element of an attribute type; `None` for types that this simulator does not know.

@@ -1,7 +1,9 @@
 //! The engines that the simulated heuristics offer: the bad ones first, so that a program that takes the first it is
 //! offered is found out.
 
-use cudarc::cudnn::sys::{cudnnBackendHeurMode_t as Heuristic, cudnnBackendNumericalNote_t as Note};
+use cudarc::cudnn::sys::{
+    cudnnBackendHeurMode_t as Heuristic, cudnnBackendKnobType_t as Knob, cudnnBackendNumericalNote_t as Note,
+};
 
 use crate::library::to_tf32;
 
@@ -18,6 +20,8 @@ pub(super) enum Engine {
     Greedy,
     /// As it should be.
     Plain,
+    /// The same engine with a knob set otherwise.
+    Retiled,
 }
 
 impl Engine {
@@ -33,8 +37,29 @@ impl Engine {
                 Self::TensorCore,
                 Self::Greedy,
             ]),
-            FALLBACK => Some(&[Self::Plain]),
+            FALLBACK => Some(&[Self::Plain, Self::Retiled]),
             _ => None,
+        }
+    }
+
+    /// The number of the engine, whatever its knobs.
+    pub(super) fn number(self) -> i64 {
+        match self {
+            Self::Retiled => Self::Plain as i64,
+            Self::Nondeterministic | Self::DownConverting | Self::TensorCore | Self::Greedy | Self::Plain => {
+                self as i64
+            }
+        }
+    }
+
+    /// Its one knob, the size of a tile: number and value.
+    pub(super) fn knob(self) -> [i64; 2] {
+        const TILE_SIZE: i64 = Knob::CUDNN_KNOB_TYPE_TILE_SIZE as i64;
+        match self {
+            Self::Retiled => [TILE_SIZE, 1],
+            Self::Nondeterministic | Self::DownConverting | Self::TensorCore | Self::Greedy | Self::Plain => {
+                [TILE_SIZE, 0]
+            }
         }
     }
 
@@ -46,7 +71,7 @@ impl Engine {
                 Note::CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS,
             ],
             Self::TensorCore => &[Note::CUDNN_NUMERICAL_NOTE_TENSOR_CORE],
-            Self::Greedy | Self::Plain => &[],
+            Self::Greedy | Self::Plain | Self::Retiled => &[],
         }
     }
 
@@ -54,7 +79,11 @@ impl Engine {
     pub(super) fn workspace(self) -> i64 {
         match self {
             Self::Greedy => 2 << 30,
-            Self::Nondeterministic | Self::DownConverting | Self::TensorCore | Self::Plain => 4096,
+            Self::Nondeterministic
+            | Self::DownConverting
+            | Self::TensorCore
+            | Self::Plain
+            | Self::Retiled => 4096,
         }
     }
 
@@ -63,7 +92,7 @@ impl Engine {
         match self {
             Self::DownConverting => None,
             Self::TensorCore => Some(to_tf32),
-            Self::Nondeterministic | Self::Greedy | Self::Plain => Some(|factor| factor),
+            Self::Nondeterministic | Self::Greedy | Self::Plain | Self::Retiled => Some(|factor| factor),
         }
     }
 }

@@ -162,6 +162,18 @@ impl State {
                         room.min(engines.len())
                     })
                 }
+                Payload::Knob([number, value]) => {
+                    if room > 0 && name == Name::CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE as u32 {
+                        // SAFETY: the caller said that `out` has room for a knob's type.
+                        unsafe { *out.cast::<u32>() = number as u32 };
+                    } else if room > 0 && name == Name::CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE as u32 {
+                        // SAFETY: the caller said that `out` has room for an integer.
+                        unsafe { *out.cast::<i64>() = value };
+                    } else {
+                        return Err(format!("attribute {name} cannot be read here").into());
+                    }
+                    Ok(1)
+                }
                 _ => Err(format!("attribute {name} cannot be read here").into()),
             };
         };
@@ -176,6 +188,15 @@ impl State {
                 )?;
             }
             Ok(1)
+        } else if name == Name::CUDNN_ATTR_ENGINECFG_KNOB_CHOICES as u32 {
+            if room > 0 {
+                // SAFETY: as above.
+                let to = unsafe { *out.cast::<*mut c_void>() };
+                let kind = Kind::CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR;
+                self.fill(to, kind, Payload::Knob(engine.knob()))?;
+            }
+            // The real one, too, says 0 to who only asks for the number.
+            Ok(room.min(1))
         } else if name == Name::CUDNN_ATTR_ENGINE_NUMERICAL_NOTE as u32 {
             for (i, note) in engine.notes().iter().enumerate().take(room) {
                 // SAFETY: the caller said that `out` has room for that many notes.
@@ -185,7 +206,7 @@ impl State {
         } else if name == Name::CUDNN_ATTR_ENGINE_GLOBAL_INDEX as u32 {
             if room > 0 {
                 // SAFETY: the caller said that `out` has room for an integer.
-                unsafe { *out.cast::<i64>() = engine as i64 };
+                unsafe { *out.cast::<i64>() = engine.number() };
             }
             Ok(1)
         } else if name == Name::CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE as u32 {

@@ -1,0 +1,95 @@
+//! Which plan computes what: the plan file's where one is followed and has it, else the default rule's.
+
+use std::collections::HashMap;
+
+use super::blas::{MOST_OFFERED, Product, ProductPlan};
+use super::dnn::{Candidates, ConvPass, ConvPlan, ConvShape};
+use super::plans::{AlgorithmWords, EngineChoice, PlanFile};
+use super::{Cuda, Resources};
+use crate::error::{Error, Result};
+
+/// What to do where a plan file does not hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Drift {
+    /// End with an error that says why.
+    #[default]
+    Refuse,
+    /// Take the default rule's plan instead.
+    Allow,
+}
+
+/// The choices of a plan file.
+#[derive(Default)]
+pub(super) struct Choices {
+    convolutions: HashMap<(ConvPass, ConvShape), EngineChoice>,
+    products: HashMap<Product, AlgorithmWords>,
+    drift: Drift,
+}
+
+impl Cuda {
+    /// Computes as a plan file says from now on; what it does not say, the default rule does. Refuses a file that was
+    /// made for anything else than this device, these libraries and this precision. Say it before anything is prepared.
+    pub fn follow(&self, file: &PlanFile, drift: Drift) -> Result<()> {
+        let mut choices = Choices {
+            drift,
+            ..Choices::default()
+        };
+        match (file.holds_for(&self.made_for), drift) {
+            (Ok(()), _) => {
+                choices.convolutions = file.convolutions().collect();
+                choices.products = file.products().collect::<Result<_>>()?;
+            }
+            (Err(_), Drift::Allow) => {}
+            (Err(why), Drift::Refuse) => return Err(why),
+        }
+        let resources = &mut *self.lock();
+        resources.convolutions.clear();
+        resources.products.clear();
+        resources.choices = choices;
+        Ok(())
+    }
+}
+
+/// The error of a choice that the installed library does not offer.
+fn not_offered(what: String, choice: String, library: &str) -> Error {
+    Error::invalid_hint(
+        format_args!("the plan file, {what}"),
+        choice,
+        format_args!("it is not among what the installed {library} offers"),
+        "tune again, or --allow-drift goes on with the default rule",
+    )
+}
+
+impl Resources {
+    /// The plan of one pass of one convolution.
+    pub(super) fn convolution_plan(&self, pass: ConvPass, shape: ConvShape) -> Result<ConvPlan> {
+        let (target, precision) = (&self.dnn, self.precision);
+        if let Some(choice) = self.choices.convolutions.get(&(pass, shape)) {
+            let candidates = Candidates::new(target, precision, pass, shape)?;
+            if let Some(accepted) = candidates.find(target, choice)? {
+                return Ok(ConvPlan::of(pass, accepted));
+            }
+            if self.choices.drift == Drift::Refuse {
+                let what = format!("{pass:?} of {shape:?}");
+                return Err(not_offered(what, choice.to_string(), "cuDNN"));
+            }
+        }
+        ConvPlan::new(target, precision, pass, shape)
+    }
+
+    /// The plan of a product.
+    pub(super) fn product_plan(&self, product: Product) -> Result<ProductPlan> {
+        if let Some(words) = self.choices.products.get(&product) {
+            let offered = ProductPlan::offered(&self.blas, self.precision, product, MOST_OFFERED)?;
+            if let Some(plan) = offered.into_iter().find(|plan| plan.words() == *words) {
+                return Ok(plan);
+            }
+            if self.choices.drift == Drift::Refuse {
+                let words: Vec<String> = words.iter().map(|word| format!("{word:x}")).collect();
+                let choice = format!("algorithm {}", words.join(" "));
+                return Err(not_offered(format!("{product:?}"), choice, "cuBLASLt"));
+            }
+        }
+        ProductPlan::new(&self.blas, self.precision, product)
+    }
+}

@@ -1,0 +1,173 @@
+//! Looking for the fastest plans: every engine and every algorithm that keeps our promises, timed on the device.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use cudarc::driver::CudaStream;
+
+use super::blas::{MOST_OFFERED, Matrices, Product, ProductPlan, WORKSPACE_BYTES};
+use super::dnn::{Candidates, ConvPass, ConvPlan, ConvShape, ConvTensors, WORKSPACE_CAP};
+use super::launch::Launcher;
+use super::memory::Buffer;
+use super::plans::{ConvChoice, PlanFile, ProductChoice};
+use super::rates::fill;
+use super::run::{convolutions, products};
+use super::{Cuda, Resources, timing};
+use crate::error::Result;
+use crate::plan::Plan;
+
+/// What was found for one pass of one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tuned {
+    /// Name of the first step that has it.
+    pub layer: String,
+    /// What is computed.
+    pub what: String,
+    /// Plans that were timed.
+    pub tried: usize,
+    /// The default rule's plan, and seconds.
+    pub default: (String, f64),
+    /// The fastest, and seconds.
+    pub fastest: (String, f64),
+}
+
+impl Cuda {
+    /// Times what can compute each pass of each convolution and product of some plans, each once, and decides for the
+    /// fastest.
+    pub fn tune(&self, plans: &[Plan]) -> Result<(PlanFile, Vec<Tuned>)> {
+        let resources = &*self.lock();
+        let mut found = Vec::new();
+        let (mut conv_choices, mut product_choices) = (Vec::new(), Vec::new());
+        let mut seen = HashSet::new();
+        for (step, pass, shape) in plans.iter().flat_map(convolutions) {
+            if seen.insert((pass, shape)) {
+                let (choice, tuned) = convolution(resources, &step.name, pass, shape)?;
+                conv_choices.push(choice);
+                found.push(tuned);
+            }
+        }
+        let mut seen = HashSet::new();
+        let element = self.lowering.element();
+        for (step, product) in plans.iter().flat_map(|plan| products(plan, element)) {
+            if seen.insert(product) {
+                let (choice, tuned) = one_product(resources, &step.name, product)?;
+                product_choices.push(choice);
+                found.push(tuned);
+            }
+        }
+        let file = PlanFile::new(self.made_for.clone(), conv_choices, product_choices);
+        Ok((file, found))
+    }
+}
+
+/// Random f32, as many as asked for.
+fn tensor(launcher: &Launcher, stream: &Arc<CudaStream>, elements: usize) -> Result<Buffer> {
+    let buffer = Buffer::new(
+        stream,
+        "a tensor of a plan that is timed",
+        elements * size_of::<f32>(),
+    )?;
+    fill(launcher, &buffer)?;
+    Ok(buffer)
+}
+
+/// The fastest of some plans with their names and seconds; the first is the default rule's.
+fn fastest<P>(timed: Vec<(P, String, f64)>, layer: &str, what: String) -> (P, Tuned) {
+    let tried = timed.len();
+    let default = (timed[0].1.clone(), timed[0].2);
+    let best = timed.into_iter().min_by(|a, b| a.2.total_cmp(&b.2));
+    let (plan, name, seconds) = best.expect("the default rule's is one");
+    let tuned = Tuned {
+        layer: layer.into(),
+        what,
+        tried,
+        default,
+        fastest: (name, seconds),
+    };
+    (plan, tuned)
+}
+
+fn convolution(
+    resources: &Resources,
+    layer: &str,
+    pass: ConvPass,
+    shape: ConvShape,
+) -> Result<(ConvChoice, Tuned)> {
+    let Resources {
+        dnn,
+        launcher,
+        precision,
+        ..
+    } = resources;
+    let ConvShape {
+        n,
+        c,
+        k,
+        h,
+        w,
+        kernel,
+    } = shape;
+    let stream = launcher.stream();
+    let tensor = |elements: usize| tensor(launcher, stream, elements);
+    let (x, y) = (tensor(n * h * w * c)?, tensor(n * h * w * k)?);
+    let (filter, bias) = (tensor(k * kernel * kernel * c)?, tensor(k)?);
+    let workspace = Buffer::new(stream, "the workspace of plans that are timed", WORKSPACE_CAP)?;
+    let tensors = ConvTensors {
+        x: x.at(0),
+        w: filter.at(0),
+        y: y.at(0),
+        bias: bias.at(0),
+    };
+    let candidates = Candidates::new(dnn, *precision, pass, shape)?;
+    // Also says why, where there is none.
+    ConvPlan::new(dnn, *precision, pass, shape)?;
+    let mut timed = Vec::new();
+    for (choice, accepted) in candidates.all(dnn)? {
+        let plan = ConvPlan::of(pass, accepted);
+        let seconds = timing::seconds(launcher, || {
+            // SAFETY: tensors of the shape, as large as in any precision; the workspace is as large as plans may ask for.
+            unsafe { plan.execute(dnn, tensors, workspace.at(0)) }
+        })?;
+        timed.push((choice.clone(), choice.to_string(), seconds));
+    }
+    let what = match pass {
+        ConvPass::Forward { .. } => "forward",
+        ConvPass::DataGradient => "data gradient",
+        ConvPass::FilterGradient => "filter gradient",
+    };
+    let (choice, tuned) = fastest(timed, layer, what.into());
+    Ok((ConvChoice::new(pass, shape, choice), tuned))
+}
+
+fn one_product(resources: &Resources, layer: &str, product: Product) -> Result<(ProductChoice, Tuned)> {
+    let Resources {
+        blas,
+        launcher,
+        precision,
+        ..
+    } = resources;
+    let Product { m, n, k, .. } = product;
+    let stream = launcher.stream();
+    let tensor = |elements: usize| tensor(launcher, stream, elements);
+    let (a, b, c, bias) = (tensor(m * k)?, tensor(k * n)?, tensor(m * n)?, tensor(n)?);
+    let workspace = Buffer::new(stream, "the workspace of plans that are timed", WORKSPACE_BYTES)?;
+    let matrices = Matrices {
+        a: a.at(0),
+        b: b.at(0),
+        c: c.at(0),
+        bias: bias.at(0),
+    };
+    let mut timed = Vec::new();
+    for plan in ProductPlan::offered(blas, *precision, product, MOST_OFFERED)? {
+        let seconds = timing::seconds(launcher, || {
+            // SAFETY: matrices of the product, as large as in any precision, and the workspace that products may use.
+            unsafe { plan.execute(blas, stream, matrices, workspace.at(0)) }
+        })?;
+        let name = plan
+            .algorithm_id()
+            .map_or("algorithm".into(), |id| format!("algorithm {id}"));
+        timed.push((plan.words(), name, seconds));
+    }
+    let (words, tuned) = fastest(timed, layer, format!("product {m} x {n} x {k}"));
+    Ok((ProductChoice::new(product, words), tuned))
+}
