@@ -9,7 +9,7 @@ use common::{alike, differences, exact, sentinels, ten_steps};
 use std::sync::Once;
 
 use verydeep::backend::Precision;
-use verydeep::backend::cpu::Cpu;
+use verydeep::backend::cpu::{ConvAlgorithm, Cpu};
 use verydeep::backend::cuda::libraries::Libraries;
 use verydeep::backend::cuda::{Cuda, Options};
 use verydeep::backend::reference::Reference;
@@ -102,7 +102,14 @@ judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
 judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
 judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
+judge!(cpu_with_winograd, cpu_with(ConvAlgorithm::Winograd4));
+judge!(cpu_without_winograd, cpu_with(ConvAlgorithm::Direct));
 judge!(cuda_on_the_simulated_device, cuda());
+
+/// Small layers too are computed as asked.
+fn cpu_with(algorithm: ConvAlgorithm) -> Cpu {
+    Cpu::new(2).unwrap().with_convolution(algorithm)
+}
 
 /// The device that the CUDA back end is judged on: one of the simulator, which `cargo build --workspace` puts beside the
 /// tests, or a real one where VERYDEEP_TEST_DEVICE names it (`cuda:N`), with NVIDIA's libraries as VERYDEEP_CUDA_LIBS

@@ -1,25 +1,25 @@
 //! Dropout (Srivastava et al. 2014), scaled in training so that evaluation is the identity.
 //!
-//! x, dx, y and dy: (N, elements of one image, channel-major). `y = 0 where dropped, else x / (1 - p)`.
+//! x, dx, y and dy: (N, C/16, H, W, 16); masks are drawn by logical, channel-major element.
+//! `y = 0 where dropped, else x / (1 - p)`.
 
-use super::memory::f32_bytes;
+use super::elementwise::{self, mask};
+use super::isa::multiversion;
+use super::layout::{group_len, groups, lanes, tensor_bytes};
+use super::tile::LANES;
 use super::{Cpu, Views};
 use crate::plan::{DataGradient, Footprint, Step, StepParams};
 use crate::rng::{Purpose, Stream};
 
 pub(super) fn footprint(step: &Step) -> Footprint {
-    let elements = step.batch * step.output.len();
     Footprint {
-        value: f32_bytes(elements),
-        gradient: f32_bytes(elements),
+        value: tensor_bytes(step.batch, step.output),
+        gradient: tensor_bytes(step.batch, step.output),
         // After a ReLU, y alone says what was kept and passed.
         backward_reads_value: step.data_gradient == DataGradient::Masked,
         ..Footprint::default()
     }
 }
-
-/// Elements of one image are a multiple of this many draws per task.
-const CHUNK: usize = 1 << 11;
 
 /// Overwrites y. Element i of sample n is dropped where its 32 random bits are below `floor(p * 2^32)`.
 pub(super) fn forward(
@@ -46,11 +46,21 @@ pub(super) fn backward(
         DataGradient::None => {}
         DataGradient::Plain => draw(cpu, step, p, layer, params, views.gradient, views.input_gradient),
         DataGradient::Masked => {
-            let scale = scale(p);
-            let dy_and_y = views.gradient.iter().zip(views.value.iter());
-            for (dx, (&dy, &y)) in views.input_gradient.iter_mut().zip(dy_and_y) {
-                *dx = if y > 0.0 { dy * scale } else { 0.0 };
-            }
+            let (y, dy, scale) = (&*views.value, &*views.gradient, scale(p));
+            cpu.team
+                .chunks(views.input_gradient, elementwise::CHUNK, |index, dx| {
+                    let start = index * elementwise::CHUNK;
+                    scaled(cpu.isa, scale, &dy[start..], dx);
+                    mask(cpu.isa, &y[start..], dx);
+                });
+        }
+    }
+}
+
+multiversion! {
+    fn scaled(scale: f32, from: &[f32], to: &mut [f32]) {
+        for (to, &from) in to.iter_mut().zip(from) {
+            *to = from * scale;
         }
     }
 }
@@ -59,31 +69,36 @@ fn scale(p: f32) -> f32 {
     1.0 / (1.0 - p)
 }
 
-/// `to = 0 where dropped, else from / (1 - p)`.
+/// `to = 0 where dropped, else from / (1 - p)`; padding becomes zero.
 fn draw(cpu: &Cpu, step: &Step, p: f32, layer: u16, params: &StepParams, from: &[f32], to: &mut [f32]) {
     let threshold = (f64::from(p) * 4_294_967_296.0).floor() as u32;
     let scale = scale(p);
-    let elements = step.output.len();
-    cpu.team.chunks(to, CHUNK, |task, to| {
-        let mut index = task * CHUNK;
-        let end = index + to.len();
-        while index < end {
-            let (n, first) = (index / elements, index % elements);
-            let stream = Stream::new(params.seed, params.position + n as u64, Purpose::Dropout, layer);
-            let count = (elements - first).min(end - index);
-            let to = &mut to[index - task * CHUNK..][..count];
-            let mut words = [0; 4];
-            for (i, (to, &from)) in (first..).zip(to.iter_mut().zip(&from[index..])) {
-                if i == first || i.is_multiple_of(4) {
-                    words = stream.block((i / 4) as u32);
+    let (shape, plane) = (step.output, step.output.plane());
+    cpu.team.chunks(to, group_len(shape), |task, to| {
+        let (n, group) = (task / groups(shape.c), task % groups(shape.c));
+        let stream = Stream::new(params.seed, params.position + n as u64, Purpose::Dropout, layer);
+        let from = &from[task * group_len(shape)..];
+        let lanes = lanes(shape.c, group);
+        let (mut words, mut block) = ([0; 4], None);
+        let pixels = from
+            .as_chunks::<LANES>()
+            .0
+            .iter()
+            .zip(to.as_chunks_mut::<LANES>().0);
+        for (pixel, (from, to)) in pixels.enumerate() {
+            to[lanes..].fill(0.0);
+            for l in 0..lanes {
+                let element = (group * LANES + l) * plane + pixel;
+                if block != Some(element / 4) {
+                    block = Some(element / 4);
+                    words = stream.block((element / 4) as u32);
                 }
-                *to = if words[i % 4] < threshold {
+                to[l] = if words[element % 4] < threshold {
                     0.0
                 } else {
-                    from * scale
+                    from[l] * scale
                 };
             }
-            index += count;
         }
     });
 }

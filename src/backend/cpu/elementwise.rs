@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use super::isa::multiversion;
-use super::memory::f32_bytes;
+use super::layout::tensor_bytes;
 use super::team::Parts;
 use super::{Buffer, Cpu, Views};
 use crate::backend::{State, fold_element};
@@ -18,8 +18,8 @@ pub(super) const CHUNK: usize = 1 << 14;
 
 pub(super) fn relu_footprint(step: &Step) -> Footprint {
     Footprint {
-        value: f32_bytes(step.batch * step.output.len()),
-        gradient: f32_bytes(step.batch * step.output.len()),
+        value: tensor_bytes(step.batch, step.output),
+        gradient: tensor_bytes(step.batch, step.output),
         backward_reads_value: true,
         ..Footprint::default()
     }

@@ -1,17 +1,22 @@
 //! Soft-max, cross-entropy and the rank of the true class.
 //!
-//! Scores x, posteriors y and dx: (N, classes); labels: (N). Saved: N losses (f32), then N ranks (u32).
+//! Scores x and dx: (N, C/16, H, W, 16), flattened as (C, H, W); posteriors y: (N, classes), rows padded to a multiple
+//! of 16; labels: (N). Saved: N losses (f32), then N ranks (u32).
 //! Exponentials and logarithms are those of the crate `libm`, in f64: the same bits on every host.
 
+use super::layout::{image_from_logical, image_len, image_to_logical, padded, tensor_bytes};
 use super::memory::f32_bytes;
+use super::team::Parts;
 use super::{Cpu, Views};
 use crate::error::{Error, Result};
 use crate::plan::{DataGradient, Footprint, Step};
 
 pub(super) fn footprint(step: &Step) -> Footprint {
     Footprint {
-        value: f32_bytes(step.batch * step.output.len()),
+        value: tensor_bytes(step.batch, step.output),
         saved: f32_bytes(2 * step.batch),
+        forward_scratch: f32_bytes(step.batch * step.input.len()),
+        backward_scratch: f32_bytes(step.batch * step.input.len()),
         backward_reads_value: true,
         ..Footprint::default()
     }
@@ -30,17 +35,23 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) -> Result<(
             "the network has fewer classes than the data set; see --classes",
         ));
     }
-    let x = views.input;
     let (losses, ranks) = views.saved[..2 * step.batch].split_at_mut(step.batch);
     let ranks: &mut [u32] = bytemuck::cast_slice_mut(ranks);
-    for ((x, &label), rank) in x.chunks_exact(classes).zip(labels).zip(ranks) {
-        *rank = rank_of(x, label as usize);
-    }
-    cpu.team
-        .chunks2((views.value, classes), (losses, 1), |n, posteriors, loss| {
-            let x = &x[n * classes..][..classes];
-            loss[0] = soft_max(x, labels[n] as usize, posteriors) as f32;
-        });
+    let (ranks, scratch, images) = (Parts::new(ranks), Parts::new(views.scratch), views.input);
+    cpu.team.chunks2(
+        (views.value, padded(classes)),
+        (losses, 1),
+        |n, posteriors, loss| {
+            // SAFETY: this task alone has this sample.
+            let (x, rank) = unsafe { (scratch.range(n * classes, classes), ranks.range(n, 1)) };
+            let image = &images[n * image_len(step.input)..][..image_len(step.input)];
+            image_to_logical(cpu.isa, step.input, image, x);
+            let label = labels[n] as usize;
+            rank[0] = rank_of(x, label);
+            posteriors[classes..].fill(0.0);
+            loss[0] = soft_max(x, label, &mut posteriors[..classes]) as f32;
+        },
+    );
     Ok(())
 }
 
@@ -70,19 +81,19 @@ fn rank_of(x: &[f32], label: usize) -> u32 {
 }
 
 /// `dx[k] = y[k] - (1 where k = label, else 0)`. Overwrites dx.
-pub(super) fn backward(step: &Step, views: &mut Views<'_>) {
+pub(super) fn backward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) {
     if step.data_gradient == DataGradient::None {
         return;
     }
     let classes = step.output.len();
-    views.input_gradient.copy_from_slice(views.value);
-    for (dx, &label) in views
-        .input_gradient
-        .chunks_exact_mut(classes)
-        .zip(views.batch.labels)
-    {
-        dx[label as usize] -= 1.0;
-    }
+    let (posteriors, labels) = (&*views.value, views.batch.labels);
+    let dx = (&mut *views.input_gradient, image_len(step.input));
+    cpu.team
+        .chunks2(dx, (&mut *views.scratch, classes), |n, dx, logical| {
+            logical.copy_from_slice(&posteriors[n * padded(classes)..][..classes]);
+            logical[labels[n] as usize] -= 1.0;
+            image_from_logical(cpu.isa, step.input, logical, dx);
+        });
 }
 
 #[cfg(test)]

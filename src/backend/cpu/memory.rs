@@ -15,7 +15,7 @@ const ARRAYS: usize = 4;
 /// What one pass of one step reads and writes. A tensor that the pass has no use for is empty: in the
 /// backward pass its place may already belong to another.
 pub(super) struct Views<'a> {
-    /// x, (N, C, H, W).
+    /// x; activations and their gradients are (N, C/16, H, W, 16).
     pub(super) input: &'a [f32],
     /// y; of the forward pass the output.
     pub(super) value: &'a mut [f32],

@@ -1,7 +1,7 @@
 //! The CPU back end: fp32 on any number of threads.
 //!
-//! Layouts are the logical ones: activations (N, C, H, W), parameters as in the checkpoint. Everything that
-//! multiplies goes through one kernel (`tile`); everything else runs at the speed of the memory.
+//! Activations lie in groups of 16 channels (`layout`), parameters as in the checkpoint. Everything that multiplies
+//! many by many goes through one kernel (`tile`); everything else runs at the speed of the memory.
 //!
 //! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is
 //! computed by one task, in a fixed order; a task writes to a place of its own. Scratch is per thread,
@@ -14,16 +14,19 @@ mod dropout;
 mod elementwise;
 mod input;
 mod isa;
+mod layout;
 mod linear;
 mod loss;
 mod lrn;
 mod max_pool;
 mod memory;
 mod reduce;
+mod simd;
 mod team;
 mod tile;
 
 pub use buffer::Buffer;
+pub use conv::ConvAlgorithm;
 
 use std::ops::Range;
 
@@ -40,6 +43,7 @@ use team::Team;
 pub struct Cpu {
     isa: Isa,
     team: Team,
+    convolution: ConvAlgorithm,
 }
 
 impl Cpu {
@@ -53,8 +57,17 @@ impl Cpu {
     }
 
     fn with(threads: usize, isa: Isa) -> Result<Self> {
-        let team = Team::new(threads)?;
-        Ok(Self { isa, team })
+        Ok(Self {
+            isa,
+            team: Team::new(threads)?,
+            convolution: ConvAlgorithm::Auto,
+        })
+    }
+
+    /// The same with another way to compute convolutions.
+    #[must_use]
+    pub fn with_convolution(self, convolution: ConvAlgorithm) -> Self {
+        Self { convolution, ..self }
     }
 }
 
@@ -75,11 +88,10 @@ impl Lowering for Cpu {
     }
 
     fn footprint(&self, step: &Step) -> Footprint {
-        let threads = self.team.threads();
         match step.op {
-            StepOp::Input => input::footprint(step),
-            StepOp::Conv { kernel, epilogue } => conv::footprint(step, kernel, epilogue, threads),
-            StepOp::Linear { epilogue } => linear::footprint(step, epilogue, threads),
+            StepOp::Input => input::footprint(step, self.team.threads()),
+            StepOp::Conv { kernel, epilogue } => conv::footprint(self, step, kernel, epilogue),
+            StepOp::Linear { epilogue } => linear::footprint(self, step, epilogue),
             StepOp::BatchNorm { epilogue } => batch_norm::footprint(step, epilogue),
             StepOp::Relu => elementwise::relu_footprint(step),
             StepOp::Lrn => lrn::footprint(step),
@@ -100,7 +112,7 @@ impl Backend for Cpu {
     type HostMemory = Vec<u8>;
 
     fn class(&self) -> String {
-        format!("cpu {}", self.isa.name())
+        format!("cpu {}, convolutions {}", self.isa.name(), self.convolution)
     }
 
     fn allocate_host(&self, bytes: usize) -> Result<Vec<u8>> {
@@ -109,7 +121,7 @@ impl Backend for Cpu {
 
     fn algorithm(&self, plan: &Plan, step: usize, _: Part) -> String {
         match plan.steps[step].op {
-            StepOp::Conv { .. } => "direct".into(),
+            StepOp::Conv { kernel, .. } => conv::algorithm(self, &plan.steps[step], kernel).into(),
             StepOp::Linear { .. } => "packed product".into(),
             StepOp::Input
             | StepOp::BatchNorm { .. }
@@ -192,7 +204,7 @@ impl Backend for Cpu {
                 dropout::backward(self, step, p, layer, params, views);
             }
             (StepOp::Loss, Pass::Forward) => return loss::forward(self, step, views),
-            (StepOp::Loss, Pass::Backward) => loss::backward(step, views),
+            (StepOp::Loss, Pass::Backward) => loss::backward(self, step, views),
         }
         Ok(())
     }
@@ -205,8 +217,9 @@ impl Backend for Cpu {
         arena: &Buffer,
         values: &mut [f32],
     ) -> Result<()> {
-        let from = &slice(arena, region(plan, step, tensor))[..tensor_len(plan, step, values.len())?];
-        elementwise::copy(self, from, values);
+        check_len(plan, step, values.len())?;
+        let from = slice(arena, region(plan, step, tensor));
+        layout::to_logical(self, plan.steps[step].output, from, values);
         Ok(())
     }
 
@@ -218,9 +231,9 @@ impl Backend for Cpu {
         arena: &mut Buffer,
         values: &[f32],
     ) -> Result<()> {
-        let len = tensor_len(plan, step, values.len())?;
-        let to = &mut slice_mut(arena, region(plan, step, tensor))[..len];
-        elementwise::copy(self, values, to);
+        check_len(plan, step, values.len())?;
+        let to = slice_mut(arena, region(plan, step, tensor));
+        layout::from_logical(self, plan.steps[step].output, values, to);
         Ok(())
     }
 
@@ -274,11 +287,8 @@ impl Backend for Cpu {
     }
 
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
-        let len = plan.steps[step].batch * plan.steps[step].output.len();
-        Ok(elementwise::fold(
-            self,
-            &slice(arena, region(plan, step, tensor))[..len],
-        ))
+        let from = slice(arena, region(plan, step, tensor));
+        Ok(layout::fold(self, plan.batch, plan.steps[step].output, from))
     }
 }
 
@@ -313,12 +323,12 @@ fn kept_place(saved: Region, index: usize) -> Region {
     }
 }
 
-/// The number of elements of a step's value, which `found` must be.
-fn tensor_len(plan: &Plan, step: usize, found: usize) -> Result<usize> {
+/// Refuses another number of elements than a step's value has.
+fn check_len(plan: &Plan, step: usize, found: usize) -> Result<()> {
     let step = &plan.steps[step];
     let len = step.batch * step.output.len();
     if len == found {
-        Ok(len)
+        Ok(())
     } else {
         Err(Error::invalid(
             format_args!("elements of the value of {}", step.name),

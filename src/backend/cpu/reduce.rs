@@ -1,13 +1,16 @@
-//! Sums in a fixed order: 16 lanes of f32 over short blocks, the blocks in f64.
+//! Sums over pixels, of 16 channels at a time, in a fixed order: short blocks in f32, the blocks in f64.
 
 use super::Cpu;
 use super::isa::multiversion;
+use super::layout::groups;
+use super::team::Parts;
+use super::tile::LANES;
 
-/// Elements summed in f32 before the sum goes on in f64: 64 per lane.
-const BLOCK: usize = 1024;
-const LANES: usize = 16;
+/// Pixels summed in f32 before the sum goes on in f64.
+const BLOCK: usize = 64;
 
-/// Defines `fn name(isa, a, ...) -> [f64; S]`: S sums over the elements of slices of equal length.
+/// Defines `fn name(isa, a, ...) -> [[f64; 16]; S]`: S sums over the pixels of slices of equal length, for each of 16
+/// channels. Factors have one value per channel.
 macro_rules! sums {
     (
         $(#[$meta:meta])*
@@ -15,39 +18,31 @@ macro_rules! sums {
     ) => {
         multiversion! {
             $(#[$meta])*
-            pub(super) fn $name($first: &[f32], $($slice: &[f32],)* $($factor: f32),*) -> [f64; $count] {
-                let mut totals = [0.0f64; $count];
-                let len = $first.len();
-                $(assert_eq!($slice.len(), len, "slices of equal length");)*
-                let mut start = 0;
-                while start < len {
-                    let end = len.min(start + BLOCK);
-                    let mut lanes = [[0.0f32; LANES]; $count];
-                    let full = start + (end - start) / LANES * LANES;
-                    let mut at = start;
-                    while at < full {
-                        let $first: &[f32; LANES] = $first[at..].first_chunk().expect("a full group");
-                        $(let $slice: &[f32; LANES] = $slice[at..].first_chunk().expect("a full group");)*
+            pub(super) fn $name(
+                $first: &[f32],
+                $($slice: &[f32],)*
+                $($factor: &[f32; LANES]),*
+            ) -> [[f64; LANES]; $count] {
+                let mut totals = [[0.0f64; LANES]; $count];
+                let $first = $first.as_chunks::<LANES>().0;
+                $(let $slice = &$slice.as_chunks::<LANES>().0[..$first.len()];)*
+                for start in (0..$first.len()).step_by(BLOCK) {
+                    let mut sums = [[0.0f32; LANES]; $count];
+                    for p in start..$first.len().min(start + BLOCK) {
                         for l in 0..LANES {
-                            let ($first, $($slice,)*) = ($first[l], $($slice[l],)*);
+                            let ($first, $($slice,)*) = ($first[p][l], $($slice[p][l],)*);
+                            $(let $factor = $factor[l];)*
                             let terms: [f32; $count] = $term;
-                            for (lanes, term) in lanes.iter_mut().zip(terms) {
-                                lanes[l] += term;
+                            for (sums, term) in sums.iter_mut().zip(terms) {
+                                sums[l] += term;
                             }
                         }
-                        at += LANES;
                     }
-                    for l in 0..end - full {
-                        let ($first, $($slice,)*) = ($first[full + l], $($slice[full + l],)*);
-                        let terms: [f32; $count] = $term;
-                        for (lanes, term) in lanes.iter_mut().zip(terms) {
-                            lanes[l] += term;
+                    for (totals, sums) in totals.iter_mut().zip(&sums) {
+                        for (total, &sum) in totals.iter_mut().zip(sums) {
+                            *total += f64::from(sum);
                         }
                     }
-                    for (total, lanes) in totals.iter_mut().zip(&lanes) {
-                        *total += lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>();
-                    }
-                    start = end;
                 }
                 totals
             }
@@ -68,16 +63,28 @@ sums!(
     sum_and_moment[2](dy, x; mean) [dy, dy * (x - mean)]
 );
 
-/// `sums[c] = sum over n and p of values[n, c, p]`. values: (N, C, plane). Overwrites the sums.
-pub(super) fn channel_sums(cpu: &Cpu, batch: usize, plane: usize, values: &[f32], sums: &mut [f32]) {
-    let channels = sums.len();
-    cpu.team.chunks(sums, channels.div_ceil(16), |index, sums| {
-        let first = index * channels.div_ceil(16);
-        for (c, out) in (first..).zip(sums) {
-            let images = (0..batch).map(|n| sum(cpu.isa, &values[(n * channels + c) * plane..][..plane])[0]);
-            *out = images.sum::<f64>() as f32;
-        }
+/// `sums[c] = sum over n and p of values[n, c, p]`. values: (N, C/16, plane, 16); partial: as many f64 as N * C,
+/// padding included. Overwrites the sums.
+pub(super) fn channel_sums(
+    cpu: &Cpu,
+    batch: usize,
+    plane: usize,
+    values: &[f32],
+    partial: &mut [f64],
+    sums: &mut [f32],
+) {
+    let groups = groups(sums.len());
+    let parts = Parts::new(partial);
+    cpu.team.run(batch * groups, |task, _| {
+        // SAFETY: this task alone has this group of this image.
+        let part = unsafe { parts.range(task * LANES, LANES) };
+        let values = &values[task * plane * LANES..][..plane * LANES];
+        part.copy_from_slice(&sum(cpu.isa, values)[0]);
     });
+    for (c, out) in sums.iter_mut().enumerate() {
+        let images = (0..batch).map(|n| partial[n * groups * LANES + c]);
+        *out = images.sum::<f64>() as f32;
+    }
 }
 
 #[cfg(test)]
@@ -87,15 +94,17 @@ mod tests {
 
     #[test]
     fn sums_are_exact_on_integers_and_equal_on_every_path() {
-        for len in [0, 1, 15, 16, 17, 1023, 1024, 5000] {
-            let x: Vec<f32> = (0..len).map(|i| (i % 17) as f32 - 3.0).collect();
-            let y: Vec<f32> = (0..len).map(|i| (i % 5) as f32).collect();
-            let expected = [
-                y.iter().sum::<f32>() as f64,
-                y.iter().zip(&x).map(|(y, x)| y * (x - 2.0)).sum::<f32>() as f64,
-            ];
+        for pixels in [0, 1, 63, 64, 65, 500] {
+            let x: Vec<f32> = (0..pixels * LANES).map(|i| (i % 17) as f32 - 3.0).collect();
+            let y: Vec<f32> = (0..pixels * LANES).map(|i| (i % 5) as f32).collect();
             for isa in [Isa::Portable, Isa::best()] {
-                assert_eq!(sum_and_moment(isa, &y, &x, 2.0), expected);
+                let found = sum_and_moment(isa, &y, &x, &[2.0; LANES]);
+                for l in 0..LANES {
+                    let channel = (0..pixels).map(|p| (y[p * LANES + l], x[p * LANES + l]));
+                    let sum: f32 = channel.clone().map(|(y, _)| y).sum();
+                    let moment: f32 = channel.map(|(y, x)| y * (x - 2.0)).sum();
+                    assert_eq!([found[0][l], found[1][l]], [f64::from(sum), f64::from(moment)]);
+                }
             }
         }
     }

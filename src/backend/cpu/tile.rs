@@ -3,8 +3,8 @@
 //! `acc[r][l] += sum over the depth d of a[rows[r] + d] * b[d][l]`
 //!
 //! Convolutions, fully connected layers and their gradients differ in what they call rows, lanes and depth.
-//! The depth is up to three nested loops with their own strides, so that rows are read in place: a row of
-//! pixels, then the next image row, then the next image. Every lane sums in the order of the depth: results
+//! The depth is up to three nested loops with their own strides, so that rows are read in place: channels,
+//! then filter columns, then filter rows; or a row of pixels, then the next one. Every lane sums in the order of the depth: results
 //! depend on where the caller cuts the depth, and on nothing else.
 
 use super::isa::Isa;
@@ -57,34 +57,68 @@ pub(super) fn strips(total: usize) -> usize {
     total.div_ceil(ROWS)
 }
 
-/// `acc[r][l] += sum over d of a[rows[r] + d] * b[d][l]` for every `r` below `rows.len()`, at most [`ROWS`].
-pub(super) fn multiply(isa: Isa, depth: &Depth, a: &[f32], rows: &[usize], b: &[f32], acc: &mut Tile) {
+/// Where the sums of a tile begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Start {
+    /// At zero: what the sums held is overwritten.
+    Zero,
+    /// At what they hold.
+    Held,
+}
+
+/// `acc[r][l] = start + sum over d of a[rows[r] + d] * b[d][l]` for every `r` below `rows.len()`, at most [`ROWS`];
+/// `acc` has as many rows.
+pub(super) fn multiply(
+    isa: Isa,
+    depth: &Depth,
+    (a, rows): (&[f32], &[usize]),
+    b: &[f32],
+    start: Start,
+    acc: &mut [[f32; LANES]],
+) {
     match *rows {
-        [r0] => sized(isa, depth, a, [r0], b, acc),
-        [r0, r1] => sized(isa, depth, a, [r0, r1], b, acc),
-        [r0, r1, r2] => sized(isa, depth, a, [r0, r1, r2], b, acc),
-        [r0, r1, r2, r3] => sized(isa, depth, a, [r0, r1, r2, r3], b, acc),
-        [r0, r1, r2, r3, r4] => sized(isa, depth, a, [r0, r1, r2, r3, r4], b, acc),
-        [r0, r1, r2, r3, r4, r5] => sized(isa, depth, a, [r0, r1, r2, r3, r4, r5], b, acc),
+        [r0] => sized(isa, depth, (a, [r0]), b, start, acc),
+        [r0, r1] => sized(isa, depth, (a, [r0, r1]), b, start, acc),
+        [r0, r1, r2] => sized(isa, depth, (a, [r0, r1, r2]), b, start, acc),
+        [r0, r1, r2, r3] => sized(isa, depth, (a, [r0, r1, r2, r3]), b, start, acc),
+        [r0, r1, r2, r3, r4] => sized(isa, depth, (a, [r0, r1, r2, r3, r4]), b, start, acc),
+        [r0, r1, r2, r3, r4, r5] => sized(isa, depth, (a, [r0, r1, r2, r3, r4, r5]), b, start, acc),
         _ => assert!(rows.is_empty(), "a tile of {} rows", rows.len()),
     }
 }
 
 #[inline(always)]
-fn sized<const R: usize>(isa: Isa, depth: &Depth, a: &[f32], rows: [usize; R], b: &[f32], acc: &mut Tile) {
+fn sized<const R: usize>(
+    isa: Isa,
+    depth: &Depth,
+    (a, rows): (&[f32], [usize; R]),
+    b: &[f32],
+    start: Start,
+    acc: &mut [[f32; LANES]],
+) {
+    let acc: &mut [[f32; LANES]; R] = acc.try_into().expect("sums for every row");
+    if start == Start::Zero {
+        *acc = [[0.0; LANES]; R];
+    }
     if depth.count.contains(&0) {
         return;
     }
-    let acc: &mut [[f32; LANES]; R] = acc.first_chunk_mut().expect("at most ROWS rows");
     let last_row = rows.iter().copied().max().unwrap_or(0);
     assert!(last_row + depth.span(depth.a) < a.len(), "rows end inside a");
     assert!(depth.span(depth.b) + LANES <= b.len(), "lanes end inside b");
     match isa {
         Isa::Portable => portable(depth, a, rows, b, acc),
         // SAFETY: `Isa::Avx2` is made only where the processor has AVX2 and FMA; the assertions above keep
-        // every element that `avx2` reads inside `a` and `b`.
+        // every element that `avx2` reads inside `a` and `b`. The steps of the innermost loop are those of
+        // the depth.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { avx2(depth, a.as_ptr(), rows, b.as_ptr(), acc) },
+        Isa::Avx2 => unsafe {
+            match (depth.a[0], depth.b[0]) {
+                (1, LANES) => avx2(depth, (1, LANES), a.as_ptr(), rows, b.as_ptr(), acc),
+                (LANES, LANES) => avx2(depth, (LANES, LANES), a.as_ptr(), rows, b.as_ptr(), acc),
+                steps => avx2(depth, steps, a.as_ptr(), rows, b.as_ptr(), acc),
+            }
+        },
     }
 }
 
@@ -119,12 +153,20 @@ fn portable<const R: usize>(
     *acc = sums;
 }
 
+/// Steps of the innermost loop that are written out. Where the caller knows how far a step goes, their addresses
+/// are constants.
+#[cfg(target_arch = "x86_64")]
+const UNROLL: usize = 4;
+
 /// # Safety
-/// AVX2 and FMA; `a[rows[r] + ..]` and `b[..][0..16]` lie inside their allocations for the whole depth.
+/// AVX2 and FMA; `a[rows[r] + ..]` and `b[..][0..16]` lie inside their allocations for the whole depth;
+/// `(a_step, b_step)` are the innermost steps of the depth.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
+#[inline]
 unsafe fn avx2<const R: usize>(
     depth: &Depth,
+    (a_step, b_step): (usize, usize),
     a: *const f32,
     rows: [usize; R],
     b: *const f32,
@@ -145,7 +187,6 @@ unsafe fn avx2<const R: usize>(
         };
     }
     let [count, count1, count2] = depth.count;
-    let (a_step, b_step) = (depth.a[0], depth.b[0]);
     for i2 in 0..count2 {
         for i1 in 0..count1 {
             // SAFETY: the start of a loop lies inside what the caller promised.
@@ -155,7 +196,7 @@ unsafe fn avx2<const R: usize>(
                     b.add(i2 * depth.b[2] + i1 * depth.b[1]),
                 )
             };
-            for _ in 0..count {
+            let mut step = |a: *const f32, b: *const f32| {
                 // SAFETY: the caller promised every element of the depth.
                 let (b_low, b_high) = unsafe { (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))) };
                 for r in 0..R {
@@ -164,7 +205,16 @@ unsafe fn avx2<const R: usize>(
                     low[r] = _mm256_fmadd_ps(a, b_low, low[r]);
                     high[r] = _mm256_fmadd_ps(a, b_high, high[r]);
                 }
-                // Past the last element the pointers are not used; `wrapping_add` allows them to exist.
+            };
+            // Past the last element the pointers are not used; `wrapping_add` allows them to exist.
+            for _ in 0..count / UNROLL {
+                for i in 0..UNROLL {
+                    step(a.wrapping_add(i * a_step), b.wrapping_add(i * b_step));
+                }
+                (a, b) = (a.wrapping_add(UNROLL * a_step), b.wrapping_add(UNROLL * b_step));
+            }
+            for _ in 0..count % UNROLL {
+                step(a, b);
                 (a, b) = (a.wrapping_add(a_step), b.wrapping_add(b_step));
             }
         }
@@ -289,7 +339,7 @@ mod tests {
             for n in 1..=ROWS {
                 let rows = &[0, 40, 81, 123, 160, 201][..n];
                 let mut acc: Tile = [[1.0; LANES]; ROWS];
-                multiply(isa, &depth, &a, rows, &b, &mut acc);
+                multiply(isa, &depth, (&a, rows), &b, Start::Held, &mut acc[..n]);
                 for (r, sums) in acc.iter().enumerate() {
                     for (l, &sum) in sums.iter().enumerate() {
                         let mut expected = 1.0;

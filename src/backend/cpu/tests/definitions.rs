@@ -17,6 +17,10 @@ fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize
 }
 
 fn assert_close(found: &[f32], expected: &[f64], what: &str) {
+    assert_within(1e-6, found, expected, what);
+}
+
+fn assert_within(tolerance: f64, found: &[f32], expected: &[f64], what: &str) {
     let norm = expected.iter().map(|x| x * x).sum::<f64>().sqrt();
     let error = found
         .iter()
@@ -24,11 +28,20 @@ fn assert_close(found: &[f32], expected: &[f64], what: &str) {
         .map(|(&f, e)| (f64::from(f) - e).powi(2))
         .sum::<f64>()
         .sqrt();
-    assert!(error <= 1e-6 * norm + 1e-12, "{what}: {error} of {norm}");
+    assert!(error <= tolerance * norm + 1e-12, "{what}: {error} of {norm}");
 }
 
 #[test]
-fn convolutions_are_their_definition() {
+fn direct_convolutions_are_their_definition() {
+    convolutions_are_their_definition(ConvAlgorithm::Direct, 1e-6);
+}
+
+#[test]
+fn winograd_convolutions_are_their_definition() {
+    convolutions_are_their_definition(ConvAlgorithm::Winograd4, 3e-6);
+}
+
+fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
     let cases = [
         (3, (2, 5), (5, 7)),
         (1, (40, 3), (4, 4)),
@@ -38,7 +51,8 @@ fn convolutions_are_their_definition() {
     ];
     for (kernel, (c, k), (h, w)) in cases {
         let network = two_convolutions(kernel, (c, k), (h, w));
-        let mut bench = Bench::new(&network, 3, Mode::Training, Cpu::new(2).unwrap());
+        let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
+        let mut bench = Bench::new(&network, 3, Mode::Training, cpu);
         let (batch, pad, plane) = (3, kernel / 2, h * w);
         let x: Vec<f32> = noise(batch * c * plane, 1).iter().map(|x| x.max(0.0)).collect();
         let dy = noise(batch * k * plane, 2);
@@ -75,10 +89,10 @@ fn convolutions_are_their_definition() {
             }
         }
         let gradient = bench.gradient.as_slice();
-        assert_close(&y_found, &y, "y");
-        assert_close(&bench.tensor(1, Tensor::Gradient), &dx, "dx");
-        assert_close(&gradient[parameters[0].range()], &dw, "dw");
-        assert_close(&gradient[parameters[1].range()], &db, "db");
+        assert_within(tolerance, &y_found, &y, "y");
+        assert_within(tolerance, &bench.tensor(1, Tensor::Gradient), &dx, "dx");
+        assert_within(tolerance, &gradient[parameters[0].range()], &dw, "dw");
+        assert_within(tolerance, &gradient[parameters[1].range()], &db, "db");
     }
 }
 

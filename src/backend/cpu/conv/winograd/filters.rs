@@ -1,0 +1,125 @@
+//! Filters between their own layout and the transformed one, `U[t][K/16][C][16]`.
+
+use super::super::super::Cpu;
+use super::super::super::layout::{groups, lanes, padded};
+use super::super::super::simd::{WIDTH, vectorised};
+use super::super::super::team::Parts;
+use super::super::super::tile::{LANES, transpose};
+use super::super::{Orientation, Shape};
+use super::transform::{self, FILTER, both_ways};
+use super::{INPUTS, OUTPUTS};
+
+/// Elements of a filter over one channel.
+const TAPS: usize = FILTER * FILTER;
+
+/// The filters of 16 input channels and 16 output channels: `[input][tap][output]`.
+type Square = [[f32; LANES]; LANES * TAPS];
+
+/// `U = G w G^T`, zero for padding. weights: (K, C, 3, 3), or (C, K, 3, 3) where they are to be turned round.
+pub(super) fn transform(
+    cpu: &Cpu,
+    shape: Shape,
+    weights: &[f32],
+    orientation: Orientation,
+    stride: usize,
+    u: &mut [f32],
+) {
+    let (inputs, outputs) = (groups(shape.inputs), groups(shape.outputs));
+    let u = Parts::new(u);
+    cpu.team.run(inputs * outputs, |task, _| {
+        let (output, input) = (task / inputs, task % inputs);
+        let mut square: Square = [[0.0; LANES]; LANES * TAPS];
+        let (i, o) = (input * LANES, output * LANES);
+        let (count_i, count_o) = (lanes(shape.inputs, input), lanes(shape.outputs, output));
+        match orientation {
+            Orientation::Straight => {
+                let from = &weights[(o * shape.inputs + i) * TAPS..];
+                transpose(
+                    cpu.isa,
+                    (count_o, count_i * TAPS),
+                    (from, shape.inputs * TAPS),
+                    (square.as_flattened_mut(), LANES),
+                );
+            }
+            Orientation::Turned => {
+                for (l, square) in square.chunks_exact_mut(TAPS).take(count_i).enumerate() {
+                    let from = &weights[((i + l) * shape.outputs + o) * TAPS..];
+                    transpose(
+                        cpu.isa,
+                        (count_o, TAPS),
+                        (from, TAPS),
+                        (square.as_flattened_mut(), LANES),
+                    );
+                    square.reverse();
+                }
+            }
+        }
+        let first = (output * padded(shape.inputs) + i) * LANES;
+        square_to_u(cpu.isa, &square, first, stride, u);
+    });
+}
+
+vectorised! {
+    fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, u: Parts<'_, f32>) {
+        for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
+            for half in 0..2 {
+                both_ways(
+                    |i, j| s.load(&filter[FILTER * i + j].as_chunks().0[half]),
+                    |w| transform::filter(s, w),
+                    |i, j, value| {
+                        let at = first + (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
+                        // SAFETY: the task alone has these channels.
+                        let to = unsafe { u.range(at, WIDTH) };
+                        s.store(value, to.try_into().expect("a register"));
+                    },
+                );
+            }
+        }
+    }
+}
+
+/// `dw = G^T dU G`. dw: (K, C, 3, 3), overwritten.
+pub(super) fn gradient(cpu: &Cpu, shape: Shape, stride: usize, du: &[f32], dw: &mut [f32]) {
+    let inputs = groups(shape.inputs);
+    let dw = Parts::new(dw);
+    cpu.team.run(inputs * groups(shape.outputs), |task, _| {
+        let (output, input) = (task / inputs, task % inputs);
+        let (i, o) = (input * LANES, output * LANES);
+        let mut square: Square = [[0.0; LANES]; LANES * TAPS];
+        let first = (output * padded(shape.inputs) + i) * LANES;
+        square_from_du(cpu.isa, &du[first..], stride, &mut square);
+        // To rows of the 16 input channels, one for each output channel.
+        let mut rows = [[0.0; LANES * TAPS]; LANES];
+        let columns = lanes(shape.inputs, input) * TAPS;
+        transpose(
+            cpu.isa,
+            (LANES * TAPS, LANES),
+            (square.as_flattened(), LANES),
+            (rows.as_flattened_mut(), LANES * TAPS),
+        );
+        for (l, row) in rows.iter().enumerate().take(lanes(shape.outputs, output)) {
+            // SAFETY: this task alone has these channels.
+            let to = unsafe { dw.range(((o + l) * shape.inputs + i) * TAPS, columns) };
+            to.copy_from_slice(&row[..columns]);
+        }
+    });
+}
+
+vectorised! {
+    fn square_from_du<S>(s, du: &[f32], stride: usize, square: &mut Square) {
+        for (c, filter) in square.as_chunks_mut::<TAPS>().0.iter_mut().enumerate() {
+            for half in 0..2 {
+                both_ways(
+                    |i, j| {
+                        let at = (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
+                        s.load(du[at..].first_chunk().expect("a register"))
+                    },
+                    |u| transform::filter_gradient(s, u),
+                    |i, j, value| s.store(value, &mut filter[FILTER * i + j].as_chunks_mut().0[half]),
+                );
+            }
+        }
+    }
+}
+
+const _: () = assert!(OUTPUTS + FILTER - 1 == INPUTS);

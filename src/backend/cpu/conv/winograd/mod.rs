@@ -1,0 +1,130 @@
+//! 3x3 convolution by Winograd's minimal filtering F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016).
+//!
+//! The plane is covered by tiles of 4x4 outputs, each made of 6x6 inputs. With the transforms of [`transform`] a tile
+//! of all output channels is
+//!
+//! ```text
+//! Y = A^T [ sum over c of (G w[k,c] G^T) . (B^T x[c] B) ] A          . is element by element
+//! ```
+//!
+//! 36 products instead of 144, and the sum over channels is a matrix product for each of the 36 elements t:
+//!
+//! ```text
+//! M[t] (tiles, K) = V[t] (tiles, C) * U[t] (C, K)                    V = B^T x B, U = G w G^T, Y = A^T M A
+//! ```
+//!
+//! The data gradient is the same with the filters turned round and the channels exchanged. The filter gradient is the
+//! transposed of the forward pass: `dU[t] = V[t]^T * dM[t]` with `dM = A dy A^T`, summed over all tiles, and
+//! `dw = G^T dU G`.
+//!
+//! V, M and U lie in panels of 16 lanes, so that the 6x16 kernel of [`tile`](super::super::tile) reads everything in
+//! place: `V[t][C/16][tile][16]`, `M[t][K/16][tile][16]`, `U[t][K/16][C][16]`.
+//!
+//! Tiles go in blocks, and a block through three phases, each parallel over what it writes: transform the input,
+//! multiply, transform the output. How a block is cut is a function of the shape alone, and every sum is made by one
+//! task in a fixed order.
+
+mod filters;
+mod gradient;
+mod images;
+mod products;
+mod tiles;
+mod transform;
+
+pub(super) use gradient::{filter_gradient, gradient_scratch};
+pub(super) use tiles::products;
+
+use super::super::Cpu;
+use super::super::layout::padded;
+use super::super::memory::f32_bytes;
+use super::{Finish, Orientation, Shape};
+use tiles::Tiles;
+
+/// Outputs of a tile in each direction.
+const OUTPUTS: usize = 4;
+/// Inputs of a tile, and elements of a transformed one, in each direction.
+const INPUTS: usize = 6;
+/// Elements of a transformed tile.
+const ELEMENTS: usize = INPUTS * INPUTS;
+/// Bytes of the transformed inputs and the products of one block, roughly: half of a last-level cache.
+const BLOCK_BYTES: usize = 16 << 20;
+/// Tiles of a block at least: fewer would read the filters too often.
+const LEAST_TILES: usize = 96;
+/// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
+/// and a tile is written to all of them: without it their lines would fall on one another in the caches.
+const SKEW: usize = 80;
+
+/// How the tiles are cut into blocks. A function of the shape alone.
+#[derive(Debug, Clone, Copy)]
+struct Blocks {
+    tiles: Tiles,
+    /// Tiles of a block at most.
+    block: usize,
+    /// Elements from one t to the next.
+    v_stride: usize,
+    m_stride: usize,
+    u_stride: usize,
+}
+
+impl Blocks {
+    fn new(shape: Shape) -> Self {
+        let tiles = Tiles::new(shape);
+        let (inputs, outputs) = (padded(shape.inputs), padded(shape.outputs));
+        let tile_bytes = f32_bytes(ELEMENTS * (inputs + outputs));
+        let most = (BLOCK_BYTES / tile_bytes).max(LEAST_TILES);
+        let block = tiles.count.div_ceil(tiles.count.div_ceil(most));
+        Self {
+            tiles,
+            block,
+            v_stride: block * inputs + SKEW,
+            m_stride: block * outputs + SKEW,
+            u_stride: inputs * outputs + SKEW,
+        }
+    }
+
+    /// (first tile, tiles) of every block.
+    fn each(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..self.tiles.count)
+            .step_by(self.block)
+            .map(move |first| (first, self.block.min(self.tiles.count - first)))
+    }
+
+    /// Elements of V, M and U.
+    fn parts(self) -> [usize; 3] {
+        [
+            ELEMENTS * self.v_stride,
+            ELEMENTS * self.m_stride,
+            ELEMENTS * self.u_stride,
+        ]
+    }
+}
+
+/// Elements of scratch of [`correlate`].
+pub(super) fn scratch(shape: Shape) -> usize {
+    Blocks::new(shape).parts().iter().sum()
+}
+
+/// `y[n,k] = finish(sum over c, r, s of filters[k,c,r,s] * x[n, c, i+r-1, j+s-1])`. Overwrites y.
+///
+/// x: (N, C/16, H, W, 16); weights: (K, C, 3, 3), or (C, K, 3, 3) where they are to be turned; y: (N, K/16, H, W, 16).
+pub(super) fn correlate(
+    cpu: &Cpu,
+    shape: Shape,
+    x: &[f32],
+    (weights, orientation): (&[f32], Orientation),
+    finish: Finish<'_>,
+    scratch: &mut [f32],
+    y: &mut [f32],
+) {
+    let blocks = Blocks::new(shape);
+    let [v, m, u] = blocks.parts();
+    let (v, rest) = scratch.split_at_mut(v);
+    let (m, rest) = rest.split_at_mut(m);
+    let u = &mut rest[..u];
+    filters::transform(cpu, shape, weights, orientation, blocks.u_stride, u);
+    for (first, count) in blocks.each() {
+        images::transform_input(cpu, &blocks, (shape.inputs, x), (first, count), v);
+        products::multiply(cpu, shape, &blocks, count, v, u, m);
+        images::transform_output(cpu, shape, &blocks, (first, count), m, finish, y);
+    }
+}
