@@ -99,7 +99,7 @@ fn step_by_step<B: Raw>(draw: &mut Draw, judge: Judge, backend: &B, choices: &dy
         found.set(step - 1, Tensor::Value, &values[step - 1]);
         found.run(step, Pass::Forward, &images);
         let (reference, own) = (expected.get(step, Tensor::Value), found.get(step, Tensor::Value));
-        let size = norm(&values[step - 1]) * amplification(&expected, step);
+        let size = norm(&values[step - 1]) * amplification(&expected, step) + shifts(&expected, step);
         judge.check(case, &expected.plan.steps[step], "value", &reference, &own, size);
         values.push(reference);
         own_values.push(own);
@@ -155,6 +155,26 @@ fn amplification(expected: &Rig<Reference<f32>>, step: usize) -> f64 {
     variances
         .map(|variance| 1.0 / f64::from(variance + EPSILON).sqrt())
         .fold(1.0, f64::max)
+}
+
+/// The norm of what batch norm adds to its input whatever that is: its shift and, in evaluation, the running mean. Both
+/// come in like the input, and may cancel with it or with each other.
+fn shifts(expected: &Rig<Reference<f32>>, step: usize) -> f64 {
+    let planned = &expected.plan.steps[step];
+    let StepOp::BatchNorm { .. } = planned.op else {
+        return 0.0;
+    };
+    let arrays = planned.parameters.clone();
+    let [scale, shift, mean, variance] = std::array::from_fn(|i| expected.parameter(arrays.start + i));
+    let added = (0..planned.output.c).map(|c| {
+        let of_mean = match expected.plan.mode {
+            Mode::Training => 0.0,
+            Mode::Evaluation => scale[c] * mean[c] / (variance[c] + EPSILON).sqrt(),
+        };
+        shift[c].abs() + of_mean.abs()
+    });
+    let pixels = (planned.batch * planned.output.plane()) as f64;
+    norm(&added.collect::<Vec<f32>>()) * pixels.sqrt()
 }
 
 /// Removes the gradient where rounding decides which way it goes: where the two back ends differ on whether a
