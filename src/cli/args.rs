@@ -481,6 +481,9 @@ pub(super) struct BenchLayersArgs {
     /// Times that each pass is sampled; medians are reported
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub(super) repeats: usize,
+    /// Compute as this file of `bench tune` says
+    #[arg(long, value_name = "FILE")]
+    pub(super) plans: Option<PathBuf>,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
     /// Print one JSON object
@@ -504,6 +507,9 @@ pub(super) struct BenchStepArgs {
     /// Steps that are measured, after one that is not
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(super) steps: usize,
+    /// Compute as this file of `bench tune` says
+    #[arg(long, value_name = "FILE")]
+    pub(super) plans: Option<PathBuf>,
     #[command(flatten)]
     pub(super) compute: ComputeArgs,
     /// Print one JSON object

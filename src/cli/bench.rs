@@ -7,6 +7,7 @@ use serde_json::json;
 use super::args::{BenchDataArgs, BenchStepArgs};
 use super::compute::{check_threads, on_device};
 use super::output::{print_json, say};
+use super::plans;
 use crate::bench::{StepTimes, infer_steps, peak_memory, pipeline, train_steps};
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
@@ -29,7 +30,7 @@ pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
         ));
     }
     let (network, threads) = prepare(args)?;
-    let device = args.compute.open()?;
+    let device = plans::open(&args.compute, args.plans.as_deref())?;
     let times = on_device!(&device, backend => {
         train_steps(backend, &network, args.batch, micro_batch, args.steps)?
     });
@@ -39,7 +40,7 @@ pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
 
 pub(super) fn infer(args: &BenchStepArgs) -> Result<u8> {
     let (network, threads) = prepare(args)?;
-    let device = args.compute.open()?;
+    let device = plans::open(&args.compute, args.plans.as_deref())?;
     let times = on_device!(&device, backend => {
         infer_steps(backend, &network, args.batch, args.steps)?
     });

@@ -6,12 +6,14 @@ use super::args::BenchLayersArgs;
 use super::bench::{CLASSES, say_rates};
 use super::compute::on_device;
 use super::output::{print_json, say};
+use super::plans;
 use crate::bench::{LayerTime, Layers, layers as measure};
 use crate::error::{Error, Result};
 use crate::plan::{Part, Rates, Work};
 
 pub(super) fn layers(args: &BenchLayersArgs) -> Result<u8> {
     args.compute.check()?;
+    plans::refuse_graphs(&args.compute, "bench layers")?;
     for (flag, value) in [("--batch", args.batch), ("--repeats", args.repeats)] {
         if value == 0 {
             return Err(Error::invalid(flag, "at least 1", 0));
@@ -19,7 +21,7 @@ pub(super) fn layers(args: &BenchLayersArgs) -> Result<u8> {
     }
     let network = args.network.spec(args.config, CLASSES, None).build()?;
     let threads = args.compute.threads()?;
-    let device = args.compute.open()?;
+    let device = plans::open(&args.compute, args.plans.as_deref())?;
     let peak = device.rates(threads)?;
     let measured = on_device!(&device, backend => measure(backend, &network, args.batch, args.repeats)?);
     let table = Table {

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::args::BenchTuneArgs;
+use super::args::{BenchTuneArgs, ComputeArgs};
 use super::compute::Device;
 use super::output::{print_json, say};
-use crate::backend::cuda::Tuned;
 use crate::backend::cuda::plans::PlanFile;
+use crate::backend::cuda::{Drift, Tuned};
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::plan::{Mode, Plan};
@@ -27,8 +27,28 @@ pub(super) fn read(path: &Path) -> Result<PlanFile> {
     PlanFile::parse(&text, &path.display().to_string())
 }
 
+/// Opens the device of a benchmark, to compute as a plan file says where one was said.
+pub(super) fn open(compute: &ComputeArgs, plans: Option<&Path>) -> Result<Device> {
+    let device = compute.open()?;
+    if let Some(path) = plans {
+        device.follow(&read(path)?, Drift::Refuse)?;
+    }
+    Ok(device)
+}
+
+/// Refuses `--cuda-graph` where steps are executed one by one.
+pub(super) fn refuse_graphs(compute: &ComputeArgs, what: &str) -> Result<()> {
+    if !compute.cuda_graph {
+        return Ok(());
+    }
+    Err(Error::Usage(format!(
+        "--cuda-graph: expected with train, eval, predict or bench train|infer, found {what}, which executes step by step"
+    )))
+}
+
 pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
     args.compute.check()?;
+    refuse_graphs(&args.compute, "bench tune")?;
     if args.micro_batch == 0 {
         return Err(Error::invalid("--micro-batch", "at least 1", 0));
     }

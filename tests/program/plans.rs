@@ -101,6 +101,32 @@ fn a_run_follows_its_plans_and_keeps_them() {
     assert_eq!(tuned["products"].as_array().unwrap().len(), 3 * 3);
     assert_eq!(tuned["made_for"]["precision"], "tf32");
 
+    // Benchmarks follow it, too: the first convolution is computed by what the file says.
+    let (layers, engine) = (
+        path("tuned.json"),
+        tuned["convolutions"][0]["plan"]["engine"].clone(),
+    );
+    let mut flags = vec![
+        "bench",
+        "layers",
+        "--device",
+        "cuda:0",
+        "--precision",
+        "tf32",
+        "--repeats",
+        "1",
+        "--json",
+    ];
+    flags.extend("--config A --width 0.0625 --fc 16 --crop 32 --batch 3".split(' '));
+    flags.extend(["--plans", layers.to_str().unwrap()]);
+    let output = command(flags)
+        .env("VERYDEEP_SIMULATE_CUDA", "1")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["layers"][1]["algorithm"], format!("cuDNN engine {engine}"));
+
     // TF32 with and without tensor cores: other bits, and the plan file decides.
     let (plain, default) = (path("plain.json"), path("default"));
     write(&plain, with_engine(tuned, 4, 1));

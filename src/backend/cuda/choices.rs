@@ -2,10 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::blas::{MOST_OFFERED, Product, ProductPlan};
-use super::dnn::{Candidates, ConvPass, ConvPlan, ConvShape};
-use super::plans::{AlgorithmWords, EngineChoice, PlanFile};
+use super::blas::{MOST_OFFERED, Product, ProductPlan, WORKSPACE_BYTES};
+use super::device::DeviceFacts;
+use super::dnn::{Candidates, ConvPass, ConvPlan, ConvShape, WORKSPACE_CAP};
+use super::libraries::{Libraries, Library};
+use super::plans::{AlgorithmWords, EngineChoice, MadeFor, PlanFile};
 use super::{Cuda, Resources};
+use crate::backend::Precision;
 use crate::error::{Error, Result};
 
 /// What to do where a plan file does not hold.
@@ -48,6 +51,21 @@ impl Cuda {
         resources.choices = choices;
         Ok(())
     }
+}
+
+/// What a plan file that is made here holds for.
+pub(super) fn made_for(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Result<MadeFor> {
+    let version = |library: Library| libraries.need(library).map(|found| found.version.to_string());
+    Ok(MadeFor {
+        program: env!("CARGO_PKG_VERSION").into(),
+        cudnn: version(Library::Cudnn)?,
+        cublaslt: version(Library::CublasLt)?,
+        device: facts.name.clone(),
+        multiprocessors: facts.multiprocessors,
+        precision,
+        convolution_workspace: WORKSPACE_CAP as u64,
+        product_workspace: WORKSPACE_BYTES as u64,
+    })
 }
 
 /// The error of a choice that the installed library does not offer.

@@ -131,7 +131,7 @@ impl Cuda {
             lowering: CudaLowering {
                 precision: options.precision,
             },
-            made_for: made_for(&facts, libraries, options.precision)?,
+            made_for: choices::made_for(&facts, libraries, options.precision)?,
             captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
@@ -222,21 +222,6 @@ fn class(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Re
         version(Library::Cudnn)?,
         version(Library::CublasLt)?
     ))
-}
-
-/// What a plan file that is made here holds for.
-fn made_for(facts: &DeviceFacts, libraries: &Libraries, precision: Precision) -> Result<MadeFor> {
-    let version = |library: Library| libraries.need(library).map(|found| found.version.to_string());
-    Ok(MadeFor {
-        program: env!("CARGO_PKG_VERSION").into(),
-        cudnn: version(Library::Cudnn)?,
-        cublaslt: version(Library::CublasLt)?,
-        device: facts.name.clone(),
-        multiprocessors: facts.multiprocessors,
-        precision,
-        convolution_workspace: dnn::WORKSPACE_CAP as u64,
-        product_workspace: blas::WORKSPACE_BYTES as u64,
-    })
 }
 
 impl Lowering for Cuda {
