@@ -60,14 +60,14 @@ pub fn layers<B: Backend>(backend: &B, network: &Network, batch: usize, repeats:
     let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
     let plan = Plan::new(network, &preprocess, batch, Mode::Training, backend)?;
     backend.prepare(&plan)?;
-    let mut flat = backend.allocate_parameters(plan.flat_len)?;
+    let mut flat = backend.allocate_weights(plan.flat_len)?;
     backend.write_parameters(&mut flat, 0, &weights(network))?;
     let mut bench = Bench {
         backend,
         arena: backend.allocate_arena(plan.arena_bytes)?,
         gradient: backend.allocate_parameters(plan.flat_len)?,
         weights: flat,
-        images: Synthetic::new(network, batch),
+        images: Synthetic::new(backend, network, batch)?,
         repeats,
     };
     let mut times = Vec::with_capacity(plan.steps.len());
@@ -116,7 +116,7 @@ struct Bench<'b, B: Backend> {
     arena: B::Buffer,
     weights: B::Buffer,
     gradient: B::Buffer,
-    images: Synthetic,
+    images: Synthetic<B::HostMemory>,
     repeats: usize,
 }
 

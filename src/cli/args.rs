@@ -142,8 +142,8 @@ pub(super) struct PlanArgs {
     /// titanx
     #[arg(long, value_name = "GPU")]
     pub(super) gpu: Option<String>,
-    /// Arithmetic of that forecast [default: fp32]
-    #[arg(long, requires = "gpu")]
+    /// Arithmetic of that forecast, and of the memory on a CUDA device [default: fp32]
+    #[arg(long)]
     pub(super) precision: Option<ForecastPrecision>,
     /// Threads of the CPU [default: all cores]
     #[arg(long, value_name = "N")]

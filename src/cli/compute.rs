@@ -88,14 +88,17 @@ impl Device {
 }
 
 impl Device {
-    /// Computes as a plan file says from now on.
-    pub(super) fn follow(&self, plans: &PlanFile, drift: Drift) -> Result<()> {
+    /// Computes as a plan file says from now on. Where that cannot be and drift is allowed, says why it is left alone.
+    pub(super) fn follow(&self, plans: &PlanFile, drift: Drift) -> Result<Option<Error>> {
+        let not_here = || {
+            Error::Usage(
+                "--plans: expected with --device cuda, found --device cpu; --allow-drift goes on without them".into(),
+            )
+        };
         match (self, drift) {
             (Self::Cuda(device), _) => device.follow(plans, drift),
-            (Self::Cpu(_), Drift::Allow) => Ok(()),
-            (Self::Cpu(_), Drift::Refuse) => Err(Error::Usage(
-                "--plans: expected with --device cuda, found --device cpu; --allow-drift goes on without them".into(),
-            )),
+            (Self::Cpu(_), Drift::Allow) => Ok(Some(not_here())),
+            (Self::Cpu(_), Drift::Refuse) => Err(not_here()),
         }
     }
 

@@ -61,6 +61,16 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
                 "--gpu: expected with --device cuda, found --device cpu".into(),
             ));
         }
+        DeviceName::Cpu
+            if args
+                .precision
+                .is_some_and(|precision| precision != ForecastPrecision::Fp32) =>
+        {
+            return Err(Error::Usage(
+                "--precision: expected fp32, or --device cuda; the CPU computes in single precision only"
+                    .into(),
+            ));
+        }
         DeviceName::Cpu => {
             cpu = Cpu::new(threads)?;
             &cpu

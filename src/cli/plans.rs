@@ -13,18 +13,25 @@ use crate::backend::cuda::{Drift, Tuned};
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::plan::{Mode, Plan};
-use crate::train::Recipe;
 use crate::weights::durable;
 
-/// Reads a plan file, or the one that a decided recipe (`recipe.toml` of a run folder) holds.
+/// Reads a plan file, or the one that a recipe (`recipe.toml` of a run folder) holds.
 pub(super) fn read(path: &Path) -> Result<PlanFile> {
-    if path.extension().is_some_and(|extension| extension == "toml") {
-        return Recipe::read(path)?
-            .plans
-            .ok_or_else(|| Error::invalid(path.display(), "a recipe that holds plans", "one without"));
-    }
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-    PlanFile::parse(&text, &path.display().to_string())
+    let name = path.display().to_string();
+    if text.trim_start().starts_with('{') {
+        return PlanFile::parse(&text, &name);
+    }
+    let mut recipe: toml::Table =
+        toml::from_str(&text).map_err(|why| Error::invalid(&name, "a plan file, or a recipe", why))?;
+    let plans = recipe
+        .remove("plans")
+        .ok_or_else(|| Error::invalid(&name, "a recipe that holds plans", "one without"))?;
+    let plans: PlanFile = plans
+        .try_into()
+        .map_err(|why| Error::invalid(&name, "a recipe that holds whole plans", why))?;
+    plans.check(&format!("{name}, plans"))?;
+    Ok(plans)
 }
 
 /// Opens the device of a benchmark, to compute as a plan file says where one was said.
@@ -59,6 +66,11 @@ pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
             args.compute.device()
         )));
     };
+    // Minutes go by before it is written.
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let Some(folder) = folder {
+        std::fs::read_dir(folder).map_err(Error::io("write into", folder))?;
+    }
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let plan = |mode| Plan::new(&network, &preprocess, args.micro_batch, mode, &*device);
     let (file, tuned) = device.tune(&[plan(Mode::Training)?, plan(Mode::Evaluation)?])?;

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::args::{DiffArgs, TrainArgs};
 use super::compute::{Device, check_threads, on_device};
-use super::output::{complain, print_json, say};
+use super::output::{complain, note, print_json, say};
 use super::plan::{forecast, micro_batch};
 use super::plans;
 use super::progress::Progress;
@@ -49,9 +49,9 @@ pub(super) fn train(args: &TrainArgs) -> Result<u8> {
 }
 
 fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
-    let recipe = decide(args)?;
+    let mut recipe = decide(args)?;
     let data = Data::open(&recipe)?;
-    let device = open_device(&recipe, args)?;
+    let device = open_device(&mut recipe, args)?;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let memory = on_device!(&device, backend => {
@@ -66,9 +66,7 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
     on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
-    if recipe.plans.is_some() {
-        on_device!(&device, backend => check_plans(backend, &network, &recipe)?);
-    }
+    on_device!(&device, backend => prepare(backend, &network, &recipe)?);
     let mut progress = Progress::new(args.quiet);
     on_device!(&device, backend => start_run(backend, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
 }
@@ -103,8 +101,8 @@ fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, ord
     })
 }
 
-/// Refuses before it starts what pins a plan that the device's libraries do not offer.
-fn check_plans<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Result<()> {
+/// Refuses before it starts what the device's libraries cannot compute, or not by the plans that the recipe pins.
+fn prepare<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Result<()> {
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     for mode in [Mode::Training, Mode::Evaluation] {
         backend.prepare(&Plan::new(
@@ -118,7 +116,9 @@ fn check_plans<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> R
     Ok(())
 }
 
-fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
+/// The recipe's device, which follows the recipe's plans. Where they do not hold and drift is allowed, says so and takes
+/// them out of the recipe, which would say something else than what is computed.
+fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
     let options = Options {
         precision: recipe.precision,
         graphs: args.compute.cuda_graph,
@@ -131,7 +131,13 @@ fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
         } else {
             Drift::Refuse
         };
-        device.follow(plans, drift)?;
+        if let Some(why) = device.follow(plans, drift)? {
+            complain(&why);
+            note(format_args!(
+                "verydeep: --allow-drift: the default rule chooses the plans instead"
+            ));
+            recipe.plans = None;
+        }
     }
     Ok(device)
 }
@@ -179,7 +185,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::resumed(&run, &recipe, &network)?;
-    let device = open_device(&recipe, args)?;
+    let device = open_device(&mut recipe, args)?;
     let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
     if let Some(stored) = &start.class
         && !args.allow_drift

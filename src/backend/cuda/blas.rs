@@ -21,11 +21,15 @@ use super::dnn::DevicePtr;
 use super::launch::Element;
 use crate::backend::Precision;
 use crate::error::{Error, Result};
+use crate::network::PARAMETER_ALIGNMENT;
 
 pub(super) use self::offered::MOST_OFFERED;
 
 /// Workspace that a product may use: part of what the choice of the algorithm depends on.
 pub(super) const WORKSPACE_BYTES: usize = 32 << 20;
+
+/// Bytes that every matrix is aligned to, at least: an array of parameters, in the weights' copy in bf16.
+const ALIGNMENT: u32 = (PARAMETER_ALIGNMENT * Element::Bf16.bytes()) as u32;
 
 /// cuBLASLt. Knows no stream: every call says it.
 pub(super) struct Blas {
@@ -275,6 +279,14 @@ impl PreferenceOf {
             Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
             &WORKSPACE_BYTES,
         )?;
+        for matrix in [
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+            Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+        ] {
+            preference.set(matrix, &ALIGNMENT)?;
+        }
         // Split sums may only be added in a fixed order: not in place, where the order is that of arrival.
         let ordered = cublasLtReductionScheme_t::CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE as u32;
         preference.set(Preference::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &ordered)?;

@@ -30,26 +30,28 @@ pub(super) struct Choices {
 }
 
 impl Cuda {
-    /// Computes as a plan file says from now on; what it does not say, the default rule does. Refuses a file that was
-    /// made for anything else than this device, these libraries and this precision. Say it before anything is prepared.
-    pub fn follow(&self, file: &PlanFile, drift: Drift) -> Result<()> {
+    /// Computes as a plan file says from now on; what it does not say, the default rule does. A file that was made for
+    /// anything else than this device, these libraries and this precision is refused, or left alone where drift is
+    /// allowed: then the reason is returned. Say it before anything is prepared.
+    pub fn follow(&self, file: &PlanFile, drift: Drift) -> Result<Option<Error>> {
         let mut choices = Choices {
             drift,
             ..Choices::default()
         };
-        match (file.holds_for(&self.made_for), drift) {
+        let left_alone = match (file.holds_for(&self.made_for), drift) {
             (Ok(()), _) => {
                 choices.convolutions = file.convolutions().collect();
                 choices.products = file.products().collect::<Result<_>>()?;
+                None
             }
-            (Err(_), Drift::Allow) => {}
+            (Err(why), Drift::Allow) => Some(why),
             (Err(why), Drift::Refuse) => return Err(why),
-        }
+        };
         let resources = &mut *self.lock();
         resources.convolutions.clear();
         resources.products.clear();
         resources.choices = choices;
-        Ok(())
+        Ok(left_alone)
     }
 }
 

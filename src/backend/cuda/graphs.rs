@@ -28,6 +28,7 @@ struct Key {
     slot: usize,
     arena: DevicePtr,
     weights: DevicePtr,
+    factors: Option<DevicePtr>,
     leaf: DevicePtr,
 }
 
@@ -70,6 +71,7 @@ pub(super) fn walk(
         slot,
         arena: memory.arena.at(0),
         weights: memory.weights.at(0),
+        factors: memory.weights.bf16_copy(0),
         leaf: memory.gradient.at(0),
     };
     match resources.graphs.0.get(&key) {

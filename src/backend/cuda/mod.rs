@@ -501,6 +501,7 @@ impl Resources {
             return Ok(());
         }
         let block = DeviceStepParams::from(params);
+        self.params = None; // until it is there
         // SAFETY: the block was allocated for it.
         unsafe { write(&self.launcher, self.block.at(0), &block.words())? };
         self.params = Some(*params);

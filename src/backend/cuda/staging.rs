@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUevent_flags;
 use cudarc::driver::{CudaContext, CudaEvent, CudaStream, result};
 
 use super::dnn::DevicePtr;
@@ -156,12 +157,14 @@ struct Slot {
 
 impl Slot {
     fn new(launcher: &Launcher, copy: &CudaStream, layout: BatchLayout) -> Result<Self> {
-        let event = || launcher.check("creating an event", copy.context().new_event(None));
+        // The host waits for the copy asleep: the cores belong to those who decode.
+        let asleep = Some(CUevent_flags::CU_EVENT_BLOCKING_SYNC);
+        let event = |flags| launcher.check("creating an event", copy.context().new_event(flags));
         let slot = Self {
             rest: HostMemory::zeroed(copy, layout.rest_bytes())?,
             device: Buffer::new(launcher.stream(), "the images of a micro-batch", layout.bytes())?,
-            copied: event()?,
-            consumed: event()?,
+            copied: event(asleep)?,
+            consumed: event(None)?,
         };
         // The place on the device is there for the copy stream, too, from here on.
         launcher.check("ordering the copy", slot.consumed.record(launcher.stream()))?;

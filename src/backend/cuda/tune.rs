@@ -98,6 +98,16 @@ impl Tuner<'_> {
         Ok(buffer)
     }
 
+    /// The seconds of a plan; `None` where its execution was refused and the device is well: there are others. Not so of
+    /// the first, which is the default rule's.
+    fn unless_refused(&self, seconds: Result<f64>, is_first: bool) -> Result<Option<f64>> {
+        match seconds {
+            Ok(seconds) => Ok(Some(seconds)),
+            Err(why) if is_first => Err(why),
+            Err(_) => self.resources.launcher.synchronize().map(|()| None),
+        }
+    }
+
     fn convolution(&self, layer: &str, pass: ConvPass, shape: ConvShape) -> Result<(ConvChoice, Tuned)> {
         let Resources {
             dnn,
@@ -131,8 +141,10 @@ impl Tuner<'_> {
             let seconds = timing::seconds(launcher, || {
                 // SAFETY: tensors of the shape, as large as in any precision; a workspace as large as plans may ask for.
                 unsafe { plan.execute(dnn, tensors, self.workspace.at(0)) }
-            })?;
-            timed.push((choice.clone(), choice.to_string(), seconds));
+            });
+            if let Some(seconds) = self.unless_refused(seconds, timed.is_empty())? {
+                timed.push((choice.clone(), choice.to_string(), seconds));
+            }
         }
         let what = match pass {
             ConvPass::Forward { .. } => "forward",
@@ -165,7 +177,10 @@ impl Tuner<'_> {
             let seconds = timing::seconds(launcher, || {
                 // SAFETY: matrices of the product, as large as in any precision, and the workspace that products may use.
                 unsafe { plan.execute(blas, stream, matrices, self.workspace.at(0)) }
-            })?;
+            });
+            let Some(seconds) = self.unless_refused(seconds, timed.is_empty())? else {
+                continue;
+            };
             let name = plan
                 .algorithm_id()
                 .map_or("algorithm".into(), |id| format!("algorithm {id}"));

@@ -25,6 +25,10 @@ const WORKSPACE: usize = 4096;
 /// Marks an algorithm as one that the simulated heuristics gave; its number is the lowest byte.
 const ALGORITHM: u64 = 0x6375_6461_7369_6d00;
 
+/// "The default is 256 bytes" (cublasLtMatmulPreferenceAttributes_t, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES): what
+/// the heuristics may rely on where nothing else was said.
+const ALIGNMENT: u32 = 256;
+
 /// How many algorithms the simulated heuristics give. They compute the same.
 const ALGORITHMS: usize = 2;
 
@@ -35,7 +39,11 @@ enum Object {
     Handle,
     Description(Description),
     Layout(Layout),
-    Preference { workspace: usize },
+    Preference {
+        workspace: usize,
+        /// Of A, B, C and D.
+        alignments: [u32; 4],
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -356,8 +364,12 @@ pub extern "C" fn cublasLtMatrixLayoutDestroy(layout: *mut c_void) -> c_int {
 /// `preference` points to a preference.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmulPreferenceCreate(preference: *mut *mut c_void) -> c_int {
+    let made = Object::Preference {
+        workspace: 0,
+        alignments: [ALIGNMENT; 4],
+    };
     // SAFETY: the caller vouches for it.
-    unsafe { *preference = state().add(Object::Preference { workspace: 0 }) };
+    unsafe { *preference = state().add(made) };
     0
 }
 
@@ -378,9 +390,25 @@ pub unsafe extern "C" fn cublasLtMatmulPreferenceSetAttribute(
     size: usize,
 ) -> c_int {
     let mut state = state();
-    let Some(Object::Preference { workspace }) = state.objects.get_mut(&(preference as Id)) else {
+    let Some(Object::Preference {
+        workspace,
+        alignments,
+    }) = state.objects.get_mut(&(preference as Id))
+    else {
         return INVALID as c_int;
     };
+    let of_matrices = [
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+        Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES,
+    ];
+    let matrix = of_matrices.iter().position(|of| *of as c_int == attribute);
+    if let Some(matrix) = matrix.filter(|_| size == 4) {
+        // SAFETY: the caller vouches for the four bytes.
+        alignments[matrix] = unsafe { bytes.cast::<u32>().read_unaligned() };
+        return 0;
+    }
     if attribute == Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES as c_int && size == 8 {
         // SAFETY: the caller vouches for the eight bytes.
         *workspace = unsafe { bytes.cast::<usize>().read_unaligned() };
@@ -418,7 +446,10 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
         let [a, b, c, d] = layouts;
         Product::new(state.description(description)?, a?, b?, c?, d?)?;
         match state.objects.get(&(preference as Id)) {
-            Some(Object::Preference { workspace }) if *workspace >= WORKSPACE => Ok(()),
+            Some(Object::Preference {
+                workspace,
+                alignments,
+            }) if *workspace >= WORKSPACE => Ok(*alignments),
             Some(Object::Preference { .. }) => Err(UNSUPPORTED),
             _ => Err(INVALID),
         }
@@ -426,20 +457,35 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoGetHeuristic(
     let outcome = check();
     // SAFETY: the caller vouches for the room.
     unsafe {
-        let given = match outcome {
-            Ok(()) => ALGORITHMS.min(requested.max(0) as usize),
-            Err(_) => 0,
+        let (given, alignments) = match outcome {
+            Ok(alignments) => (ALGORITHMS.min(requested.max(0) as usize), alignments),
+            Err(_) => (0, [0; 4]),
         };
         for number in 0..given {
             let mut result: Heuristic = std::mem::zeroed();
             result.algo.data[0] = ALGORITHM + number as u64;
+            result.algo.data[1] = packed(alignments);
             result.workspaceSize = WORKSPACE;
             result.wavesCount = 1.0;
             *results.add(number) = result;
         }
         *found = given as c_int;
     }
-    status(outcome)
+    status(outcome.map(|_| ()))
+}
+
+/// The alignments that an algorithm relies on, as it carries them: 16 bits each.
+fn packed(alignments: [u32; 4]) -> u64 {
+    let word = |packed: u64, alignment: u32| packed << 16 | u64::from(alignment.min(0xffff));
+    alignments.into_iter().fold(0, word)
+}
+
+/// Whether the matrices have the alignments that an algorithm relies on.
+fn are_aligned(packed: u64, [a, b, c, d]: [u64; 4]) -> bool {
+    let alignment = |place: u32| (packed >> (48 - 16 * place) & 0xffff).max(1);
+    (0..)
+        .zip([a, b, c, d])
+        .all(|(place, address)| address.is_multiple_of(alignment(place)))
 }
 
 /// What an algorithm is made of: its number, which the simulated one has in its first word.
@@ -470,7 +516,7 @@ pub unsafe extern "C" fn cublasLtMatmulAlgoConfigGetAttribute(
 ///
 /// # Safety
 ///
-/// alpha and beta point to f32; the algorithm comes from the heuristics.
+/// alpha and beta point to f32; the algorithm, of eight words, comes from the heuristics.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cublasLtMatmul(
     handle: *mut c_void,
@@ -481,7 +527,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     b: u64,
     b_layout: *mut c_void,
     beta: *const f32,
-    _c: u64,
+    c: u64,
     c_layout: *mut c_void,
     d: u64,
     d_layout: *mut c_void,
@@ -491,7 +537,7 @@ pub unsafe extern "C" fn cublasLtMatmul(
     stream: *mut c_void,
 ) -> c_int {
     // SAFETY: the caller vouches for all three.
-    let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, algorithm.as_ref().copied()) };
+    let (alpha, beta, algorithm) = unsafe { (*alpha, *beta, algorithm.cast::<[u64; 2]>().as_ref().copied()) };
     let make = || {
         let state = state();
         if !matches!(state.objects.get(&(handle as Id)), Some(Object::Handle)) {
@@ -506,8 +552,14 @@ pub unsafe extern "C" fn cublasLtMatmul(
             layout(d_layout)?,
         )?;
         let given = |algorithm: u64| (ALGORITHM..ALGORITHM + ALGORITHMS as u64).contains(&algorithm);
-        if (alpha, beta) != (1.0, 0.0) || !algorithm.is_some_and(given) || workspace_bytes < WORKSPACE {
+        let Some([number, alignments]) = algorithm else {
             return Err(UNSUPPORTED);
+        };
+        if (alpha, beta) != (1.0, 0.0) || !given(number) || workspace_bytes < WORKSPACE {
+            return Err(UNSUPPORTED);
+        }
+        if !are_aligned(alignments, [a, b, c, d]) {
+            return Err(INVALID);
         }
         Ok(product)
     };
