@@ -124,7 +124,7 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
         graphs: args.compute.cuda_graph,
     };
     let folders = args.compute.cuda_libs.as_deref();
-    let device = Device::open(&recipe.device, options, recipe.threads, folders)?;
+    let device = Device::open(&recipe.device, options, recipe.conv_algo, recipe.threads, folders)?;
     if let Some(plans) = &recipe.plans {
         let drift = if args.allow_drift {
             Drift::Allow
@@ -251,6 +251,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--folds", args.folds.is_some()),
         ("--precision", args.compute.precision.is_some()),
         ("--plans", args.plans.is_some()),
+        ("--conv-algo", args.compute.conv_algo.is_some()),
         ("--dry-run", args.dry_run),
     ];
     match said.iter().find(|(_, said)| *said) {
@@ -304,6 +305,7 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
         device: args.compute.device().into(),
         precision: args.compute.precision(),
+        conv_algo: args.compute.convolution(),
         threads: args.compute.threads()?,
         io: args.io.unwrap_or_default(),
         plans: args.plans.as_deref().map(plans::read).transpose()?,

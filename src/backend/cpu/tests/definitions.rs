@@ -7,7 +7,7 @@ use crate::shape::Chw;
 
 /// A single layer after an input of `shape`, with a second one behind it so that it has a data gradient to
 /// give.
-fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize)) -> Network {
+pub(super) fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize)) -> Network {
     let mut net = Builder::new(Chw::new(3, side.0, side.1));
     net.conv("first".into(), 3, channels.0);
     net.relu("relu".into());
@@ -53,7 +53,7 @@ fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
         let network = two_convolutions(kernel, (c, k), (h, w));
         let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
         let mut bench = Bench::new(&network, 3, Mode::Training, cpu);
-        let (batch, pad, plane) = (3, kernel / 2, h * w);
+        let (batch, plane) = (3, h * w);
         let x: Vec<f32> = noise(batch * c * plane, 1).iter().map(|x| x.max(0.0)).collect();
         let dy = noise(batch * k * plane, 2);
         bench.write(1, Tensor::Value, &x);
@@ -63,37 +63,65 @@ fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
         assert_eq!(bench.plan.steps[2].data_gradient, DataGradient::Masked);
         bench.run(2, Pass::Backward).unwrap();
 
+        let expected = convolution(&bench, kernel, &x, &dy);
         let parameters = bench.plan.parameters_of(2).to_vec();
-        let weights = &bench.weights.as_slice()[parameters[0].range()];
-        let bias = &bench.weights.as_slice()[parameters[1].range()];
-        let (mut y, mut dx) = (vec![0.0; y_found.len()], vec![0.0; x.len()]);
-        let (mut dw, mut db) = (vec![0.0; weights.len()], vec![0.0; k]);
-        for (at, y) in y.iter_mut().enumerate() {
-            let (n, o, i, j) = (at / plane / k, at / plane % k, at % plane / w, at % w);
-            *y = f64::from(bias[o]);
-            db[o] += f64::from(dy[at]);
-            for tap in 0..c * kernel * kernel {
-                let (ch, r, s) = (tap / kernel / kernel, tap / kernel % kernel, tap % kernel);
-                let (Some(i), Some(j)) = ((i + r).checked_sub(pad), (j + s).checked_sub(pad)) else {
-                    continue;
-                };
-                if i < h && j < w {
-                    let from = (n * c + ch) * plane + i * w + j;
-                    let weight = o * c * kernel * kernel + tap;
-                    *y += f64::from(weights[weight]) * f64::from(x[from]);
-                    dw[weight] += f64::from(dy[at]) * f64::from(x[from]);
-                    if x[from] > 0.0 {
-                        dx[from] += f64::from(weights[weight]) * f64::from(dy[at]);
-                    }
-                }
+        let gradient = bench.gradient.as_slice();
+        let dx = bench.tensor(1, Tensor::Gradient);
+        assert_within(tolerance, &y_found, &expected.y, "y");
+        assert_within(tolerance, &dx, &expected.dx, "dx");
+        assert_within(tolerance, &gradient[parameters[0].range()], &expected.dw, "dw");
+        assert_within(tolerance, &gradient[parameters[1].range()], &expected.db, "db");
+    }
+}
+
+/// What a convolution and its gradients should be.
+pub(super) struct Gradients {
+    pub(super) y: Vec<f64>,
+    pub(super) dx: Vec<f64>,
+    pub(super) dw: Vec<f64>,
+    pub(super) db: Vec<f64>,
+}
+
+/// Step 2 of the network as it is written down, in f64; dx is masked by x.
+pub(super) fn convolution(bench: &Bench, kernel: usize, x: &[f32], dy: &[f32]) -> Gradients {
+    let step = &bench.plan.steps[2];
+    let (c, k, h, w) = (step.input.c, step.output.c, step.input.h, step.input.w);
+    let (plane, pad) = (h * w, kernel / 2);
+    let parameters = bench.plan.parameters_of(2);
+    let weights = &bench.weights.as_slice()[parameters[0].range()];
+    let bias = &bench.weights.as_slice()[parameters[1].range()];
+    let mut found = Gradients {
+        y: vec![0.0; dy.len()],
+        dx: vec![0.0; x.len()],
+        dw: vec![0.0; weights.len()],
+        db: vec![0.0; k],
+    };
+    for (at, &d) in dy.iter().enumerate() {
+        let (n, o, i, j) = (at / plane / k, at / plane % k, at % plane / w, at % w);
+        let d = f64::from(d);
+        let mut sum = f64::from(bias[o]);
+        found.db[o] += d;
+        for (r, s) in (0..kernel).flat_map(|r| (0..kernel).map(move |s| (r, s))) {
+            let (Some(i), Some(j)) = ((i + r).checked_sub(pad), (j + s).checked_sub(pad)) else {
+                continue;
+            };
+            if i >= h || j >= w {
+                continue;
+            }
+            for ch in 0..c {
+                let from = (n * c + ch) * plane + i * w + j;
+                let weight = ((o * c + ch) * kernel + r) * kernel + s;
+                sum += f64::from(weights[weight]) * f64::from(x[from]);
+                found.dw[weight] += d * f64::from(x[from]);
+                found.dx[from] += f64::from(weights[weight]) * d;
             }
         }
-        let gradient = bench.gradient.as_slice();
-        assert_within(tolerance, &y_found, &y, "y");
-        assert_within(tolerance, &bench.tensor(1, Tensor::Gradient), &dx, "dx");
-        assert_within(tolerance, &gradient[parameters[0].range()], &dw, "dw");
-        assert_within(tolerance, &gradient[parameters[1].range()], &db, "db");
+        found.y[at] = sum;
     }
+    for (dx, &x) in found.dx.iter_mut().zip(x) {
+        *dx = if x > 0.0 { *dx } else { 0.0 };
+    }
+    found
 }
 
 #[test]
