@@ -12,8 +12,8 @@ import sys
 import time
 
 from . import checks, images
-from .checks import Bench, Row
-from .runner import CommandFailed, OutOfTime, Runner
+from .checks import Bench
+from .runner import Runner
 
 TOOLS = pathlib.Path(__file__).resolve().parents[1]
 BUDGET = 8 * 60  # seconds
@@ -52,35 +52,36 @@ def find_data():
     return None
 
 
-def make_data(runner, folder):
-    """Shards of a few small images."""
+def made_data(bench):
+    """Shards of a few small images. No row, but where they cannot be made."""
+    folder = bench.folder.parent
     images.make(folder / "images")
-    runner.verydeep("pack", "--images", folder / "images", "--out", folder / "shards")
-    return folder / "shards"
+    bench.runner.verydeep("pack", "--images", folder / "images", "--out", folder / "shards")
+    bench.data = folder / "shards"
+    yield from ()
 
 
 def run_checks(bench, all_checks):
-    """Rows of every check; what is raised becomes a row, too."""
+    """Rows of every check, said as they come; what is raised becomes a row behind those that the check has."""
     rows = []
+
+    def add(row):
+        print(f"gpu-check: {row.check}: {row.status}: {row.detail}", file=sys.stderr, flush=True)
+        rows.append(row)
+
     for check in all_checks:
         started = time.monotonic()
         try:
-            found = check(bench)
-        except CommandFailed as why:
-            found = [Row(check.__name__.replace("_", " "), "FAILED", str(why))]
-        except OutOfTime as why:
-            found = [Row(check.__name__.replace("_", " "), "no time", str(why))]
-        # What the program left behind or said may be anything; the other checks still count.
-        except (OSError, KeyError, ValueError, IndexError) as why:
-            found = [Row(check.__name__.replace("_", " "), "FAILED", f"{type(why).__name__}: {why}")]
-        seconds = time.monotonic() - started
-        print(f"gpu-check: {check.__name__}: {seconds:.1f} s", file=sys.stderr, flush=True)
-        rows += found
+            for row in check(bench):
+                add(row)
+        except checks.WRONG as why:
+            add(checks.went_wrong(check.__name__.replace("_", " "), why))
+        print(f"gpu-check: {check.__name__}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
     return rows
 
 
 def passed(rows):
-    """Whether nothing failed and nothing is missing. What the program refuses to do, it does not claim to do."""
+    """Whether nothing failed and nothing is missing. What is "refused" the program does not claim to have."""
     return bool(rows) and all(row.status in ("ok", "refused", "skipped") for row in rows)
 
 
@@ -139,8 +140,6 @@ def main(description):
         runs = out / "runs"
         runs.mkdir()
         runner = Runner(program, arguments.device, environment, arguments.budget, log)
-        if arguments.simulated and not arguments.data:
-            data = make_data(runner, out)
         bench = Bench(
             runner=runner,
             sizes=checks.SIMULATED if arguments.simulated else checks.GPU,
@@ -150,6 +149,8 @@ def main(description):
             simulated=arguments.simulated,
         )
         wanted = [check for check in checks.ALL if arguments.only is None or check.__name__ in arguments.only]
+        if arguments.simulated and not arguments.data:
+            wanted.insert(0, made_data)
         rows = run_checks(bench, wanted)
     seconds = time.monotonic() - started
     good = passed(rows)

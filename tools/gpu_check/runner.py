@@ -5,11 +5,15 @@ import os
 import subprocess
 import time
 
-REFUSED = 2  # the program's exit code for what it does not have
+REFUSED = 2  # the program's exit code for what it does not have, and for flags that it does not know
 
 
 class CommandFailed(Exception):
     """A command ended otherwise than it must."""
+
+
+class Refused(CommandFailed):
+    """The program says that it does not have what was asked of it, or does not know the flag: both are exit code 2."""
 
 
 class OutOfTime(Exception):
@@ -64,18 +68,11 @@ class Runner:
     def verydeep(self, *arguments):
         """What the program said as JSON. Raises CommandFailed with its words where it does not end with 0."""
         code, out, err = self.run([self.program, *arguments, "--json"])
+        if code == REFUSED:
+            raise Refused(f"refused: {last_line(err)}")
         if code != 0:
             raise CommandFailed(f"exit code {code}: {last_line(err)}")
         return parse(out)
-
-    def verydeep_or_refusal(self, *arguments):
-        """What the program said, and None; or None, and why it refuses."""
-        code, out, err = self.run([self.program, *arguments, "--json"])
-        if code == REFUSED:
-            return None, last_line(err)
-        if code != 0:
-            raise CommandFailed(f"exit code {code}: {last_line(err)}")
-        return parse(out), None
 
 
 def parse(text):

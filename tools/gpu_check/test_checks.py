@@ -6,13 +6,15 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import unittest
 
-from gpu_check.pack import assemble
+from gpu_check import checks
+from gpu_check.pack import REPOSITORY, assemble
 
 TOOL = pathlib.Path(__file__).resolve().parents[1] / "gpu-check"
 
@@ -30,7 +32,10 @@ def refuse(why):
     print("error: " + why, file=sys.stderr)
     sys.exit(2)
 
-if "--precision" in words and flag("--precision") == "bf16":
+# As after a flag was renamed.
+if fault.startswith("--") and fault in words:
+    refuse(f"unexpected argument '{fault}' found")
+if fault == "bf16" and flag("--precision") == "bf16":
     refuse("invalid value 'bf16' for '--precision'")
 if words[0] == "doctor":
     ok = fault != "doctor"
@@ -38,28 +43,43 @@ if words[0] == "doctor":
     sys.exit(0 if ok else 4)
 if words[0] == "train":
     if "--replicas" in words:
-        refuse("--replicas: expected 1")
+        refuse("--replicas: expected 1, found 2")
     run = pathlib.Path(flag("--run") or flag("--resume"))
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     for step in (1, 2):
         (run / "checkpoints" / f"step-{step}.safetensors").touch()
-    loss = 2.0 * (1 + 1e-3 * (fault == "loss" and flag("--device") != "cpu"))
+    error = {"loss": 1e-3, "nan": float("nan") if flag("--precision") == "bf16" else 0.0}.get(fault, 0.0)
+    loss = 2.0 * (1 + error * (flag("--device") != "cpu"))
     with open(run / "log.jsonl", "w") as log:
         for step in (1, 2):
             log.write(json.dumps({"event": "step", "step": step, "loss": loss}) + "\n")
-    other = {"second": run.name == "second", "graphs": "--cuda-graph" in words, "resume": "--resume" in words}
+    if fault == "first" and run.name == "fp32-first":
+        os.abort()
+    other = {
+        "second": run.name == "fp32-second",
+        "graphs": run.name == "bf16-graphs",
+        "resume": "--resume" in words and run.name == "bf16-resumed",
+    }
     print(json.dumps({"weights_sha256": ("b" if other.get(fault) else "a") * 64}))
 elif words[:2] == ["bench", "layers"]:
     forward = {"flops": 4e10, "bytes": 1e9, "limit": "arithmetic"}
     layer = {"name": "conv1_1", "forward": 0.1, "backward": 0.2, "filter_gradient": 0.2}
     layer["parts"] = {"forward": forward, "data_gradient": None, "filter_gradient": {**forward, "limit": "memory"}}
     rates = {"peak_flops": 1e12, "peak_bandwidth": 1e10}
-    print("no JSON" if fault == "layers" else json.dumps({"layers": [layer], **rates}))
+    wrong = fault == "layers" and flag("--precision") == "tf32"
+    print("no JSON" if wrong else json.dumps({"layers": [layer], **rates}))
+elif words[:2] == ["bench", "tune"]:
+    time.sleep(60 if fault == "slow tuning" else 0)
+    pathlib.Path(flag("--out")).write_text(flag("--micro-batch"))
+    print(json.dumps({"plans": [{}, {}], "default_seconds": 0.2, "fastest_seconds": 0.1}))
 else:
-    time.sleep(5 if fault == "slow" else 0)
-    if fault == "crash":
+    time.sleep(60 if fault == "slow" and words[1] == "infer" else 0)
+    if fault == "crash" and words[1] == "train" and flag("--config") == "D" and flag("--precision") == "tf32":
         os.abort()
-    rates = {"images_per_sec": 10.0, "peak_flops": 1e12, "peak_bandwidth": 1e12}
+    tuned = "--plans" in words
+    if tuned and pathlib.Path(flag("--plans")).read_text() != flag("--batch"):
+        refuse("--plans: made for another size")
+    rates = {"images_per_sec": 15.0 if tuned else 10.0, "peak_flops": 1e12, "peak_bandwidth": 1e12}
     print(json.dumps({**rates, "fraction_of_peak": 0.5, "fraction_of_roofline": 0.6}))
 '''
 
@@ -102,15 +122,18 @@ class GpuCheck(unittest.TestCase):
         self.assertIn(done.stdout.strip(), (out / "table.txt").read_text(encoding="utf-8"))
         return done.returncode, {row["check"]: row["status"] for row in report["rows"]}, report
 
-    def test_a_good_program_passes_and_what_it_refuses_is_said(self):
+    def test_a_good_program_passes_and_that_it_refuses_replicas_is_said(self):
         code, rows, report = self.check()
         self.assertEqual(code, 0, rows)
         self.assertTrue(report["passed"])
-        self.assertEqual(rows["exactness: a second run"], "ok")
-        self.assertEqual(rows["exactness: 2 replicas"], "refused")
-        self.assertEqual(rows["bench train D, tf32"], "ok")
-        self.assertEqual(rows["bench train D, bf16"], "refused")
-        self.assertEqual(rows["torchvision VGG-16"], "skipped")
+        others = {check: status for check, status in rows.items() if status != "ok"}
+        expected = {"exactness in fp32: 2 replicas": "refused"}
+        self.assertEqual(others, {**expected, "torchvision VGG-16": "skipped", "bench tune": "skipped"})
+        for precision in ("fp32", "tf32", "bf16"):
+            for what in ("a first run", "a second run", "--cuda-graph", "resumed after step 1"):
+                self.assertIn(f"exactness in {precision}: {what}", rows)
+            self.assertIn(f"training against the CPU, {precision}", rows)
+            self.assertIn(f"bench infer A, {precision}", rows)
         log = (self.folder / "out" / "log.txt").read_text(encoding="utf-8")
         self.assertIn("bench train --config D", log)
         self.assertIn("exit code 2", log)
@@ -133,23 +156,32 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         statuses = {row["check"]: row["status"] for row in report["rows"]}
-        self.assertEqual(statuses["layers against the CPU"], "ok")
-        self.assertEqual(statuses["exactness: 4 replicas"], "refused")
+        self.assertEqual(statuses["judge: fp32"], "ok")
+        self.assertEqual(statuses["judge: bf16"], "ok")
+        self.assertEqual(statuses["exactness in fp32: 4 replicas"], "refused")
+        details = {row["check"]: row["detail"] for row in report["rows"]}
+        times = "2 plans; each once 200.00 ms by the default rule, 100.00 ms tuned"
+        self.assertEqual(details["bench tune D, bf16"], times)
+        self.assertIn("1.50 of the untuned: 15.0 images/s", details["bench train D, bf16, tuned"])
         # Another time the folder holds a report, which is not overwritten.
         again = subprocess.run([bundle / "gpu-check", "--out", out], env=environment, capture_output=True, check=False)
         self.assertEqual(again.returncode, 2)
 
-    def test_every_fault_ends_with_1_and_has_its_line(self):
-        for fault, check, line in [
-            ("doctor", "doctor", "doctor"),
-            ("judge", "judge", "judge"),
-            ("no tests", "judge", "judge"),
-            ("second", "exactness", "exactness: a second run"),
-            ("graphs", "exactness", "exactness: --cuda-graph"),
-            ("resume", "exactness", "exactness: resumed after step 1"),
-            ("loss", "against_the_cpu", "training against the CPU, fp32"),
-            ("layers", "layers", "layers"),
-            ("crash", "speed", "speed"),
+    def test_every_fault_ends_with_1_and_has_its_line_and_the_others_have_theirs(self):
+        for fault, check, line, others in [
+            ("doctor", "doctor", "doctor", 0),
+            ("judge", "judge", "judge: dropout, fp32", 0),
+            ("no tests", "judge", "judge: dropout, fp32", 0),
+            # Without its first run a precision has nothing to compare: 5 rows of 13 are one.
+            ("first", "exactness", "exactness in fp32: a first run", 8),
+            ("second", "exactness", "exactness in fp32: a second run", 12),
+            ("graphs", "exactness", "exactness in bf16: --cuda-graph", 12),
+            ("resume", "exactness", "exactness in bf16: resumed after step 1", 12),
+            ("--replicas", "exactness", "exactness in fp32: 2 replicas", 12),
+            ("loss", "against_the_cpu", "training against the CPU, fp32", 2),
+            ("nan", "against_the_cpu", "training against the CPU, bf16", 2),
+            ("layers", "layers", "bench layers D, tf32", 2),
+            ("crash", "speed", "bench train D, tf32", 11),
         ]:
             with self.subTest(fault):
                 self.setUp()
@@ -158,15 +190,59 @@ class GpuCheck(unittest.TestCase):
                 self.assertFalse(report["passed"])
                 self.assertEqual(rows[line], "FAILED", rows)
                 self.assertEqual([check for check, status in rows.items() if status == "FAILED"], [line])
+                self.assertEqual(len(rows), others + 1, rows)
+
+    def test_only_replicas_may_be_refused(self):
+        code, rows, report = self.check("bf16", "--only", "exactness", "against_the_cpu", "layers", "speed")
+        self.assertEqual(code, 1)
+        for check, status in rows.items():
+            refused = "refused" if "replicas" in check else "ok"
+            self.assertEqual(status, "FAILED" if "bf16" in check else refused, check)
+        details = {row["check"]: row["detail"] for row in report["rows"]}
+        why = "refused: error: invalid value 'bf16' for '--precision'"
+        self.assertEqual(details["bench layers D, bf16"], why)
+        self.assertEqual(details["exactness in bf16: a first run"], why)
+
+    def test_a_renamed_flag_fails_all_that_need_it(self):
+        for flag, check in (("--repeats", "layers"), ("--steps", "speed"), ("--schedule", "against_the_cpu")):
+            with self.subTest(flag):
+                self.setUp()
+                code, rows, _ = self.check(flag, "--only", check)
+                self.assertEqual(code, 1)
+                self.assertEqual(set(rows.values()), {"FAILED"}, rows)
+
+    def test_every_test_of_a_device_is_judged_on_the_gpu(self):
+        source = (REPOSITORY / "tests" / "backend.rs").read_text(encoding="utf-8")
+        named = re.findall(r"^(?:judge!\(|mod |fn )(\w*simulated\w*)", source, re.MULTILINE)
+        self.assertGreaterEqual(len(named), 4)
+        filters = checks.GPU.judged.values()
+        self.assertEqual([name for name in named if not any(part in name for part in filters)], [])
+        self.assertEqual([part for part in filters if not any(part in name for name in named)], [])
 
     def test_what_the_doctor_misses_is_named(self):
         _, _, report = self.check("doctor", "--only", "doctor")
         self.assertEqual(report["rows"][0]["detail"], "cuda:0: a device")
 
-    def test_what_there_is_no_time_for_is_a_failure(self):
-        code, rows, _ = self.check("slow", "--budget", "3", "--only", "speed")
+    def test_what_there_is_no_time_for_is_a_failure_and_what_was_measured_stays(self):
+        code, rows, _ = self.check("slow", "--budget", "6", "--only", "speed")
         self.assertEqual(code, 1)
-        self.assertEqual(rows["speed"], "no time", rows)
+        self.assertEqual(len(rows), 12)
+        for check, status in rows.items():
+            self.assertEqual(status, "ok" if "train" in check else "no time", rows)
+
+    def test_tuning_is_left_out_where_there_is_no_time(self):
+        out = self.folder / "out"
+        bundle = self.folder / "bundle"
+        assemble(bundle, self.program, self.judge, shutil.copy2)
+        done = subprocess.run(
+            [bundle / "gpu-check", "--out", out, "--budget", "4", "--only", "doctor", "tuned"],
+            env={**os.environ, "FAULT": "slow tuning"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("skipped  the budget does not allow it: no time left after", done.stdout)
 
     def test_a_missing_program_is_a_failure(self):
         self.program.unlink()
