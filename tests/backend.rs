@@ -5,7 +5,7 @@
 mod common;
 
 use common::agreement::{self, Judge};
-use common::{alike, differences, exact, sentinels, ten_steps};
+use common::{accuracy, alike, differences, exact, sentinels, ten_steps};
 use std::sync::Once;
 
 use verydeep::backend::Precision;
@@ -183,6 +183,11 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     for threads in [2, 3, 5] {
         exact::same_bits(&one, &Cpu::new(threads).unwrap());
     }
+}
+
+#[test]
+fn winograd_is_accurate() {
+    accuracy::of_winograd();
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::shape::Chw;
 
 /// A single layer after an input of `shape`, with a second one behind it so that it has a data gradient to
 /// give.
-pub(super) fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize)) -> Network {
+fn two_convolutions(kernel: usize, channels: (usize, usize), side: (usize, usize)) -> Network {
     let mut net = Builder::new(Chw::new(3, side.0, side.1));
     net.conv("first".into(), 3, channels.0);
     net.relu("relu".into());
@@ -75,15 +75,15 @@ fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
 }
 
 /// What a convolution and its gradients should be.
-pub(super) struct Gradients {
-    pub(super) y: Vec<f64>,
-    pub(super) dx: Vec<f64>,
-    pub(super) dw: Vec<f64>,
-    pub(super) db: Vec<f64>,
+struct Gradients {
+    y: Vec<f64>,
+    dx: Vec<f64>,
+    dw: Vec<f64>,
+    db: Vec<f64>,
 }
 
 /// Step 2 of the network as it is written down, in f64; dx is masked by x.
-pub(super) fn convolution(bench: &Bench, kernel: usize, x: &[f32], dy: &[f32]) -> Gradients {
+fn convolution(bench: &Bench, kernel: usize, x: &[f32], dy: &[f32]) -> Gradients {
     let step = &bench.plan.steps[2];
     let (c, k, h, w) = (step.input.c, step.output.c, step.input.h, step.input.w);
     let (plane, pad) = (h * w, kernel / 2);
@@ -122,6 +122,36 @@ pub(super) fn convolution(bench: &Bench, kernel: usize, x: &[f32], dy: &[f32]) -
         *dx = if x > 0.0 { *dx } else { 0.0 };
     }
     found
+}
+
+/// A value that is not finite reaches every output that it belongs to, and none of another image.
+#[test]
+fn values_that_are_not_finite_propagate() {
+    let (channels, side) = ((20, 18), (6, 7));
+    let network = two_convolutions(3, channels, side);
+    let plane = side.0 * side.1;
+    for algorithm in [ConvAlgorithm::Winograd4, ConvAlgorithm::Direct] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
+            let mut bench = Bench::new(&network, 2, Mode::Training, cpu);
+            let mut x = vec![1.0; 2 * channels.0 * plane];
+            x[2 * plane + 3 * side.1 + 3] = value; // channel 2, row 3, column 3 of the first image
+            bench.write(1, Tensor::Value, &x);
+            bench.run(2, Pass::Forward).unwrap();
+            let y = bench.tensor(2, Tensor::Value);
+            let (first, second) = y.split_at(channels.1 * plane);
+            assert!(second.iter().all(|y| y.is_finite()), "{algorithm:?}, {value}");
+            for k in 0..channels.1 {
+                let around = first[k * plane + 2 * side.1 + 2];
+                let is_large = !around.is_finite() || around.abs() > 1e30;
+                assert!(is_large, "{algorithm:?}, {value}: {around}");
+            }
+            bench.write(2, Tensor::Gradient, &y);
+            bench.run(2, Pass::Backward).unwrap();
+            let dw = &bench.gradient.as_slice()[bench.plan.parameters_of(2)[0].range()];
+            assert!(dw.iter().any(|dw| !dw.is_finite()), "{algorithm:?}, {value}");
+        }
+    }
 }
 
 #[test]

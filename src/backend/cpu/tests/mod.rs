@@ -1,7 +1,6 @@
 //! Small shapes against the definitions, any number of threads against one, every instruction-set path
 //! against the portable one. The thorough comparison with the reference is in `tests/backend.rs`.
 
-mod accuracy;
 mod definitions;
 
 use super::*;
