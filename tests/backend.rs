@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{agreement, alike, differences, exact, sentinels};
+use common::{accuracy, agreement, alike, differences, exact, sentinels};
 use std::sync::Once;
 
 use verydeep::backend::cpu::{ConvAlgorithm, Cpu};
@@ -123,6 +123,11 @@ fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
     for threads in [2, 3, 5] {
         exact::same_bits(&one, &Cpu::new(threads).unwrap());
     }
+}
+
+#[test]
+fn winograd_is_accurate() {
+    accuracy::of_winograd();
 }
 
 #[test]

@@ -279,7 +279,7 @@ pub(super) struct TrainArgs {
     pub(super) json: bool,
 }
 
-/// Where and how to compute. Only device and precision change bits of the result.
+/// Where and how to compute. Only device, precision and the convolutions' algorithm change bits of the result.
 #[derive(Debug, Args)]
 pub(super) struct ComputeArgs {
     /// Where to compute: cpu, cuda or cuda:N [default: cpu]
@@ -300,7 +300,7 @@ pub(super) struct ComputeArgs {
     /// Capture the work of a micro-batch as a CUDA graph and launch it in one call; changes no bit
     #[arg(long)]
     pub(super) cuda_graph: bool,
-    /// Algorithm of the convolutions
+    /// Algorithm of the convolutions; CPU only
     #[arg(long)]
     pub(super) conv_algo: Option<ConvAlgo>,
     /// Threads of the CPU, for the network and for the images each [default: all cores]
@@ -324,8 +324,10 @@ pub(super) enum PrecisionArg {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum ConvAlgo {
-    /// The best that this program has
+    /// Winograd where it pays, a function of the layer's shape
     Auto,
+    /// Winograd F(4x4, 3x3) for every 3x3 filter
+    Winograd4,
     /// Sums of products, without a transform
     Direct,
 }

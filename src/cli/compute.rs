@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 
 use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
 use crate::backend::Precision;
-use crate::backend::cpu::Cpu;
+use crate::backend::cpu::{ConvAlgorithm, Cpu};
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::{Cuda, Options};
 use crate::error::{Error, Result};
@@ -66,7 +66,13 @@ impl DeviceName {
 
 impl Device {
     /// Opens a device by its name. `folders` is where NVIDIA's libraries may be.
-    pub(super) fn open(name: &str, options: Options, threads: usize, folders: Option<&Path>) -> Result<Self> {
+    pub(super) fn open(
+        name: &str,
+        options: Options,
+        convolution: ConvAlgorithm,
+        threads: usize,
+        folders: Option<&Path>,
+    ) -> Result<Self> {
         match DeviceName::parse(name)? {
             DeviceName::Cpu if options.precision != Precision::Fp32 => Err(Error::Usage(format!(
                 "--precision: expected fp32, found {}; the CPU computes in single precision only",
@@ -75,7 +81,11 @@ impl Device {
             DeviceName::Cpu if options.graphs => Err(Error::Usage(
                 "--cuda-graph: expected with --device cuda, found --device cpu".into(),
             )),
-            DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?)),
+            DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?.with_convolution(convolution))),
+            DeviceName::Cuda(_) if convolution != ConvAlgorithm::Auto => Err(Error::Usage(format!(
+                "--conv-algo: expected auto, found {}; on CUDA devices cuDNN's heuristics choose",
+                convolution.name()
+            ))),
             DeviceName::Cuda(ordinal) => {
                 let libraries = Libraries::load(&library_folders(folders))?;
                 Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries, options)?)))
@@ -105,7 +115,14 @@ impl ComputeArgs {
             precision: self.precision(),
             graphs: self.cuda_graph,
         };
-        Device::open(self.device(), options, self.threads()?, self.cuda_libs.as_deref())
+        let folders = self.cuda_libs.as_deref();
+        Device::open(
+            self.device(),
+            options,
+            self.convolution(),
+            self.threads()?,
+            folders,
+        )
     }
 
     /// The arithmetic.
@@ -116,6 +133,15 @@ impl ComputeArgs {
         }
     }
 
+    /// The algorithm of the CPU's convolutions.
+    pub(super) fn convolution(&self) -> ConvAlgorithm {
+        match self.conv_algo {
+            None | Some(ConvAlgo::Auto) => ConvAlgorithm::Auto,
+            Some(ConvAlgo::Winograd4) => ConvAlgorithm::Winograd4,
+            Some(ConvAlgo::Direct) => ConvAlgorithm::Direct,
+        }
+    }
+
     /// Threads: as said, or all cores.
     pub(super) fn threads(&self) -> Result<usize> {
         check_threads(self.threads)
@@ -123,13 +149,7 @@ impl ComputeArgs {
 
     /// Refuses what this version does not have.
     pub(super) fn check(&self) -> Result<()> {
-        check_replicas(self.replicas.unwrap_or(1))?;
-        match self.conv_algo {
-            Some(ConvAlgo::Direct) if self.device() != "cpu" => Err(Error::Usage(
-                "--conv-algo: expected auto, found direct; on CUDA devices cuDNN's heuristics choose".into(),
-            )),
-            None | Some(ConvAlgo::Auto | ConvAlgo::Direct) => Ok(()),
-        }
+        check_replicas(self.replicas.unwrap_or(1))
     }
 }
 

@@ -105,7 +105,7 @@ fn open_device(recipe: &Recipe, args: &TrainArgs) -> Result<Device> {
         graphs: args.compute.cuda_graph,
     };
     let folders = args.compute.cuda_libs.as_deref();
-    Device::open(&recipe.device, options, recipe.threads, folders)
+    Device::open(&recipe.device, options, recipe.conv_algo, recipe.threads, folders)
 }
 
 /// Starts a run in a new folder and trains it to its end.
@@ -212,6 +212,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--stop-if-stuck", args.stop_if_stuck.is_some()),
         ("--folds", args.folds.is_some()),
         ("--precision", args.compute.precision.is_some()),
+        ("--conv-algo", args.compute.conv_algo.is_some()),
         ("--dry-run", args.dry_run),
     ];
     match said.iter().find(|(_, said)| *said) {
@@ -265,6 +266,7 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
         device: args.compute.device().into(),
         precision: args.compute.precision(),
+        conv_algo: args.compute.convolution(),
         threads: args.compute.threads()?,
         io: args.io.unwrap_or_default(),
     };

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::schedule::{PlateauRule, Schedule};
 use crate::backend::Precision;
+use crate::backend::cpu::ConvAlgorithm;
 use crate::data::augment::{ScaleRange, Views};
 use crate::data::loader::OnBad;
 use crate::data::manifest::Manifest;
@@ -97,6 +98,9 @@ pub struct Recipe {
     /// Arithmetic of the forward and backward passes.
     #[serde(default)]
     pub precision: Precision,
+    /// Algorithm of the CPU's convolutions.
+    #[serde(default)]
+    pub conv_algo: ConvAlgorithm,
     /// Threads of the CPU.
     pub threads: usize,
     /// How shards are read.

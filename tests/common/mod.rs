@@ -1,5 +1,6 @@
 //! The harness of `tests/backend.rs`: it judges any back end.
 
+pub(crate) mod accuracy;
 pub(crate) mod agreement;
 pub(crate) mod alike;
 pub(crate) mod cases;

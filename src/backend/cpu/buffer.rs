@@ -1,5 +1,7 @@
 //! Memory of the CPU back end: zeroed f32, on huge pages where the system offers them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use memmap2::MmapMut;
 
 use crate::error::{Error, Result};
@@ -14,6 +16,14 @@ pub struct Buffer {
     /// First byte in use.
     start: usize,
     bytes: usize,
+    /// See [`Buffer::version`].
+    version: u64,
+}
+
+/// A number that no buffer of the process has had as its version.
+fn next_version() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl Buffer {
@@ -41,7 +51,18 @@ impl Buffer {
             // A refusal costs speed only.
             let _ = map.advise_range(memmap2::Advice::HugePage, start, bytes);
         }
-        Ok(Self { map, start, bytes })
+        Ok(Self {
+            map,
+            start,
+            bytes,
+            version: next_version(),
+        })
+    }
+
+    /// Two buffers of the same version hold the same: another buffer has another version, and so has this one after it
+    /// was lent to be written.
+    pub(super) fn version(&self) -> u64 {
+        self.version
     }
 
     /// The elements.
@@ -51,6 +72,7 @@ impl Buffer {
 
     /// The elements, to be written.
     pub fn as_mut_slice(&mut self) -> &mut [f32] {
+        self.version = next_version();
         bytemuck::cast_slice_mut(&mut self.map[self.start..self.start + self.bytes])
     }
 }

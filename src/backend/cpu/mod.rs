@@ -22,6 +22,7 @@ mod max_pool;
 mod memory;
 mod reduce;
 mod simd;
+mod stream;
 mod team;
 mod tile;
 
@@ -33,15 +34,20 @@ use std::ops::Range;
 use super::{Backend, Memory, State, Tensor};
 use crate::error::{Error, Result};
 use crate::plan::{Epilogue, Footprint, Lowering, Pass, Plan, Region, Step, StepOp, StepParams, UpdateRule};
+use conv::KeptFilters;
 use isa::Isa;
 use memory::{Views, slice, slice_mut};
 use team::Team;
+
+/// Part of the equivalence class: raised whenever the bits of a sum change.
+const KERNELS: u32 = 2;
 
 /// The CPU back end. Replicas may share one: their steps then take turns on its threads.
 pub struct Cpu {
     isa: Isa,
     team: Team,
     convolution: ConvAlgorithm,
+    filters: KeptFilters,
 }
 
 impl Cpu {
@@ -59,10 +65,11 @@ impl Cpu {
             isa,
             team: Team::new(threads)?,
             convolution: ConvAlgorithm::Auto,
+            filters: KeptFilters::default(),
         })
     }
 
-    /// The same with another way to compute convolutions.
+    /// The same with another way to compute convolutions than [`ConvAlgorithm::Auto`].
     #[must_use]
     pub fn with_convolution(self, convolution: ConvAlgorithm) -> Self {
         Self { convolution, ..self }
@@ -71,7 +78,17 @@ impl Cpu {
 
 impl Lowering for Cpu {
     fn accepts(&self, op: StepOp) -> bool {
-        op.epilogue() != Epilogue::ReluPool
+        match op {
+            StepOp::Conv { .. } => true,
+            StepOp::Input
+            | StepOp::Linear { .. }
+            | StepOp::BatchNorm { .. }
+            | StepOp::Relu
+            | StepOp::Lrn
+            | StepOp::MaxPool
+            | StepOp::Dropout { .. }
+            | StepOp::Loss => op.epilogue() != Epilogue::ReluPool,
+        }
     }
 
     fn masks(&self, op: StepOp) -> bool {
@@ -99,9 +116,9 @@ impl Lowering for Cpu {
         }
     }
 
-    /// Scratch is part of the arena; beside it there are only the threads' stacks.
-    fn workspace_bytes(&self, _: &Plan) -> u64 {
-        ((self.team.threads() - 1) * team::STACK_BYTES) as u64
+    /// Scratch is part of the arena; beside it there are the threads' stacks and the filters that are kept.
+    fn workspace_bytes(&self, plan: &Plan) -> u64 {
+        ((self.team.threads() - 1) * team::STACK_BYTES + conv::kept_bytes(self, plan)) as u64
     }
 }
 
@@ -109,7 +126,11 @@ impl Backend for Cpu {
     type Buffer = Buffer;
 
     fn class(&self) -> String {
-        format!("cpu {}, convolutions {}", self.isa.name(), self.convolution)
+        format!("cpu {}, kernels {KERNELS}", self.isa.name())
+    }
+
+    fn prepare(&self, plan: &Plan) -> Result<()> {
+        self.filters.prepare(self, plan)
     }
 
     fn allocate_arena(&self, bytes: usize) -> Result<Buffer> {
@@ -151,13 +172,14 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let mode = plan.mode;
         let footprint = self.footprint(&plan.steps[step]);
+        let place = (plan.id, step, memory.weights.version());
         let mut views = Views::new(plan, step, pass, &footprint, memory);
         let (step, views) = (&plan.steps[step], &mut views);
         match (step.op, pass) {
             (StepOp::Input, Pass::Forward) => return input::forward(self, plan, step, views),
             (StepOp::Input, Pass::Backward) => {}
             (StepOp::Conv { kernel, epilogue }, Pass::Forward) => {
-                conv::forward(self, step, kernel, epilogue, views);
+                conv::forward(self, step, kernel, epilogue, place, views);
             }
             (StepOp::Conv { kernel, epilogue }, Pass::Backward) => {
                 conv::backward(self, step, kernel, epilogue, views);

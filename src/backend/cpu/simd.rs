@@ -1,13 +1,26 @@
 //! Eight f32 in one register, for code that is written once and compiled for every instruction-set path.
 //!
 //! A [`Simd`] is a token: whoever holds an [`Avx2`] is on a processor that has AVX2 and FMA, so that its operations are
-//! safe to call. Code generic over it must be inlined into a function that is compiled for the path, which
-//! [`vectorised`] takes care of.
+//! safe to call. Code generic over it must end in a function that is compiled for the path, or every operation is a
+//! call: [`vectorised`] makes such functions, and what they call is `#[inline(always)]`. Closures cannot be that, so
+//! none of them may hold a register.
 
 use super::tile::LANES;
 
 /// Lanes of a register: half a group of channels.
 pub(super) const WIDTH: usize = LANES / 2;
+
+/// The two registers of a pixel of a group.
+#[inline(always)]
+pub(super) fn halves(pixel: &[f32; LANES]) -> &[[f32; WIDTH]; 2] {
+    bytemuck::cast_ref(pixel)
+}
+
+/// As [`halves`], to be written.
+#[inline(always)]
+pub(super) fn halves_mut(pixel: &mut [f32; LANES]) -> &mut [[f32; WIDTH]; 2] {
+    bytemuck::cast_mut(pixel)
+}
 
 /// The operations of one path.
 pub(super) trait Simd: Copy {

@@ -288,6 +288,7 @@ impl<'a, T> Parts<'a, T> {
     ///
     /// # Safety
     /// No two references to the same element may be alive at the same time.
+    #[inline(always)]
     pub(super) unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
         assert!(
             start <= self.len && len <= self.len - start,

@@ -6,61 +6,23 @@
 //! round, `dx[n,c] = sum over k of dy[n,k] * w[k,c,-r,-s]`. There are two methods for all passes: [`winograd`] and
 //! [`direct`].
 
+mod algorithm;
 mod direct;
+mod kept;
 mod winograd;
 
-use std::fmt;
-use std::str::FromStr;
+pub use algorithm::ConvAlgorithm;
+pub(super) use kept::{KeptFilters, bytes as kept_bytes};
 
 use super::elementwise::mask_in_place;
-use super::layout::{padded, tensor_bytes};
+use super::layout::{image_len, padded, tensor_bytes};
+use super::max_pool::{self, Choice};
 use super::memory::f32_bytes;
+use super::team::Parts;
 use super::tile::LANES;
 use super::{Cpu, Views};
-use crate::plan::{DataGradient, Epilogue, Footprint, Step, ValueGradient};
+use crate::plan::{DataGradient, Epilogue, Footprint, PlanId, Step, ValueGradient};
 use crate::shape::Chw;
-
-/// How convolutions are computed. Their rounding differs, so it is part of what a run's bits depend on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ConvAlgorithm {
-    /// Winograd where it pays, direct elsewhere: a function of the layer's shape.
-    #[default]
-    Auto,
-    /// Winograd F(4x4, 3x3) for every 3x3 filter.
-    Winograd4,
-    /// Sums of products as they are written down.
-    Direct,
-}
-
-impl ConvAlgorithm {
-    /// All of them, by name.
-    pub const NAMES: [(&'static str, Self); 3] = [
-        ("auto", Self::Auto),
-        ("winograd4", Self::Winograd4),
-        ("direct", Self::Direct),
-    ];
-}
-
-impl fmt::Display for ConvAlgorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Winograd4 => "winograd4",
-            Self::Direct => "direct",
-        })
-    }
-}
-
-impl FromStr for ConvAlgorithm {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::NAMES.iter().find(|(name, _)| *name == text);
-        found
-            .map(|(_, algorithm)| *algorithm)
-            .ok_or_else(|| format!("expected auto, winograd4 or direct, found '{text}'"))
-    }
-}
 
 /// How one layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,11 +47,11 @@ struct Shape {
 
 impl Shape {
     fn forward(step: &Step, kernel: usize) -> Self {
-        let Chw { c, h, w } = step.output;
+        let Chw { c, h, w } = step.input;
         Self {
             batch: step.batch,
-            inputs: step.input.c,
-            outputs: c,
+            inputs: c,
+            outputs: step.output.c,
             height: h,
             width: w,
             kernel,
@@ -149,8 +111,14 @@ enum Orientation {
 /// What happens to the sums of a correlation before they are written.
 #[derive(Clone, Copy)]
 enum Finish<'a> {
-    /// The bias (K) is added; then the epilogue.
-    Forward { bias: &'a [f32], epilogue: Epilogue },
+    /// The bias (K) is added; then perhaps the ReLU.
+    Forward { bias: &'a [f32], relu: bool },
+    /// The bias (K) is added; then the ReLU, and the maximum of 2x2 windows. What is written has half the height and
+    /// width, and the choices have its shape.
+    Pooled {
+        bias: &'a [f32],
+        choices: Parts<'a, Choice>,
+    },
     /// Zero where the input, of the shape of the sums, is not positive.
     Masked { input: &'a [f32] },
     /// Nothing.
@@ -162,10 +130,33 @@ impl Finish<'_> {
     fn bias(&self, group: usize, lanes: usize) -> [f32; LANES] {
         let mut summands = [0.0; LANES];
         match self {
-            Self::Forward { bias, .. } => summands[..lanes].copy_from_slice(&bias[group * LANES..][..lanes]),
+            Self::Forward { bias, .. } | Self::Pooled { bias, .. } => {
+                summands[..lanes].copy_from_slice(&bias[group * LANES..][..lanes])
+            }
             Self::Masked { .. } | Self::Plain => {}
         }
         summands
+    }
+}
+
+/// Shape of the sums of one image, before a pooling.
+fn sums_of(step: &Step) -> Chw {
+    Chw::new(step.output.c, step.input.h, step.input.w)
+}
+
+/// Elements of the sums where the direct method needs a place for them, to pool them afterwards.
+fn unpooled(step: &Step, method: Method, epilogue: Epilogue) -> usize {
+    match (method, epilogue) {
+        (Method::Direct, Epilogue::ReluPool) => step.batch * image_len(sums_of(step)),
+        (Method::Winograd, _) | (Method::Direct, Epilogue::None | Epilogue::Relu) => 0,
+    }
+}
+
+/// Elements of the gradient of the sums where it is not the gradient of the value.
+fn spread_gradient(step: &Step, epilogue: Epilogue) -> usize {
+    match epilogue {
+        Epilogue::ReluPool => step.batch * image_len(sums_of(step)),
+        Epilogue::None | Epilogue::Relu => 0,
     }
 }
 
@@ -188,52 +179,92 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
     Footprint {
         value: tensor_bytes(step.batch, step.output),
         gradient: tensor_bytes(step.batch, step.output),
-        saved: 0,
-        forward_scratch: f32_bytes(correlate(shape, method)),
-        backward_scratch: f32_bytes(data.max(filter)),
+        saved: match epilogue {
+            Epilogue::ReluPool => max_pool::choices_bytes(step.batch, step.output),
+            Epilogue::None | Epilogue::Relu => 0,
+        },
+        forward_scratch: f32_bytes(unpooled(step, method, epilogue) + correlate(shape, method)),
+        backward_scratch: f32_bytes(spread_gradient(step, epilogue) + data.max(filter)),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
     }
 }
 
-/// `y = epilogue(bias[k] + sum over c, r, s of w[k,c,r,s] * x[.., i+r-P, j+s-P])`.
-pub(super) fn forward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue, views: &mut Views<'_>) {
+/// `y = epilogue(bias[k] + sum over c, r, s of w[k,c,r,s] * x[.., i+r-P, j+s-P])`. `place` is the plan, the step's
+/// number and the version of the weights.
+pub(super) fn forward(
+    cpu: &Cpu,
+    step: &Step,
+    kernel: usize,
+    epilogue: Epilogue,
+    place: (PlanId, usize, u64),
+    views: &mut Views<'_>,
+) {
     let shape = Shape::forward(step, kernel);
-    let finish = Finish::Forward {
-        bias: views.weights[1],
-        epilogue,
-    };
+    let method = shape.method(cpu.convolution);
     let filters = (views.weights[0], Orientation::Straight);
-    let correlate = match shape.method(cpu.convolution) {
-        Method::Winograd => winograd::correlate,
-        Method::Direct => direct::correlate,
-    };
-    correlate(
-        cpu,
-        shape,
-        views.input,
-        filters,
-        finish,
-        views.scratch,
-        views.value,
-    );
+    let bias = views.weights[1];
+    let relu = epilogue != Epilogue::None;
+    let x = views.input;
+    match (method, epilogue) {
+        (Method::Winograd, _) => {
+            let finish = match epilogue {
+                Epilogue::ReluPool => {
+                    let choices = max_pool::choices_mut(step.batch, step.output, views.saved);
+                    let choices = Parts::new(choices);
+                    Finish::Pooled { bias, choices }
+                }
+                Epilogue::None | Epilogue::Relu => Finish::Forward { bias, relu },
+            };
+            let (scratch, y) = (&mut *views.scratch, &mut *views.value);
+            let kept = cpu.filters.with(place.0, place.1, place.2, |u, stale| {
+                if stale {
+                    winograd::transform_filters(cpu, shape, filters, u);
+                }
+                winograd::correlate_with(cpu, shape, x, u, finish, scratch, y);
+            });
+            if !kept {
+                winograd::correlate(cpu, shape, x, filters, finish, scratch, y);
+            }
+        }
+        (Method::Direct, Epilogue::None | Epilogue::Relu) => {
+            let finish = Finish::Forward { bias, relu };
+            direct::correlate(cpu, shape, x, filters, finish, views.scratch, views.value);
+        }
+        (Method::Direct, Epilogue::ReluPool) => {
+            let (sums, scratch) = views.scratch.split_at_mut(unpooled(step, method, epilogue));
+            let finish = Finish::Forward { bias, relu };
+            direct::correlate(cpu, shape, x, filters, finish, scratch, sums);
+            let choices = max_pool::choices_mut(step.batch, step.output, views.saved);
+            max_pool::pool(cpu, sums_of(step), sums, choices, views.value);
+        }
+    }
 }
 
 /// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
 /// step.
 pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue, views: &mut Views<'_>) {
     let shape = Shape::forward(step, kernel);
-    if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
-        mask_in_place(cpu, views.value, views.gradient);
-    }
+    let (spread, scratch) = views.scratch.split_at_mut(spread_gradient(step, epilogue));
+    let dy = match (epilogue, step.value_gradient) {
+        (Epilogue::ReluPool, _) => {
+            let y = Some(&*views.value);
+            max_pool::spread(cpu, sums_of(step), views.saved, views.gradient, y, spread);
+            &*spread
+        }
+        (Epilogue::Relu, ValueGradient::Raw) => {
+            mask_in_place(cpu, views.value, views.gradient);
+            &*views.gradient
+        }
+        (Epilogue::Relu, ValueGradient::Masked) | (Epilogue::None, _) => &*views.gradient,
+    };
     let method = shape.method(cpu.convolution);
     let [dw, db, ..] = &mut views.weight_gradients;
     let filter_gradient = match method {
         Method::Winograd => winograd::filter_gradient,
         Method::Direct => direct::filter_gradient,
     };
-    let operands = (views.input, &*views.gradient);
-    filter_gradient(cpu, shape, operands, views.scratch, (dw, db));
+    filter_gradient(cpu, shape, (views.input, dy), scratch, (dw, db));
     let finish = match step.data_gradient {
         DataGradient::None => return,
         DataGradient::Masked => Finish::Masked { input: views.input },
@@ -244,13 +275,6 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue
         Method::Winograd => winograd::correlate,
         Method::Direct => direct::correlate,
     };
-    correlate(
-        cpu,
-        shape.reversed(),
-        views.gradient,
-        filters,
-        finish,
-        views.scratch,
-        views.input_gradient,
-    );
+    let dx = &mut *views.input_gradient;
+    correlate(cpu, shape.reversed(), dy, filters, finish, scratch, dx);
 }

@@ -105,12 +105,12 @@ vectorised! {
         images: usize,
         sums: &mut Sums,
     ) {
-        for n in 0..images {
-            for r in 0..rows {
+        for (n, sums) in sums.iter_mut().enumerate().take(images) {
+            for (r, sum) in sums.iter_mut().enumerate().take(rows) {
                 let mut one = [[0.0; ROWS]; IMAGES];
                 let (w, x) = ((&w.0[r * w.1..], w.1), (&x.0[n * x.1..], x.1));
                 dots::<S, 1, 1>(s, inputs, w, x, &mut one);
-                sums[n][r] = one[0][0];
+                *sum = one[0][0];
             }
         }
     }
@@ -134,7 +134,10 @@ fn dots<S: Simd, const R: usize, const M: usize>(
     let mut partial = [[s.zero(); M]; R];
     let steps = inputs / WIDTH;
     for i in 0..steps {
-        let x: [S::V; M] = std::array::from_fn(|n| s.load(&x_parts[n][..steps][i]));
+        let mut x = [s.zero(); M];
+        for n in 0..M {
+            x[n] = s.load(&x_parts[n][..steps][i]);
+        }
         for r in 0..R {
             let w = s.load(&w_parts[r][..steps][i]);
             for n in 0..M {

@@ -1,14 +1,17 @@
 //! The gradients of weights and input.
 
 use super::super::Cpu;
+use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::{self, Depth, LANES, ROWS, Start, Tile};
 use super::Shape;
 
 /// Inputs of one task at most: 4 KB of each row of weights.
 const TASK_INPUTS: usize = 1024;
-/// Outputs of one block of the data gradient: 256 KB of packed weights.
-const BLOCK_OUTPUTS: usize = 64;
+/// Outputs of one block of the data gradient: as many rows of weights are read side by side.
+const BLOCK_OUTPUTS: usize = 16;
+/// Elements by which a row of weights is fetched ahead of its use.
+const AHEAD: usize = 8 * LANES;
 /// Outputs of one task of the weight gradient at most.
 const TASK_OUTPUTS: usize = 96;
 /// Tasks aimed at.
@@ -21,9 +24,9 @@ fn task_inputs(shape: Shape) -> usize {
         .clamp(LANES, TASK_INPUTS)
 }
 
-/// Elements of one worker's packed operand.
+/// Elements of one worker's packed rows of x.
 fn packed(shape: Shape) -> usize {
-    task_inputs(shape) * BLOCK_OUTPUTS.max(shape.batch)
+    task_inputs(shape) * shape.batch
 }
 
 /// Elements of scratch.
@@ -59,10 +62,15 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
                 for (r, sums) in sums.iter().enumerate() {
                     let start = (first + o + r) * shape.inputs + i + column * LANES;
                     // SAFETY: this task alone writes these inputs of these outputs.
-                    unsafe { dw.range(start, lanes) }.copy_from_slice(&sums[..lanes]);
+                    let dw = unsafe { dw.range(start, lanes) };
+                    match dw.as_chunks_mut().0 {
+                        [dw] => stream::store(cpu.isa, sums, dw),
+                        _ => dw.copy_from_slice(&sums[..lanes]),
+                    }
                 }
             }
         }
+        stream::fence(cpu.isa);
     });
 }
 
@@ -74,38 +82,49 @@ pub(super) fn data(
     weights: &[f32],
     dy: &[f32],
     mask: Option<&[f32]>,
-    scratch: &mut [f32],
     dx: &mut [f32],
 ) {
-    let (task_inputs, part) = (task_inputs(shape), packed(shape));
-    let (scratch, dx) = (Parts::new(scratch), Parts::new(dx));
+    let task_inputs = task_inputs(shape);
+    let dx = Parts::new(dx);
     let offsets: [usize; ROWS] = std::array::from_fn(|r| r * shape.y_stride);
-    cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, worker| {
-        let i = task * task_inputs;
-        let inputs = task_inputs.min(shape.inputs - i);
-        // SAFETY: one task at a time has this worker number.
-        let packed = unsafe { scratch.range(worker * part, part) };
+    cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, _| {
+        let first = task * task_inputs;
+        let inputs = task_inputs.min(shape.inputs - first);
         for o in (0..shape.outputs).step_by(BLOCK_OUTPUTS) {
             let outputs = BLOCK_OUTPUTS.min(shape.outputs - o);
             let (is_first, is_last) = (o == 0, o + outputs == shape.outputs);
-            let rows = &weights[o * shape.inputs + i..];
-            pack_rows(rows, (outputs, inputs, shape.inputs), packed);
-            let panels = packed.chunks_exact(outputs * LANES);
-            for (column, panel) in panels.take(inputs.div_ceil(LANES)).enumerate() {
+            let depth = Depth {
+                count: [outputs, 1, 1],
+                a: [1, 0, 0],
+                b: [shape.inputs, 0, 0],
+            };
+            let rows = &weights[o * shape.inputs..][..outputs * shape.inputs];
+            for i in (first..first + inputs).step_by(LANES) {
+                let lanes = LANES.min(first + inputs - i);
+                let mut edge = [[0.0; LANES]; BLOCK_OUTPUTS];
+                let (panel, depth) = if lanes == LANES {
+                    stream::prefetch(rows[i..].iter().skip(AHEAD).step_by(shape.inputs));
+                    (&rows[i..], &depth)
+                } else {
+                    for (edge, row) in edge.iter_mut().zip(rows.chunks_exact(shape.inputs)) {
+                        edge[..lanes].copy_from_slice(&row[i..i + lanes]);
+                    }
+                    (edge.as_flattened(), &Depth::flat(outputs, 1))
+                };
                 for strip in 0..tile::strips(shape.batch) {
-                    let (n, rows) = tile::strip(shape.batch, strip);
-                    let place = |r: usize| (n + r) * shape.x_stride + i + column * LANES;
+                    let (n, images) = tile::strip(shape.batch, strip);
+                    let place = |r: usize| (n + r) * shape.x_stride + i;
                     // SAFETY: this task alone writes these inputs.
                     let out = |r: usize| unsafe { dx.range(place(r), LANES) };
                     let mut sums: Tile = [[0.0; LANES]; ROWS];
-                    let sums = &mut sums[..rows];
+                    let sums = &mut sums[..images];
                     if !is_first {
                         sums.iter_mut()
                             .enumerate()
                             .for_each(|(r, sums)| sums.copy_from_slice(out(r)));
                     }
-                    let dy = (&dy[n * shape.y_stride + o..], &offsets[..rows]);
-                    tile::multiply(cpu.isa, &Depth::flat(outputs, 1), dy, panel, Start::Held, sums);
+                    let dy = (&dy[n * shape.y_stride + o..], &offsets[..images]);
+                    tile::multiply(cpu.isa, depth, dy, panel, Start::Held, sums);
                     for (r, sums) in sums.iter_mut().enumerate() {
                         if let (true, Some(mask)) = (is_last, mask) {
                             for (sum, &x) in sums.iter_mut().zip(&mask[place(r)..][..LANES]) {

@@ -118,11 +118,11 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let weights = views.weights[0];
     if is_matrix(step.input) {
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, scratch, views.input_gradient);
+        gradients::data(cpu, shape, weights, dy, mask, views.input_gradient);
     } else {
         let (dx, scratch) = scratch.split_at_mut(matrix(step));
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, scratch, dx);
+        gradients::data(cpu, shape, weights, dy, mask, dx);
         from_matrix(cpu, step, dx, views.input_gradient);
     }
 }

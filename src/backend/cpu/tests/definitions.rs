@@ -53,7 +53,7 @@ fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
         let network = two_convolutions(kernel, (c, k), (h, w));
         let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
         let mut bench = Bench::new(&network, 3, Mode::Training, cpu);
-        let (batch, pad, plane) = (3, kernel / 2, h * w);
+        let (batch, plane) = (3, h * w);
         let x: Vec<f32> = noise(batch * c * plane, 1).iter().map(|x| x.max(0.0)).collect();
         let dy = noise(batch * k * plane, 2);
         bench.write(1, Tensor::Value, &x);
@@ -63,36 +63,94 @@ fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
         assert_eq!(bench.plan.steps[2].data_gradient, DataGradient::Masked);
         bench.run(2, Pass::Backward).unwrap();
 
+        let expected = convolution(&bench, kernel, &x, &dy);
         let parameters = bench.plan.parameters_of(2).to_vec();
-        let weights = &bench.weights.as_slice()[parameters[0].range()];
-        let bias = &bench.weights.as_slice()[parameters[1].range()];
-        let (mut y, mut dx) = (vec![0.0; y_found.len()], vec![0.0; x.len()]);
-        let (mut dw, mut db) = (vec![0.0; weights.len()], vec![0.0; k]);
-        for (at, y) in y.iter_mut().enumerate() {
-            let (n, o, i, j) = (at / plane / k, at / plane % k, at % plane / w, at % w);
-            *y = f64::from(bias[o]);
-            db[o] += f64::from(dy[at]);
-            for tap in 0..c * kernel * kernel {
-                let (ch, r, s) = (tap / kernel / kernel, tap / kernel % kernel, tap % kernel);
-                let (Some(i), Some(j)) = ((i + r).checked_sub(pad), (j + s).checked_sub(pad)) else {
-                    continue;
-                };
-                if i < h && j < w {
-                    let from = (n * c + ch) * plane + i * w + j;
-                    let weight = o * c * kernel * kernel + tap;
-                    *y += f64::from(weights[weight]) * f64::from(x[from]);
-                    dw[weight] += f64::from(dy[at]) * f64::from(x[from]);
-                    if x[from] > 0.0 {
-                        dx[from] += f64::from(weights[weight]) * f64::from(dy[at]);
-                    }
-                }
+        let gradient = bench.gradient.as_slice();
+        let dx = bench.tensor(1, Tensor::Gradient);
+        assert_within(tolerance, &y_found, &expected.y, "y");
+        assert_within(tolerance, &dx, &expected.dx, "dx");
+        assert_within(tolerance, &gradient[parameters[0].range()], &expected.dw, "dw");
+        assert_within(tolerance, &gradient[parameters[1].range()], &expected.db, "db");
+    }
+}
+
+/// What a convolution and its gradients should be.
+struct Gradients {
+    y: Vec<f64>,
+    dx: Vec<f64>,
+    dw: Vec<f64>,
+    db: Vec<f64>,
+}
+
+/// Step 2 of the network as it is written down, in f64; dx is masked by x.
+fn convolution(bench: &Bench, kernel: usize, x: &[f32], dy: &[f32]) -> Gradients {
+    let step = &bench.plan.steps[2];
+    let (c, k, h, w) = (step.input.c, step.output.c, step.input.h, step.input.w);
+    let (plane, pad) = (h * w, kernel / 2);
+    let parameters = bench.plan.parameters_of(2);
+    let weights = &bench.weights.as_slice()[parameters[0].range()];
+    let bias = &bench.weights.as_slice()[parameters[1].range()];
+    let mut found = Gradients {
+        y: vec![0.0; dy.len()],
+        dx: vec![0.0; x.len()],
+        dw: vec![0.0; weights.len()],
+        db: vec![0.0; k],
+    };
+    for (at, &d) in dy.iter().enumerate() {
+        let (n, o, i, j) = (at / plane / k, at / plane % k, at % plane / w, at % w);
+        let d = f64::from(d);
+        let mut sum = f64::from(bias[o]);
+        found.db[o] += d;
+        for (r, s) in (0..kernel).flat_map(|r| (0..kernel).map(move |s| (r, s))) {
+            let (Some(i), Some(j)) = ((i + r).checked_sub(pad), (j + s).checked_sub(pad)) else {
+                continue;
+            };
+            if i >= h || j >= w {
+                continue;
+            }
+            for ch in 0..c {
+                let from = (n * c + ch) * plane + i * w + j;
+                let weight = ((o * c + ch) * kernel + r) * kernel + s;
+                sum += f64::from(weights[weight]) * f64::from(x[from]);
+                found.dw[weight] += d * f64::from(x[from]);
+                found.dx[from] += f64::from(weights[weight]) * d;
             }
         }
-        let gradient = bench.gradient.as_slice();
-        assert_within(tolerance, &y_found, &y, "y");
-        assert_within(tolerance, &bench.tensor(1, Tensor::Gradient), &dx, "dx");
-        assert_within(tolerance, &gradient[parameters[0].range()], &dw, "dw");
-        assert_within(tolerance, &gradient[parameters[1].range()], &db, "db");
+        found.y[at] = sum;
+    }
+    for (dx, &x) in found.dx.iter_mut().zip(x) {
+        *dx = if x > 0.0 { *dx } else { 0.0 };
+    }
+    found
+}
+
+/// A value that is not finite reaches every output that it belongs to, and none of another image.
+#[test]
+fn values_that_are_not_finite_propagate() {
+    let (channels, side) = ((20, 18), (6, 7));
+    let network = two_convolutions(3, channels, side);
+    let plane = side.0 * side.1;
+    for algorithm in [ConvAlgorithm::Winograd4, ConvAlgorithm::Direct] {
+        for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
+            let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
+            let mut bench = Bench::new(&network, 2, Mode::Training, cpu);
+            let mut x = vec![1.0; 2 * channels.0 * plane];
+            x[2 * plane + 3 * side.1 + 3] = value; // channel 2, row 3, column 3 of the first image
+            bench.write(1, Tensor::Value, &x);
+            bench.run(2, Pass::Forward).unwrap();
+            let y = bench.tensor(2, Tensor::Value);
+            let (first, second) = y.split_at(channels.1 * plane);
+            assert!(second.iter().all(|y| y.is_finite()), "{algorithm:?}, {value}");
+            for k in 0..channels.1 {
+                let around = first[k * plane + 2 * side.1 + 2];
+                let is_large = !around.is_finite() || around.abs() > 1e30;
+                assert!(is_large, "{algorithm:?}, {value}: {around}");
+            }
+            bench.write(2, Tensor::Gradient, &y);
+            bench.run(2, Pass::Backward).unwrap();
+            let dw = &bench.gradient.as_slice()[bench.plan.parameters_of(2)[0].range()];
+            assert!(dw.iter().any(|dw| !dw.is_finite()), "{algorithm:?}, {value}");
+        }
     }
 }
 

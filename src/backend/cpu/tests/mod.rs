@@ -138,6 +138,33 @@ fn any_number_of_threads_gives_the_same_bits() {
 }
 
 #[test]
+fn kept_filters_follow_the_weights() {
+    let network = small(Config::A, false);
+    let cpu = Cpu::new(2).unwrap();
+    let mut bench = Bench::new(&network, 2, Mode::Evaluation, cpu);
+    let without = bench.walk();
+    bench.cpu.prepare(&bench.plan).unwrap();
+    assert_eq!(bench.walk(), without, "made");
+    assert_eq!(bench.walk(), without, "kept");
+    let first = bench.plan.parameters_of(2)[0].offset;
+    bench
+        .cpu
+        .write_parameters(&mut bench.weights, first, &[0.5])
+        .unwrap();
+    let changed = bench.walk();
+    assert_ne!(changed, without, "other weights");
+    assert_eq!(
+        Bench {
+            cpu: Cpu::new(1).unwrap(),
+            ..bench
+        }
+        .walk(),
+        changed,
+        "not kept"
+    );
+}
+
+#[test]
 fn paths_agree_where_nothing_is_summed() {
     let len = 3 * elementwise::CHUNK / 2 + 5;
     let network = small(Config::A, false);

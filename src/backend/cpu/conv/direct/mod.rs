@@ -11,11 +11,10 @@ pub(super) use gradient::{filter_gradient, gradient_scratch};
 
 use super::super::Cpu;
 use super::super::layout::{groups, lanes};
-use super::super::simd::vectorised;
+use super::super::simd::{halves, halves_mut, vectorised};
 use super::super::team::Parts;
 use super::super::tile::{self, Depth, LANES, ROWS, Start, Tile};
 use super::{Finish, Orientation, Shape};
-use crate::plan::Epilogue;
 use border::Border;
 
 /// Elements of one task's copy of image rows, roughly: 256 KB.
@@ -128,19 +127,20 @@ vectorised! {
         let bias = finish.bias(group, lanes);
         for (index, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
             for half in 0..2 {
-                let sum = s.load(&sums.as_chunks().0[half]);
+                let sum = s.load(&halves(sums)[half]);
                 let value = match finish {
-                    Finish::Forward { epilogue, .. } => {
-                        let value = s.add(sum, s.load(&bias.as_chunks().0[half]));
-                        if epilogue == Epilogue::None { value } else { s.relu(value) }
+                    Finish::Forward { relu, .. } => {
+                        let value = s.add(sum, s.load(&halves(&bias)[half]));
+                        if relu { s.relu(value) } else { value }
                     }
+                    Finish::Pooled { .. } => unreachable!("the direct method pools afterwards"),
                     Finish::Masked { input } => {
                         let input: &[f32; LANES] = input[at + index * LANES..].first_chunk().expect("a pixel");
-                        s.where_positive(sum, s.load(&input.as_chunks().0[half]))
+                        s.where_positive(sum, s.load(&halves(input)[half]))
                     }
                     Finish::Plain => sum,
                 };
-                s.store(value, &mut y.as_chunks_mut().0[half]);
+                s.store(value, &mut halves_mut(y)[half]);
             }
             y[lanes..].fill(0.0);
         }

@@ -2,7 +2,7 @@
 
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes, padded};
-use super::super::super::simd::{WIDTH, vectorised};
+use super::super::super::simd::{WIDTH, halves, halves_mut, vectorised};
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, transpose};
 use super::super::{Orientation, Shape};
@@ -63,10 +63,10 @@ vectorised! {
     fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, u: Parts<'_, f32>) {
         for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
             for half in 0..2 {
-                both_ways(
-                    |i, j| s.load(&filter[FILTER * i + j].as_chunks().0[half]),
-                    |w| transform::filter(s, w),
-                    |i, j, value| {
+                both_ways!(
+                    s, transform::filter, FILTER to INPUTS,
+                    (i, j) => s.load(&halves(&filter[FILTER * i + j])[half]),
+                    (i, j, value) => {
                         let at = first + (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
                         // SAFETY: the task alone has these channels.
                         let to = unsafe { u.range(at, WIDTH) };
@@ -109,13 +109,13 @@ vectorised! {
     fn square_from_du<S>(s, du: &[f32], stride: usize, square: &mut Square) {
         for (c, filter) in square.as_chunks_mut::<TAPS>().0.iter_mut().enumerate() {
             for half in 0..2 {
-                both_ways(
-                    |i, j| {
+                both_ways!(
+                    s, transform::filter_gradient, INPUTS to FILTER,
+                    (i, j) => {
                         let at = (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
                         s.load(du[at..].first_chunk().expect("a register"))
                     },
-                    |u| transform::filter_gradient(s, u),
-                    |i, j, value| s.store(value, &mut filter[FILTER * i + j].as_chunks_mut().0[half]),
+                    (i, j, value) => s.store(value, &mut halves_mut(&mut filter[FILTER * i + j])[half]),
                 );
             }
         }

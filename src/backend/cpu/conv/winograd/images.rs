@@ -2,14 +2,14 @@
 
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes};
-use super::super::super::simd::{WIDTH, vectorised};
+use super::super::super::max_pool::pool_window;
+use super::super::super::simd::{WIDTH, halves, halves_mut, vectorised};
 use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
 use super::tiles::Tiles;
 use super::transform::{self, both_ways};
 use super::{Blocks, INPUTS, OUTPUTS};
-use crate::plan::Epilogue;
 
 /// Tiles of one task: what they write in one plane are a few whole pages' worth of lines.
 const TASK_TILES: usize = 24;
@@ -110,21 +110,31 @@ vectorised! {
             let (n, row, column) = tiles.place(part.tile + index);
             let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             // One row and one column of the input are before the outputs, one behind.
+            let mut patch = [[[0.0; LANES]; INPUTS]; INPUTS];
             let inside = row > 0
                 && column > 0
                 && row + OUTPUTS < tiles.height
                 && column + OUTPUTS < tiles.width;
-            let pixel = |i: usize, j: usize| {
-                let (row, column) = ((row + i).wrapping_sub(1), (column + j).wrapping_sub(1));
-                (inside || row < tiles.height && column < tiles.width).then(|| &x[row * tiles.width + column])
+            let (x, width) = if inside {
+                (&x[(row - 1) * tiles.width + column - 1..], tiles.width)
+            } else {
+                for (i, patch) in patch.iter_mut().enumerate() {
+                    for (j, pixel) in patch.iter_mut().enumerate() {
+                        let (row, column) = ((row + i).wrapping_sub(1), (column + j).wrapping_sub(1));
+                        if row < tiles.height && column < tiles.width {
+                            *pixel = x[row * tiles.width + column];
+                        }
+                    }
+                }
+                (patch.as_flattened(), INPUTS)
             };
             for half in 0..2 {
-                both_ways(
-                    |i, j| pixel(i, j).map_or(s.zero(), |pixel| s.load(&pixel.as_chunks().0[half])),
-                    |d| transform::input(s, d),
-                    |i, j, value| {
+                both_ways!(
+                    s, transform::input, INPUTS to INPUTS,
+                    (i, j) => s.load(&halves(&x[i * width + j])[half]),
+                    (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { v.register(INPUTS * i + j, index, half) });
+                        s.store(value, unsafe { v.register(INPUTS * i + j, index, half) })
                     },
                 );
             }
@@ -186,25 +196,27 @@ vectorised! {
             let (n, row, column) = tiles.place(part.tile + index);
             let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             let (rows, columns) = (OUTPUTS.min(tiles.height - row), OUTPUTS.min(tiles.width - column));
-            let pixel = |i: usize, j: usize| {
-                (i < rows && j < columns).then(|| &dy[(row + i) * tiles.width + column + j])
-            };
+            let mut patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
+            for (i, patch) in patch.iter_mut().enumerate().take(rows) {
+                let dy = &dy[(row + i) * tiles.width + column..][..columns];
+                patch[..columns].copy_from_slice(dy);
+            }
             for half in 0..2 {
-                let sum: &mut [f32; WIDTH] = &mut sums.as_chunks_mut().0[half];
-                let total = std::cell::Cell::new(s.load(sum));
-                both_ways(
-                    |i, j| {
-                        let dy = pixel(i, j).map_or(s.zero(), |pixel| s.load(&pixel.as_chunks().0[half]));
-                        total.set(s.add(total.get(), dy));
+                let sum = &mut halves_mut(sums)[half];
+                let mut total = s.load(sum);
+                both_ways!(
+                    s, transform::output_gradient, OUTPUTS to INPUTS,
+                    (i, j) => {
+                        let dy = s.load(&halves(&patch[i][j])[half]);
+                        total = s.add(total, dy);
                         dy
                     },
-                    |dy| transform::output_gradient(s, dy),
-                    |i, j, value| {
+                    (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { dm.register(INPUTS * i + j, index, half) });
+                        s.store(value, unsafe { dm.register(INPUTS * i + j, index, half) })
                     },
                 );
-                s.store(total.get(), sum);
+                s.store(total, sum);
             }
         }
     }
@@ -222,21 +234,25 @@ pub(super) fn transform_output(
 ) {
     let y = Parts::new(y.as_chunks_mut().0);
     for_each_part(cpu, groups(shape.outputs), range, |_, part| {
-        let m = &m[start(part, blocks.block)..];
         let lanes = lanes(shape.outputs, part.group);
-        let bias = finish.bias(part.group, lanes);
-        output_tiles(
-            cpu.isa,
-            blocks.tiles,
-            part,
-            &bias,
+        let sums = Sums {
+            m: &m[start(part, blocks.block)..],
+            stride: blocks.m_stride,
+            bias: finish.bias(part.group, lanes),
             lanes,
-            m,
-            blocks.m_stride,
-            finish,
-            y,
-        );
+        };
+        output_tiles(cpu.isa, blocks.tiles, part, &sums, finish, y);
     });
+}
+
+/// What the outputs of one part are made of.
+struct Sums<'a> {
+    /// M from the part's first tile on, and the elements from one plane to the next.
+    m: &'a [f32],
+    stride: usize,
+    bias: Pixel,
+    /// Channels that are no padding.
+    lanes: usize,
 }
 
 vectorised! {
@@ -244,53 +260,59 @@ vectorised! {
         s,
         tiles: Tiles,
         part: Part,
-        bias: &Pixel,
-        lanes: usize,
-        m: &[f32],
-        stride: usize,
+        sums: &Sums<'_>,
         finish: Finish<'_>,
         y: Parts<'_, Pixel>,
     ) {
-        let relu = match finish {
-            Finish::Forward { epilogue, .. } => epilogue != Epilogue::None,
-            Finish::Masked { .. } | Finish::Plain => false,
-        };
-        let mask: Option<&[Pixel]> = match finish {
-            Finish::Masked { input } => Some(input.as_chunks().0),
-            Finish::Forward { .. } | Finish::Plain => None,
-        };
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
-            let image = (n * part.groups + part.group) * tiles.plane();
             let (rows, columns) = (OUTPUTS.min(tiles.height - row), OUTPUTS.min(tiles.width - column));
+            let first = (n * part.groups + part.group) * tiles.plane() + row * tiles.width + column;
+            let mut values = [[0.0; LANES]; OUTPUTS * OUTPUTS];
             for half in 0..2 {
-                let bias = s.load(&bias.as_chunks().0[half]);
-                both_ways(
-                    |i, j| {
-                        let at = (INPUTS * i + j) * stride + index * LANES + half * WIDTH;
-                        s.load(m[at..].first_chunk().expect("a register"))
+                let bias = s.load(&halves(&sums.bias)[half]);
+                both_ways!(
+                    s, transform::output, INPUTS to OUTPUTS,
+                    (i, j) => {
+                        let at = (INPUTS * i + j) * sums.stride + index * LANES + half * WIDTH;
+                        s.load(sums.m[at..].first_chunk().expect("a register"))
                     },
-                    |m| transform::output(s, m),
-                    |i, j, value| {
-                        if i >= rows || j >= columns {
-                            return;
-                        }
-                        let at = image + (row + i) * tiles.width + column + j;
-                        let mut value = s.add(value, bias);
-                        if relu {
-                            value = s.relu(value);
-                        }
-                        if let Some(mask) = mask {
-                            value = s.where_positive(value, s.load(&mask[at].as_chunks().0[half]));
-                        }
-                        // SAFETY: the task alone has these tiles of this group.
-                        let to = &mut unsafe { y.range(at, 1) }[0];
-                        s.store(value, &mut to.as_chunks_mut().0[half]);
-                        if half == 1 {
-                            to[lanes..].fill(0.0);
-                        }
+                    (i, j, sum) => {
+                        let value = match finish {
+                            Finish::Forward { relu: false, .. } => s.add(sum, bias),
+                            Finish::Forward { relu: true, .. } | Finish::Pooled { .. } => s.relu(s.add(sum, bias)),
+                            Finish::Masked { input } if i < rows && j < columns => {
+                                let input: &Pixel = &input.as_chunks().0[first + i * tiles.width + j];
+                                s.where_positive(sum, s.load(&halves(input)[half]))
+                            }
+                            Finish::Masked { .. } | Finish::Plain => sum,
+                        };
+                        s.store(value, &mut halves_mut(&mut values[OUTPUTS * i + j])[half]);
                     },
                 );
+            }
+            if sums.lanes < LANES {
+                values.iter_mut().for_each(|value| value[sums.lanes..].fill(0.0));
+            }
+            if let Finish::Pooled { choices, .. } = finish {
+                let (height, width) = (tiles.height / 2, tiles.width / 2);
+                let image = (n * part.groups + part.group) * height * width;
+                for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                    let (row, column) = (row / 2 + i, column / 2 + j);
+                    if row < height && column < width {
+                        let at = image + row * width + column;
+                        // SAFETY: the task alone has these tiles of this group, and windows do not cross tiles.
+                        let (y, choice) = unsafe { (&mut y.range(at, 1)[0], &mut choices.range(at, 1)[0]) };
+                        let window = [0, 1, OUTPUTS, OUTPUTS + 1].map(|k| &values[2 * (OUTPUTS * i + j) + k]);
+                        pool_window(window, y, choice);
+                    }
+                }
+                continue;
+            }
+            for i in 0..rows {
+                // SAFETY: the task alone has these tiles of this group.
+                let y = unsafe { y.range(first + i * tiles.width, columns) };
+                y.copy_from_slice(&values[OUTPUTS * i..][..columns]);
             }
         }
     }

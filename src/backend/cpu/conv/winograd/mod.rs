@@ -116,12 +116,42 @@ pub(super) fn correlate(
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
+    let (u, scratch) = scratch.split_at_mut(filter_elements(shape));
+    transform_filters(cpu, shape, (weights, orientation), u);
+    correlate_with(cpu, shape, x, u, finish, scratch, y);
+}
+
+/// Elements of the transformed filters.
+pub(super) fn filter_elements(shape: Shape) -> usize {
+    let [_, _, u] = Blocks::new(shape).parts();
+    u
+}
+
+/// U of the filters.
+pub(super) fn transform_filters(
+    cpu: &Cpu,
+    shape: Shape,
+    (weights, orientation): (&[f32], Orientation),
+    u: &mut [f32],
+) {
+    let stride = Blocks::new(shape).u_stride;
+    filters::transform(cpu, shape, weights, orientation, stride, u);
+}
+
+/// [`correlate`] with filters that are transformed already.
+pub(super) fn correlate_with(
+    cpu: &Cpu,
+    shape: Shape,
+    x: &[f32],
+    u: &[f32],
+    finish: Finish<'_>,
+    scratch: &mut [f32],
+    y: &mut [f32],
+) {
     let blocks = Blocks::new(shape);
-    let [v, m, u] = blocks.parts();
+    let [v, m, _] = blocks.parts();
     let (v, rest) = scratch.split_at_mut(v);
-    let (m, rest) = rest.split_at_mut(m);
-    let u = &mut rest[..u];
-    filters::transform(cpu, shape, weights, orientation, blocks.u_stride, u);
+    let m = &mut rest[..m];
     for (first, count) in blocks.each() {
         images::transform_input(cpu, &blocks, (shape.inputs, x), (first, count), v);
         products::multiply(cpu, shape, &blocks, count, v, u, m);

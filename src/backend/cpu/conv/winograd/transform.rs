@@ -25,8 +25,13 @@ pub(super) const FILTER: usize = 3;
 /// `B^T d`.
 #[inline(always)]
 pub(super) fn input<S: Simd>(s: S, d: [S::V; INPUTS]) -> [S::V; INPUTS] {
-    let [minus_5_2, minus_2, minus_half] = [-2.5, -2.0, -0.5].map(|x| s.splat(x));
-    let [a, minus_a, b, minus_b] = [A, -A, B, -B].map(|x| s.splat(x));
+    let minus_5_2 = s.splat(-2.5);
+    let minus_2 = s.splat(-2.0);
+    let minus_half = s.splat(-0.5);
+    let a = s.splat(A);
+    let minus_a = s.splat(-A);
+    let b = s.splat(B);
+    let minus_b = s.splat(-B);
     let even_a = s.mul_add(minus_2, d[2], d[4]);
     let odd_a = s.mul_add(minus_2, d[1], d[3]);
     let even_b = s.mul_add(minus_half, d[2], d[4]);
@@ -44,7 +49,12 @@ pub(super) fn input<S: Simd>(s: S, d: [S::V; INPUTS]) -> [S::V; INPUTS] {
 /// `A^T m`.
 #[inline(always)]
 pub(super) fn output<S: Simd>(s: S, m: [S::V; INPUTS]) -> [S::V; OUTPUTS] {
-    let [half, two, a, b, half_a, two_b] = [0.5, 2.0, A, B, 0.5 * A, 2.0 * B].map(|x| s.splat(x));
+    let half = s.splat(0.5);
+    let two = s.splat(2.0);
+    let a = s.splat(A);
+    let b = s.splat(B);
+    let half_a = s.splat(0.5 * A);
+    let two_b = s.splat(2.0 * B);
     let (sum_a, difference_a) = (s.add(m[1], m[2]), s.sub(m[1], m[2]));
     let (sum_b, difference_b) = (s.add(m[3], m[4]), s.sub(m[3], m[4]));
     [
@@ -58,7 +68,10 @@ pub(super) fn output<S: Simd>(s: S, m: [S::V; INPUTS]) -> [S::V; OUTPUTS] {
 /// `A dy`.
 #[inline(always)]
 pub(super) fn output_gradient<S: Simd>(s: S, dy: [S::V; OUTPUTS]) -> [S::V; INPUTS] {
-    let [half, two, a, b] = [0.5, 2.0, A, B].map(|x| s.splat(x));
+    let half = s.splat(0.5);
+    let two = s.splat(2.0);
+    let a = s.splat(A);
+    let b = s.splat(B);
     let even_a = s.mul_add(half, dy[2], dy[0]);
     let odd_a = s.mul(a, s.mul_add(half, dy[3], dy[1]));
     let even_b = s.mul_add(two, dy[2], dy[0]);
@@ -76,8 +89,10 @@ pub(super) fn output_gradient<S: Simd>(s: S, dy: [S::V; OUTPUTS]) -> [S::V; INPU
 /// `G w`.
 #[inline(always)]
 pub(super) fn filter<S: Simd>(s: S, w: [S::V; FILTER]) -> [S::V; INPUTS] {
-    let [third, minus_third, sixth, minus_two_thirds] =
-        [1.0 / 3.0, -1.0 / 3.0, 1.0 / 6.0, -2.0 / 3.0].map(|x| s.splat(x));
+    let third = s.splat(1.0 / 3.0);
+    let minus_third = s.splat(-1.0 / 3.0);
+    let sixth = s.splat(1.0 / 6.0);
+    let minus_two_thirds = s.splat(-2.0 / 3.0);
     let even_a = s.mul_add(minus_two_thirds, w[0], s.mul(minus_third, w[2]));
     let odd_a = s.mul(s.splat(-2.0 / 3.0 * A), w[1]);
     let even_b = s.mul_add(sixth, w[0], s.mul(third, w[2]));
@@ -95,7 +110,9 @@ pub(super) fn filter<S: Simd>(s: S, w: [S::V; FILTER]) -> [S::V; INPUTS] {
 /// `G^T du`.
 #[inline(always)]
 pub(super) fn filter_gradient<S: Simd>(s: S, du: [S::V; INPUTS]) -> [S::V; FILTER] {
-    let [third, sixth, minus_two_thirds] = [1.0 / 3.0, 1.0 / 6.0, -2.0 / 3.0].map(|x| s.splat(x));
+    let third = s.splat(1.0 / 3.0);
+    let sixth = s.splat(1.0 / 6.0);
+    let minus_two_thirds = s.splat(-2.0 / 3.0);
     let (sum_a, difference_a) = (s.add(du[1], du[2]), s.sub(du[1], du[2]));
     let (sum_b, difference_b) = (s.add(du[3], du[4]), s.sub(du[3], du[4]));
     let odd_a = s.mul(s.splat(-2.0 / 3.0 * A), difference_a);
@@ -106,20 +123,39 @@ pub(super) fn filter_gradient<S: Simd>(s: S, du: [S::V; INPUTS]) -> [S::V; FILTE
     ]
 }
 
-/// `f` down the columns and then along the rows of a matrix: `T X T^T` of a one-dimensional `T x`.
-#[inline(always)]
-pub(super) fn both_ways<V: Copy, const FROM: usize, const TO: usize>(
-    load: impl Fn(usize, usize) -> V,
-    f: impl Fn([V; FROM]) -> [V; TO],
-    mut store: impl FnMut(usize, usize, V),
-) {
-    let columns: [[V; TO]; FROM] = std::array::from_fn(|j| f(std::array::from_fn(|i| load(i, j))));
-    for i in 0..TO {
-        for (j, value) in f(std::array::from_fn(|j| columns[j][i])).into_iter().enumerate() {
-            store(i, j, value);
+/// `$transform`, a function of `$from` registers to `$to`, down the columns and then along the rows of a matrix:
+/// `T X T^T` of `T x`.
+///
+/// A macro, because what it is given must end in the function that is compiled for AVX2, and closures need not.
+macro_rules! both_ways {
+    (
+        $s:ident, $transform:path, $from:ident to $to:ident,
+        ($i:ident, $j:ident) => $load:expr,
+        ($k:ident, $l:ident, $value:ident) => $store:expr $(,)?
+    ) => {{
+        let zero = $s.zero();
+        let mut columns = [[zero; $to]; $from];
+        for $j in 0..$from {
+            let mut column = [zero; $from];
+            for $i in 0..$from {
+                column[$i] = $load;
+            }
+            columns[$j] = $transform($s, column);
         }
-    }
+        for $k in 0..$to {
+            let mut row = [zero; $from];
+            for j in 0..$from {
+                row[j] = columns[j][$k];
+            }
+            let row = $transform($s, row);
+            for $l in 0..$to {
+                let $value = row[$l];
+                $store;
+            }
+        }
+    }};
 }
+pub(super) use both_ways;
 
 #[cfg(test)]
 mod tests {

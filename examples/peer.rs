@@ -1,0 +1,158 @@
+//! Our side of `tools/bench-peers`: one step for every line on the standard input, so that others can be measured in
+//! between.
+//!
+//! `peer infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES`: VGG-16 (configuration D). WEIGHTS holds every
+//! array as f32 in the network's order, IMAGES the pixels (N, 224, 224, 3) as bytes; sample n has the class
+//! `37 * n mod 1000`. Commands: `step`, answered by a JSON object with its seconds (and the loss), and
+//! `posteriors FILE`, which writes those of the last forward pass.
+
+use std::error::Error;
+use std::io::{BufRead, Write};
+use std::time::Instant;
+
+use verydeep::backend::cpu::Cpu;
+use verydeep::bench::peak_memory;
+use verydeep::data::preprocess::{Flip, Preprocess};
+use verydeep::exec::{Inference, Training, Unwatched};
+use verydeep::network::{Config, Network, Spec};
+use verydeep::plan::{Batch, StepParams, UpdateRule};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [mode, batch, micro_batch, threads, dropout, weights, images] = &arguments[..] else {
+        return Err("peer infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES".into());
+    };
+    let (batch, micro_batch): (usize, usize) = (batch.parse()?, micro_batch.parse()?);
+    let spec = Spec {
+        dropout: dropout.parse()?,
+        ..Spec::paper(Config::D)
+    };
+    let network = spec.build()?;
+    let cpu = Cpu::new(threads.parse()?)?;
+    let flat = read_weights(&network, weights)?;
+    let images = Images::read(images, batch)?;
+    let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
+    if mode == "train" {
+        let rule = UpdateRule {
+            momentum: 0.9,
+            weight_decay: 5e-4,
+            bias_decay: 1.0,
+            bias_lr: 1.0,
+            batch,
+            micro_batches: batch / micro_batch,
+        };
+        let mut training = Training::new(&cpu, &network, &preprocess, rule)?;
+        training.set_state(&flat, &[])?;
+        drop(flat);
+        let mut params = StepParams {
+            seed: 1,
+            step: 0,
+            position: 0,
+            learning_rate: 1e-6,
+        };
+        serve(
+            || {
+                let mut loss = 0.0;
+                for leaf in 0..rule.micro_batches {
+                    let part = images.part(leaf * micro_batch, micro_batch);
+                    let outcomes = training.micro_batch(leaf, part, &params, &mut Unwatched)?;
+                    loss += outcomes.losses.iter().map(|&x| f64::from(x)).sum::<f64>();
+                    params.position += micro_batch as u64;
+                }
+                training.update(&params)?;
+                params.step += 1;
+                Ok(loss / batch as f64)
+            },
+            Vec::new,
+        )
+    } else {
+        let inference = Inference::new(&cpu, &network, &preprocess, batch, &flat)?;
+        drop(flat);
+        let inference = std::cell::RefCell::new(inference);
+        let posteriors = || {
+            let mut values = vec![0.0; batch * network.classes];
+            inference
+                .borrow()
+                .posteriors(&mut values)
+                .map(|()| values)
+                .unwrap_or_default()
+        };
+        let step = || {
+            let mut inference = inference.borrow_mut();
+            let losses = &inference.run(images.part(0, batch))?.losses;
+            Ok(losses.iter().map(|&x| f64::from(x)).sum::<f64>() / batch as f64)
+        };
+        serve(step, posteriors)
+    }
+}
+
+/// Answers commands until the input ends.
+fn serve(mut step: impl FnMut() -> Result<f64>, posteriors: impl Fn() -> Vec<f32>) -> Result<()> {
+    let mut out = std::io::stdout();
+    for line in std::io::stdin().lock().lines() {
+        let line = line?;
+        match line.split_once(' ') {
+            Some(("posteriors", file)) => {
+                std::fs::write(file, bytemuck::cast_slice(&posteriors()))?;
+                writeln!(out, "{{}}")?;
+            }
+            _ => {
+                let started = Instant::now();
+                let loss = step()?;
+                let seconds = started.elapsed().as_secs_f64();
+                let memory = peak_memory().unwrap_or(0);
+                writeln!(
+                    out,
+                    "{{\"seconds\": {seconds}, \"loss\": {loss}, \"peak_memory\": {memory}}}"
+                )?;
+            }
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// The arrays to their offsets.
+fn read_weights(network: &Network, file: &str) -> Result<Vec<f32>> {
+    let bytes = std::fs::read(file)?;
+    let mut values = bytes.as_chunks::<4>().0.iter();
+    let mut flat = vec![0.0; network.flat_len()];
+    for parameter in &network.parameters {
+        for weight in &mut flat[parameter.range()] {
+            let bytes = values.next().ok_or("too few weights")?;
+            *weight = f32::from_le_bytes(*bytes);
+        }
+    }
+    Ok(flat)
+}
+
+/// Pixels and classes, without any augmentation.
+struct Images {
+    pixels: Vec<u8>,
+    flips: Vec<Flip>,
+    colours: Vec<[f32; 3]>,
+    labels: Vec<u32>,
+}
+
+impl Images {
+    fn read(file: &str, batch: usize) -> Result<Self> {
+        Ok(Self {
+            pixels: std::fs::read(file)?,
+            flips: vec![Flip::Keep; batch],
+            colours: vec![[0.0; 3]; batch],
+            labels: (0..batch).map(|n| (37 * n % 1000) as u32).collect(),
+        })
+    }
+
+    fn part(&self, first: usize, count: usize) -> Batch<'_> {
+        let image = self.pixels.len() / self.labels.len();
+        Batch {
+            pixels: &self.pixels[first * image..][..count * image],
+            flips: &self.flips[first..first + count],
+            colours: &self.colours[first..first + count],
+            labels: &self.labels[first..first + count],
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Transformed filters that stay from one micro-batch to the next.
+//!
+//! Scoring few images at a time, transforming the filters would take as long as a good part of the convolutions. The
+//! evaluation plan that was prepared last keeps them, for as long as the weights do not change.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
+
+use super::super::{Buffer, Cpu};
+use super::{Method, Shape, winograd};
+use crate::backend::cpu::memory::f32_bytes;
+use crate::error::Result;
+use crate::plan::{Mode, Plan, PlanId, Step, StepOp};
+
+/// Images of a plan that keeps its filters, at most: with more of them, transforming costs next to nothing.
+const MOST_IMAGES: usize = 8;
+
+/// The filters of one plan.
+struct Kept {
+    plan: PlanId,
+    buffer: Buffer,
+    /// Of every step: its place in the buffer, and the version of the weights that is there.
+    places: Vec<(Range<usize>, Option<u64>)>,
+}
+
+/// What a back end keeps.
+#[derive(Default)]
+pub(in super::super) struct KeptFilters(Mutex<Option<Kept>>);
+
+/// Elements of a step's transformed filters, where they are worth keeping.
+fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
+    match step.op {
+        StepOp::Conv { kernel, .. } if plan.mode == Mode::Evaluation && plan.batch <= MOST_IMAGES => {
+            let shape = Shape::forward(step, kernel);
+            match shape.method(cpu.convolution) {
+                Method::Winograd => winograd::filter_elements(shape),
+                Method::Direct => 0,
+            }
+        }
+        _ => 0,
+    }
+}
+
+/// Bytes that a plan's filters take.
+pub(in super::super) fn bytes(cpu: &Cpu, plan: &Plan) -> usize {
+    let steps = plan.steps.iter();
+    f32_bytes(steps.map(|step| elements(cpu, plan, step)).sum())
+}
+
+impl KeptFilters {
+    /// Makes room for the filters of an evaluation plan, instead of those of the one before. A training plan changes
+    /// nothing.
+    pub(in super::super) fn prepare(&self, cpu: &Cpu, plan: &Plan) -> Result<()> {
+        if plan.mode == Mode::Training {
+            return Ok(());
+        }
+        let mut end = 0;
+        let places = plan.steps.iter().map(|step| {
+            let start = end;
+            end += elements(cpu, plan, step);
+            (start..end, None)
+        });
+        let places = places.collect();
+        let kept = (end > 0).then(|| {
+            Ok(Kept {
+                plan: plan.id,
+                buffer: Buffer::zeroed("transformed filters", f32_bytes(end))?,
+                places,
+            })
+        });
+        *self.lock() = kept.transpose()?;
+        Ok(())
+    }
+
+    /// Calls `call` with the place of a step's filters, and whether they have to be made. `false` if there is none, or
+    /// another thread is using it.
+    pub(super) fn with(
+        &self,
+        plan: PlanId,
+        step: usize,
+        version: u64,
+        call: impl FnOnce(&mut [f32], bool),
+    ) -> bool {
+        let Ok(mut kept) = self.0.try_lock() else {
+            return false;
+        };
+        let Some(kept) = kept.as_mut().filter(|kept| kept.plan == plan) else {
+            return false;
+        };
+        let (place, held) = &mut kept.places[step];
+        if place.start == place.end {
+            return false;
+        }
+        let stale = *held != Some(version);
+        *held = None; // until the call has ended
+        call(&mut kept.buffer.as_mut_slice()[place.clone()], stale);
+        *held = Some(version);
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
+        // After a panic the place that was being written is marked as holding nothing.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,55 @@
+//! Memory that is read or written once: past the caches, or fetched ahead of its use. Speed only.
+
+use super::isa::Isa;
+use super::tile::LANES;
+
+/// `to = from` without reading the line of `to` first, where it starts on a multiple of 32 bytes. Other threads may
+/// read it after a [`fence`] of this one.
+pub(super) fn store(isa: Isa, from: &[f32; LANES], to: &mut [f32; LANES]) {
+    match isa {
+        // SAFETY: `Isa::Avx2` is made only where the processor has AVX2; the address has just been looked at.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 if to.as_ptr().cast::<u8>().align_offset(32) == 0 => unsafe { store_avx(from, to) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => *to = *from,
+        Isa::Portable => *to = *from,
+    }
+}
+
+/// # Safety
+/// AVX; `to` starts on a multiple of 32 bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx")]
+#[inline]
+unsafe fn store_avx(from: &[f32; LANES], to: &mut [f32; LANES]) {
+    use std::arch::x86_64::{_mm256_loadu_ps, _mm256_stream_ps};
+    for half in [0, LANES / 2] {
+        // SAFETY: both halves are inside the arrays, and aligned, says the caller.
+        unsafe {
+            let value = _mm256_loadu_ps(from.as_ptr().add(half));
+            _mm256_stream_ps(to.as_mut_ptr().add(half), value);
+        }
+    }
+}
+
+/// Ends a series of [`store`]s.
+pub(super) fn fence(isa: Isa) {
+    match isa {
+        Isa::Portable => {}
+        // SAFETY: every x86-64 processor has the instruction, which touches no memory.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => unsafe { std::arch::x86_64::_mm_sfence() },
+    }
+}
+
+/// Fetches the lines of these elements.
+pub(super) fn prefetch<'a>(elements: impl Iterator<Item = &'a f32>) {
+    #[cfg(target_arch = "x86_64")]
+    for element in elements {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and the address is that of an element.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    drop(elements);
+}
