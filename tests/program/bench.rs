@@ -40,7 +40,8 @@ fn every_layer_is_reported_part_by_part() {
     // 8 -> 16 channels of 16 x 16, four images.
     let conv = find("conv2_1");
     assert_eq!(conv["flops"], 2 * 4 * 16 * 8 * 9 * 16 * 16);
-    assert_eq!(conv["algorithm"], "direct");
+    assert_eq!(conv["algorithm"], "winograd4");
+    assert_eq!(find("conv1_1")["algorithm"], "direct");
     for part in ["forward", "filter_gradient"] {
         let seconds = conv[part].as_f64().unwrap();
         assert!(seconds > 0.0);

@@ -66,9 +66,25 @@ fn what_a_gpu_does_not_have_is_refused() {
         ("--gpu v100 --precision bf16", "expected fp32 or fp16 on the V100"),
         ("--gpu k80", "--gpu: expected h200, h100"),
         ("--gpu a100 --device cpu", "expected with --device cuda"),
-        ("--precision tf32", "--gpu"),
+        ("--precision tf32", "--precision: expected fp32, or --device cuda"),
     ] {
         let said = run_fails(2, "plan --config A".split(' ').chain(flags.split(' ')));
         assert!(said.contains(words), "{flags}: {said}");
     }
+}
+
+#[test]
+fn bf16_takes_less_memory_on_a_device() {
+    let memory = |precision: &str| {
+        let flags = format!("plan --config D --device cuda --precision {precision}");
+        let memory = run_json(flags.split(' '))["memory"].clone();
+        ["weights", "gradients", "activations"].map(|part| memory[part].as_u64().unwrap())
+    };
+    let ([weights, gradients, activations], half) = (memory("fp32"), memory("bf16"));
+    // A copy of the weights in bf16 lies beside them; what is added up is f32.
+    assert_eq!([half[0], half[1]], [weights + weights / 2, gradients]);
+    assert!(
+        2 * half[2] < activations + activations / 8,
+        "{half:?}, {activations}"
+    );
 }
