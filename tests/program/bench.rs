@@ -58,11 +58,11 @@ fn every_layer_is_reported_part_by_part() {
         let sum = data + number(conv, "filter_gradient").unwrap();
         assert!((sum / backward - 1.0).abs() < 1e-9, "{conv}");
     }
-    // Nobody wants the gradient of an image; a pooling has no weights; the input has no gradient at all.
+    // Nobody wants the gradient of an image; a dropout has no weights; the input has no gradient at all.
     assert!(find("conv1_1")["data_gradient"].is_null());
     assert_eq!(find("conv1_1")["filter_gradient"], find("conv1_1")["backward"]);
-    assert!(find("pool1")["filter_gradient"].is_null());
-    assert_eq!(find("pool1")["data_gradient"], find("pool1")["backward"]);
+    assert!(find("drop6")["filter_gradient"].is_null());
+    assert_eq!(find("drop6")["data_gradient"], find("drop6")["backward"]);
     assert!(find("input")["backward"].is_null());
     let text = run_ok(flags.split(' '));
     assert!(text.contains("measured here: products"), "{text}");
