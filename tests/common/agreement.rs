@@ -267,7 +267,7 @@ impl Judge {
         let (bound, always) = ROUNDED_APART;
         let rounding = size_of_difference(&mut pairs().filter(apart));
         assert!(
-            rounding <= bound * norm || pairs().filter(apart).count() <= always,
+            rounding <= bound * norm + CANCELLATION * size || pairs().filter(apart).count() <= always,
             "{}: elements round apart by {rounding:e} of norm {norm:e}",
             place()
         );
