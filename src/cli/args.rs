@@ -506,7 +506,7 @@ pub(super) struct BenchStepArgs {
     /// Images per micro-batch, in training [default: the batch]
     #[arg(long, value_name = "N")]
     pub(super) micro_batch: Option<usize>,
-    /// Steps that are measured, after one that is not
+    /// Steps that are measured, after some that are not
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub(super) steps: usize,
     /// Compute as this file of `bench tune` says

@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
 use crate::backend::Precision;
 use crate::backend::cpu::{ConvAlgorithm, Cpu};
+use crate::backend::cuda::launch::Element;
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::plans::PlanFile;
 use crate::backend::cuda::{Cuda, Drift, Options};
@@ -163,10 +164,7 @@ impl ComputeArgs {
 
     /// Bytes of an element of a tensor.
     pub(super) fn element_bytes(&self) -> u64 {
-        match self.precision() {
-            Precision::Fp32 | Precision::Tf32 => 4,
-            Precision::Bf16 => 2,
-        }
+        Element::of(self.precision()).bytes() as u64
     }
 
     /// The algorithm of the CPU's convolutions.

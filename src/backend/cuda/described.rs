@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::dnn::{Candidates, ConvPass, Target};
+use super::dnn::{Candidates, Target};
 use super::libraries::{Libraries, Library};
 use super::run::convolutions;
 use crate::backend::Precision;
@@ -71,11 +71,7 @@ impl DescribedDevice {
                 };
                 Ok(Planned {
                     layer: step.name.clone(),
-                    pass: match pass {
-                        ConvPass::Forward { .. } => "forward",
-                        ConvPass::DataGradient => "data gradient",
-                        ConvPass::FilterGradient => "filter gradient",
-                    },
+                    pass: pass.name(),
                     shape: [shape.n, shape.c, shape.h, shape.w, shape.k, shape.kernel],
                     offered: candidates.offered(),
                     eligible: candidates.eligible(),

@@ -146,12 +146,7 @@ impl Tuner<'_> {
                 timed.push((choice.clone(), choice.to_string(), seconds));
             }
         }
-        let what = match pass {
-            ConvPass::Forward { .. } => "forward",
-            ConvPass::DataGradient => "data gradient",
-            ConvPass::FilterGradient => "filter gradient",
-        };
-        let (choice, tuned) = fastest(timed, layer, what.into());
+        let (choice, tuned) = fastest(timed, layer, pass.name().into());
         Ok((ConvChoice::new(pass, shape, choice), tuned))
     }
 

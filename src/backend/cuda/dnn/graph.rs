@@ -52,6 +52,15 @@ pub(super) enum Uid {
 }
 
 impl ConvPass {
+    /// As reports call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Forward { .. } => "forward",
+            Self::DataGradient => "data gradient",
+            Self::FilterGradient => "filter gradient",
+        }
+    }
+
     /// The pass as a graph.
     pub(super) fn graph(self, target: &Target, precision: Precision, shape: ConvShape) -> Result<Descriptor> {
         match self {

@@ -3,6 +3,8 @@
 //!
 //! Matrices are column-major: element (i, j) lies at i + j * ld.
 
+mod product;
+
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -14,6 +16,7 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulPreferenceAttributes_t as Preference, cublasStatus_t as Status, cudaDataType,
 };
 
+use self::product::{Description, Layout, Product};
 use crate::library::{self, Access, Float, Work};
 
 /// 13.0.0, as cublasLtGetVersion says it.
@@ -44,43 +47,6 @@ enum Object {
         /// Of A, B, C and D.
         alignments: [u32; 4],
     },
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Description {
-    /// What becomes of a factor before it is multiplied.
-    rounding: fn(f32) -> f32,
-    transposed: [bool; 2],
-    epilogue: u32,
-    bias: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Layout {
-    float: Float,
-    rows: usize,
-    columns: usize,
-    ld: usize,
-}
-
-impl Layout {
-    fn bytes(self) -> usize {
-        (self.ld * (self.columns - 1) + self.rows) * self.float.bytes()
-    }
-
-    /// Rows and columns of op(A).
-    fn shape(self, transposed: bool) -> [usize; 2] {
-        if transposed {
-            [self.columns, self.rows]
-        } else {
-            [self.rows, self.columns]
-        }
-    }
-
-    fn at(self, row: usize, column: usize, transposed: bool) -> usize {
-        let (row, column) = if transposed { (column, row) } else { (row, column) };
-        row + column * self.ld
-    }
 }
 
 #[derive(Default)]
@@ -137,85 +103,6 @@ impl State {
                 Ok(())
             }
             _ => Err(INVALID),
-        }
-    }
-}
-
-/// The product D = op(A) op(B), checked.
-#[derive(Debug, Clone, Copy)]
-struct Product {
-    description: Description,
-    a: Layout,
-    b: Layout,
-    d: Layout,
-}
-
-impl Product {
-    fn new(description: Description, a: Layout, b: Layout, c: Layout, d: Layout) -> Result<Self, Status> {
-        let [m, k] = a.shape(description.transposed[0]);
-        let [inner, n] = b.shape(description.transposed[1]);
-        if k != inner || [d.rows, d.columns] != [m, n] || c != d {
-            return Err(INVALID);
-        }
-        // Table "Supported data types" of cublasLtMatmul, with compute and scale type 32F.
-        match (a.float, b.float, d.float) {
-            (Float::F32, Float::F32, Float::F32) | (Float::Bf16, Float::Bf16, _) => {}
-            _ => return Err(UNSUPPORTED),
-        }
-        Ok(Self { description, a, b, d })
-    }
-
-    /// A bias has the type of D, unless something else was said; nothing else is simulated.
-    fn bias_float(&self) -> Float {
-        self.d.float
-    }
-
-    fn has_bias(&self) -> bool {
-        self.description.epilogue & Epilogue::CUBLASLT_EPILOGUE_BIAS as u32 != 0
-    }
-
-    fn has_relu(&self) -> bool {
-        self.description.epilogue & Epilogue::CUBLASLT_EPILOGUE_RELU as u32 != 0
-    }
-
-    /// # Safety
-    ///
-    /// The addresses hold matrices of the layouts, and a bias of D's rows where there is one.
-    unsafe fn run(&self, a: u64, b: u64, d: u64) {
-        let [transposed_a, transposed_b] = self.description.transposed;
-        let inner = self.a.shape(transposed_a)[1];
-        let factor = |value| f64::from((self.description.rounding)(value));
-        for column in 0..self.d.columns {
-            for row in 0..self.d.rows {
-                let mut sum = 0.0f64;
-                for k in 0..inner {
-                    // SAFETY: the indices are inside the layouts.
-                    let (x, y) = unsafe {
-                        (
-                            self.a.float.read(a as usize, self.a.at(row, k, transposed_a)),
-                            self.b.float.read(b as usize, self.b.at(k, column, transposed_b)),
-                        )
-                    };
-                    sum += factor(x) * factor(y);
-                }
-                if self.has_bias() {
-                    let bias = self.description.bias as usize;
-                    // SAFETY: one element per row.
-                    sum += f64::from(unsafe { self.bias_float().read(bias, row) });
-                }
-                let value = sum as f32;
-                let value = if self.has_relu() && value < 0.0 {
-                    0.0
-                } else {
-                    value
-                };
-                // SAFETY: the index is inside the layout.
-                unsafe {
-                    self.d
-                        .float
-                        .write(d as usize, self.d.at(row, column, false), value)
-                };
-            }
         }
     }
 }
