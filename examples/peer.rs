@@ -65,36 +65,35 @@ fn main() -> Result<()> {
                 params.step += 1;
                 Ok(loss / batch as f64)
             },
-            Vec::new,
+            || Err("no posteriors in training".into()),
         )
-    } else {
+    } else if mode == "infer" {
         let inference = Inference::new(&cpu, &network, &preprocess, batch, &flat)?;
         drop(flat);
         let inference = std::cell::RefCell::new(inference);
         let posteriors = || {
             let mut values = vec![0.0; batch * network.classes];
-            inference
-                .borrow()
-                .posteriors(&mut values)
-                .map(|()| values)
-                .unwrap_or_default()
+            inference.borrow().posteriors(&mut values)?;
+            Ok(values)
         };
         let step = || {
             let mut inference = inference.borrow_mut();
             Ok(inference.run(images.part(0, batch))?.loss_sum() / batch as f64)
         };
         serve(step, posteriors)
+    } else {
+        Err(format!("expected infer or train, found {mode}").into())
     }
 }
 
 /// Answers commands until the input ends.
-fn serve(mut step: impl FnMut() -> Result<f64>, posteriors: impl Fn() -> Vec<f32>) -> Result<()> {
+fn serve(mut step: impl FnMut() -> Result<f64>, posteriors: impl Fn() -> Result<Vec<f32>>) -> Result<()> {
     let mut out = std::io::stdout();
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         match line.split_once(' ') {
             Some(("posteriors", file)) => {
-                std::fs::write(file, bytemuck::cast_slice(&posteriors()))?;
+                std::fs::write(file, bytemuck::cast_slice(&posteriors()?))?;
                 writeln!(out, "{{}}")?;
             }
             _ => {

@@ -170,7 +170,7 @@ pub trait Backend: Lowering + Send + Sync {
         ranks: &mut [u32],
     ) -> Result<()>;
 
-    /// Puts what [`Backend::outcomes`] would read into place `index` of `kept`, an arena of [`kept_bytes`], where it
+    /// Puts what [`Backend::outcomes`] would read into place `index` of `kept`, an arena of [`Plan::outcome_bytes`], where it
     /// stays when the plan's arena is used again. Does not wait for a device.
     fn keep_outcomes(
         &self,
@@ -212,11 +212,6 @@ pub trait Backend: Lowering + Send + Sync {
 
     /// The fold of a tensor of one step, by logical element index.
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Self::Buffer) -> Result<u64>;
-}
-
-/// Bytes of an arena that keeps the outcomes of `places` micro-batches of a plan.
-pub fn kept_bytes(plan: &Plan, places: usize) -> usize {
-    places * plan.steps[plan.steps.len() - 1].memory.saved.bytes
 }
 
 /// What element `index` with value `value` adds (wrapping) to a fold: a 64-bit mix of index and bits (the finaliser of

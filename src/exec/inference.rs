@@ -1,7 +1,7 @@
 //! Forward passes over weights that do not change.
 
-use super::scored::{IN_FLIGHT, Scored};
-use super::{Outcomes, Score};
+use super::scored::Scored;
+use super::{IN_FLIGHT, Outcomes, Score};
 use crate::backend::{Backend, Memory, Tensor};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;

@@ -10,10 +10,10 @@ mod training;
 
 pub use images::load;
 pub use inference::Inference;
-pub use scored::IN_FLIGHT;
 pub use training::{BitFlip, Training, Validation};
 
 use crate::error::Result;
+pub use crate::plan::IN_FLIGHT;
 use crate::plan::{Batch, Bucket};
 
 /// What the forward pass of one micro-batch says about its samples, in their order.

@@ -1,12 +1,9 @@
 //! What the forward passes of micro-batches said, until somebody asks: a device goes on meanwhile.
 
 use super::Outcomes;
-use crate::backend::{Backend, kept_bytes};
+use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-
-/// Micro-batches that can be under way while scores are only asked for: one that is computed, one that arrives.
-pub const IN_FLIGHT: usize = 2;
 
 /// Outcomes on the device, a queue of as many places as there are.
 pub(super) struct Scored<B: Backend> {
@@ -22,7 +19,7 @@ impl<B: Backend> Scored<B> {
     /// For the micro-batches of a plan.
     pub(super) fn new(backend: &B, plan: &Plan, places: usize) -> Result<Self> {
         Ok(Self {
-            kept: backend.allocate_arena(kept_bytes(plan, places))?,
+            kept: backend.allocate_arena(plan.outcome_bytes(places))?,
             places,
             put: 0,
             taken: 0,

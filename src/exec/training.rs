@@ -2,8 +2,8 @@
 //! them.
 
 use super::inference::forward;
-use super::scored::{IN_FLIGHT, Scored};
-use super::{FoldOf, Outcomes, Score, Watch};
+use super::scored::Scored;
+use super::{FoldOf, IN_FLIGHT, Outcomes, Score, Watch};
 use crate::backend::{Backend, Memory, State, Tensor};
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};

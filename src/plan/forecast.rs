@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Lowering, Plan, Tree, WalkOrder};
+use super::{IN_FLIGHT, Lowering, Plan, Tree, WalkOrder};
 
 /// Bytes by purpose. What is forecast here is what gets allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -49,7 +49,8 @@ impl Memory {
             .workspace_bytes(plan)
             .max(lowering.workspace_bytes(evaluation));
         let arena = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
-        let activations = arena * order.arenas(tree.leaves()) as u64;
+        let outcomes = plan.outcome_bytes(tree.leaves().max(IN_FLIGHT)) as u64;
+        let activations = arena * order.arenas(tree.leaves()) as u64 + outcomes;
         // Hashes and checkpoints copy one array at a time to the host.
         let staging = plan
             .parameters

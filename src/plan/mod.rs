@@ -39,6 +39,9 @@ use crate::error::{Error, Result};
 use crate::network::{Network, Parameter};
 use crate::shape::Chw;
 
+/// Micro-batches that can be under way while scores are only asked for: one that is computed, one that arrives.
+pub const IN_FLIGHT: usize = 2;
+
 /// What a plan is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -154,6 +157,11 @@ impl Plan {
             Mode::Training => 2 * self.steps.len() - 1,
             Mode::Evaluation => self.steps.len(),
         }
+    }
+
+    /// Bytes that keep the outcomes of `places` micro-batches: what the loss saves.
+    pub fn outcome_bytes(&self, places: usize) -> usize {
+        places * self.steps[self.steps.len() - 1].memory.saved.bytes
     }
 
     /// Where step `step` finds its input.

@@ -2,10 +2,10 @@
 //!
 //! x, dx, y and dy: (N, C/16, H, W, 16); gamma, beta, mean and variance: (C). A channel has m = N * H * W elements.
 //!
-//! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased)
-//! variance are the micro-batch's; saved for the backward pass: mean, `1 / sqrt(variance + epsilon)` and the unbiased
-//! variance of every channel. The mean is kept as two f32, `mean + rest`: where the values of a channel nearly coincide, `x - mean`
-//! is as small as what rounding takes from the mean. `x - mean` is exact then, and the rest goes into what is the same
+//! `y = gamma * z + beta` with `z = (x - mean) / sqrt(variance + epsilon)`. In training mean and (biased) variance are the
+//! micro-batch's; saved for the backward pass: mean, `1 / sqrt(variance + epsilon)` and the unbiased variance of every
+//! channel. The mean is kept as two f32, `mean + rest`: where the values of a channel nearly coincide, `x - mean` is as
+//! small as what rounding takes from the mean. `x - mean` is exact then, and the rest goes into what is the same
 //! for the whole channel.
 
 use super::elementwise::mask_in_place;
@@ -99,21 +99,13 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, mode: Mode, epilogue: Epilogue, vi
         let group = Group::new(step, group);
         let (gamma, beta) = (group.of(gamma), group.of(beta));
         let mut affine = Affine::default();
-        for l in 0..group.lanes {
-            // Of evaluation; overwritten in training.
-            let inverse = match mode {
-                Mode::Evaluation => inverse_deviation(f64::from(running_variance[group.first + l])),
-                Mode::Training => 0.0,
-            };
-            affine.set(
-                l,
-                [running_mean[group.first + l], 0.0],
-                inverse,
-                gamma[l],
-                beta[l],
-            );
-        }
-        if mode == Mode::Training {
+        if mode == Mode::Evaluation {
+            for l in 0..group.lanes {
+                let c = group.first + l;
+                let inverse = inverse_deviation(f64::from(running_variance[c]));
+                affine.set(l, [running_mean[c], 0.0], inverse, gamma[l], beta[l]);
+            }
+        } else {
             let count = (step.batch * step.output.plane()) as f64;
             let [sums] = total(group.images().map(|image| sum(cpu.isa, &x[image])));
             let exact = sums.map(|sum| sum / count);

@@ -17,6 +17,9 @@ use super::tile::{LANES, transpose};
 use crate::backend::fold_element;
 use crate::shape::Chw;
 
+/// A pixel of a group.
+pub(super) type Pixel = [f32; LANES];
+
 /// Groups of 16 channels.
 pub(super) fn groups(channels: usize) -> usize {
     channels.div_ceil(LANES)

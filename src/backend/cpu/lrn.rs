@@ -4,7 +4,7 @@
 //! the window `c - 2 ..= c + 2`, cut at the ends. Saved for the backward pass: d.
 
 use super::isa::multiversion;
-use super::layout::{groups, lanes, tensor_bytes};
+use super::layout::{Pixel, groups, lanes, tensor_bytes};
 use super::team::Parts;
 use super::tile::LANES;
 use super::{Cpu, Views};
@@ -25,9 +25,6 @@ pub(super) fn footprint(step: &Step) -> Footprint {
         ..Footprint::default()
     }
 }
-
-/// A pixel of a group.
-type Pixel = [f32; LANES];
 
 /// Some pixels of one image.
 #[derive(Clone, Copy)]

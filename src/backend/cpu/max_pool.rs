@@ -5,7 +5,7 @@
 //! counts as the largest.
 
 use super::isa::multiversion;
-use super::layout::{group_len, groups, image_len, tensor_bytes};
+use super::layout::{Pixel, group_len, groups, image_len, tensor_bytes};
 use super::tile::LANES;
 use super::{Cpu, Views};
 use crate::plan::{DataGradient, Footprint, Step};
@@ -55,8 +55,6 @@ pub(super) fn pool(cpu: &Cpu, input: Chw, x: &[f32], choices: &mut [Choice], y: 
         });
 }
 
-/// A pixel of a group.
-type Pixel = [f32; LANES];
 /// Which element of the window each lane of a pixel comes from.
 pub(super) type Choice = [u8; LANES];
 

@@ -1,7 +1,8 @@
 //! The CPU back end: fp32 on any number of threads.
 //!
 //! Activations lie in groups of 16 channels (`layout`), parameters as in the checkpoint. Everything that multiplies
-//! many by many goes through one kernel (`tile`); everything else runs at the speed of the memory.
+//! many by many goes through one kernel (`tile`), but for the forward pass of fully connected layers: dot products along
+//! the rows of weights, which are read once. Everything else runs at the speed of the memory.
 //!
 //! **Results do not depend on the threads.** How work is cut into tasks follows from the shapes; a sum is
 //! computed by one task, in a fixed order; a task writes to a place of its own. Scratch is per thread,
@@ -143,7 +144,7 @@ impl Backend for Cpu {
     fn algorithm(&self, plan: &Plan, step: usize, _: Part) -> String {
         match plan.steps[step].op {
             StepOp::Conv { kernel, .. } => conv::algorithm(self, &plan.steps[step], kernel).into(),
-            StepOp::Linear { .. } => "packed product".into(),
+            StepOp::Linear { .. } => "product".into(),
             StepOp::Input
             | StepOp::BatchNorm { .. }
             | StepOp::Relu

@@ -1,11 +1,11 @@
-//! The one kernel that multiplies: a tile of up to 6 rows by 16 lanes.
+//! The kernel that multiplies many by many: a tile of up to 6 rows by 16 lanes.
 //!
 //! `acc[r][l] += sum over the depth d of a[rows[r] + d] * b[d][l]`
 //!
-//! Convolutions, fully connected layers and their gradients differ in what they call rows, lanes and depth.
-//! The depth is up to three nested loops with their own strides, so that rows are read in place: channels,
-//! then filter columns, then filter rows; or a row of pixels, then the next one. Every lane sums in the order of the depth: results
-//! depend on where the caller cuts the depth, and on nothing else.
+//! Convolutions and the gradients of fully connected layers differ in what they call rows, lanes and depth. The depth
+//! is up to three nested loops with their own strides, so that rows are read in place: the channels of a group, then the
+//! next group; or a row of pixels, then the next one. Every lane sums in the order of the depth: results depend on where
+//! the caller cuts the depth, and on nothing else.
 
 use super::isa::Isa;
 

@@ -4,7 +4,7 @@
 //! evaluation plan that was prepared last keeps them, for as long as the weights do not change.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::super::{Buffer, Cpu};
 use super::{Method, Shape, winograd};
@@ -29,15 +29,25 @@ pub(in super::super) struct KeptFilters(Mutex<Option<Kept>>);
 
 /// Elements of a step's transformed filters, where they are worth keeping.
 fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
+    if plan.mode == Mode::Training || plan.batch > MOST_IMAGES {
+        return 0;
+    }
     match step.op {
-        StepOp::Conv { kernel, .. } if plan.mode == Mode::Evaluation && plan.batch <= MOST_IMAGES => {
+        StepOp::Conv { kernel, .. } => {
             let shape = Shape::forward(step, kernel);
             match shape.method(cpu.convolution) {
                 Method::Winograd => winograd::filter_elements(shape),
                 Method::Direct => 0,
             }
         }
-        _ => 0,
+        StepOp::Input
+        | StepOp::Linear { .. }
+        | StepOp::BatchNorm { .. }
+        | StepOp::Relu
+        | StepOp::Lrn
+        | StepOp::MaxPool
+        | StepOp::Dropout { .. }
+        | StepOp::Loss => 0,
     }
 }
 
@@ -81,8 +91,10 @@ impl KeptFilters {
         version: u64,
         call: impl FnOnce(&mut [f32], bool),
     ) -> bool {
-        let Ok(mut kept) = self.0.try_lock() else {
-            return false;
+        let mut kept = match self.0.try_lock() {
+            Ok(kept) => kept,
+            Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
         };
         let Some(kept) = kept.as_mut().filter(|kept| kept.plan == plan) else {
             return false;
@@ -100,6 +112,6 @@ impl KeptFilters {
 
     fn lock(&self) -> MutexGuard<'_, Option<Kept>> {
         // After a panic the place that was being written is marked as holding nothing.
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,7 +1,7 @@
 //! Images between their own layout and the transformed ones, `V[t][C/16][tile][16]` and `M[t][K/16][tile][16]`.
 
 use super::super::super::Cpu;
-use super::super::super::layout::{groups, lanes};
+use super::super::super::layout::{Pixel, groups, lanes};
 use super::super::super::max_pool::pool_window;
 use super::super::super::simd::{WIDTH, halves, halves_mut, vectorised};
 use super::super::super::team::Parts;
@@ -13,9 +13,6 @@ use super::{Blocks, INPUTS, OUTPUTS};
 
 /// Tiles of one task: what they write in one plane are a few whole pages' worth of lines.
 const TASK_TILES: usize = 24;
-
-/// A pixel of a group.
-type Pixel = [f32; LANES];
 
 /// One task of a phase: some tiles of one group of channels.
 #[derive(Clone, Copy)]
