@@ -312,7 +312,8 @@ pub(super) struct TrainArgs {
 /// Where and how to compute. Only device, precision and the convolutions' algorithm change bits of the result.
 #[derive(Debug, Args)]
 pub(super) struct ComputeArgs {
-    /// Where to compute: cpu, cuda or cuda:N [default: cpu]
+    /// Where to compute: cpu, cuda or cuda:N; to train on several GPUs, one replica on each, cuda:0-3 or cuda:0,2
+    /// [default: cpu]
     #[arg(long)]
     pub(super) device: Option<String>,
     /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
@@ -322,7 +323,7 @@ pub(super) struct ComputeArgs {
     /// are the same to the bit for any number of them [default: 1]
     #[arg(long, value_name = "R")]
     pub(super) replicas: Option<usize>,
-    /// How replicas add their gradients
+    /// How replicas add their gradients [default: exact]
     #[arg(long)]
     pub(super) reduce: Option<Reduce>,
     /// Arithmetic of the forward and backward passes
@@ -343,6 +344,8 @@ pub(super) struct ComputeArgs {
 pub(super) enum Reduce {
     /// In the fixed order of the reduction tree: the same bits for any number of replicas
     Exact,
+    /// By NCCL's all-reduce, in an order of its own: bits depend on the number of replicas; several devices only
+    Nccl,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -3,23 +3,25 @@
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use super::args::{ComputeArgs, ConvAlgo, PrecisionArg};
-use crate::backend::Precision;
+use super::args::{ComputeArgs, ConvAlgo, PrecisionArg, Reduce};
 use crate::backend::cpu::{ConvAlgorithm, Cpu};
 use crate::backend::cuda::launch::Element;
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::plans::PlanFile;
 use crate::backend::cuda::{Cuda, Drift, Options};
+use crate::backend::{Backend as _, Precision};
 use crate::bench;
 use crate::error::{Error, Result};
+use crate::parallel::Reduction;
 use crate::plan::Rates;
-use crate::train::Replicas;
+use crate::train::event::Observer;
+use crate::train::{Ended, Job, Replicas, train, train_on_devices};
 
 /// The devices that this program computes on.
 pub(super) enum Device {
     /// The host's processor with all threads; and its threads dealt to replicas, where there are several.
     Cpu(Cpu, Vec<Cpu>),
-    /// One GPU: a back end, or one for each replica.
+    /// GPUs: a back end for each replica, on one device or on one each.
     Cuda(Vec<Cuda>),
 }
 
@@ -38,25 +40,8 @@ macro_rules! on_device {
 }
 pub(super) use on_device;
 
-/// `on_replicas!(device, replicas => expression)`: the expression with the device's replicas.
-macro_rules! on_replicas {
-    ($device:expr, $replicas:ident => $then:expr) => {
-        match $device {
-            $crate::cli::compute::Device::Cpu(all, each) => {
-                let $replicas = $crate::cli::compute::replicas(all, each);
-                $then
-            }
-            $crate::cli::compute::Device::Cuda(each) => {
-                let $replicas = $crate::cli::compute::replicas(&each[0], each);
-                $then
-            }
-        }
-    };
-}
-pub(super) use on_replicas;
-
 /// Replicas on `each`, or one on `all` where there are none.
-pub(super) fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
+fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
     match each {
         [] => Replicas::one(all),
         each => Replicas {
@@ -67,33 +52,81 @@ pub(super) fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
 }
 
 /// A device as it is called on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DeviceName {
     /// `cpu`.
     Cpu,
-    /// `cuda:N`; `cuda` is the first.
-    Cuda(usize),
+    /// `cuda:N`, `cuda:N-M` or `cuda:N,M`; `cuda` is the first.
+    Cuda(Vec<usize>),
 }
 
 impl DeviceName {
-    /// Reads `cpu`, `cuda` or `cuda:N`.
+    /// Reads a name. A device may stand in it once.
     pub(super) fn parse(name: &str) -> Result<Self> {
-        let unknown = || Error::Usage(format!("--device: expected cpu, cuda or cuda:N, found '{name}'"));
+        let unknown = || {
+            Error::Usage(format!(
+                "--device: expected cpu, cuda, cuda:N, cuda:N-M or cuda:N,M, found '{name}'"
+            ))
+        };
         if name == "cpu" {
             return Ok(Self::Cpu);
         }
-        let ordinal = match name.strip_prefix("cuda").ok_or_else(unknown)? {
-            "" => 0,
-            rest => match rest.strip_prefix(':').ok_or_else(unknown)? {
-                several if several.contains(['-', ',']) => {
-                    return Err(Error::Usage(format!(
-                        "--device: expected one device, found '{name}'; this version does not split the batch"
-                    )));
-                }
-                ordinal => ordinal.parse().map_err(|_| unknown())?,
-            },
+        let list = match name.strip_prefix("cuda").ok_or_else(unknown)? {
+            "" => "0",
+            rest => rest.strip_prefix(':').ok_or_else(unknown)?,
         };
-        Ok(Self::Cuda(ordinal))
+        let number = |text: &str| text.parse::<usize>().ok();
+        let mut ordinals = Vec::new();
+        for part in list.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let (first, last) = number(first).zip(number(last)).ok_or_else(unknown)?;
+            if first > last || last >= MOST_DEVICES {
+                return Err(unknown());
+            }
+            ordinals.extend(first..=last);
+        }
+        let mut distinct = ordinals.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        if distinct.len() < ordinals.len() {
+            return Err(Error::Usage(format!(
+                "--device: expected each device once, found '{name}'; --replicas R puts several replicas on one device"
+            )));
+        }
+        Ok(Self::Cuda(ordinals))
+    }
+
+    /// The one device, for what is not split.
+    pub(super) fn single(name: &str) -> Result<Self> {
+        match Self::parse(name)? {
+            Self::Cuda(ordinals) if ordinals.len() > 1 => Err(Error::Usage(format!(
+                "--device: expected one device, found '{name}'; only train splits the batch"
+            ))),
+            one => Ok(one),
+        }
+    }
+
+    /// How many devices it names.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Cpu => 1,
+            Self::Cuda(ordinals) => ordinals.len(),
+        }
+    }
+}
+
+/// More than any machine has: what is larger is a mistake.
+const MOST_DEVICES: usize = 1024;
+
+/// Replicas: as said, or one for each device.
+pub(super) fn replicas_on(device: &str, said: Option<usize>) -> Result<usize> {
+    match (DeviceName::parse(device)?.count(), said) {
+        (1, said) => Ok(said.unwrap_or(1)),
+        (devices, None) => Ok(devices),
+        (devices, Some(replicas)) if replicas == devices => Ok(replicas),
+        (devices, Some(replicas)) => Err(Error::Usage(format!(
+            "--replicas: expected {devices}, one for each device of --device {device}, found {replicas}"
+        ))),
     }
 }
 
@@ -125,16 +158,70 @@ impl Device {
                 "--conv-algo: expected auto, found {}; on CUDA devices cuDNN's heuristics choose",
                 convolution.name()
             ))),
-            DeviceName::Cuda(ordinal) => {
+            DeviceName::Cuda(ordinals) => {
                 let libraries = Libraries::load(&library_folders(folders))?;
-                let each = (0..replicas).map(|_| Cuda::open(ordinal, libraries, options));
-                Ok(Self::Cuda(each.collect::<Result<_>>()?))
+                let each = match ordinals[..] {
+                    [ordinal] => vec![ordinal; replicas],
+                    _ => ordinals,
+                };
+                let each = each
+                    .into_iter()
+                    .map(|ordinal| Cuda::open(ordinal, libraries, options));
+                let each = each.collect::<Result<Vec<_>>>()?;
+                same_model(&each)?;
+                Ok(Self::Cuda(each))
             }
         }
     }
 }
 
+/// Refuses replicas that would not compute the same to the bit.
+fn same_model(devices: &[Cuda]) -> Result<()> {
+    let name = |cuda: &Cuda| format!("cuda:{}", cuda.facts().ordinal);
+    match devices.iter().find(|cuda| cuda.class() != devices[0].class()) {
+        None => Ok(()),
+        Some(other) => Err(Error::Device {
+            device: name(other),
+            reason: format!(
+                "it is {}, and {} is {}: replicas compute on devices of one model",
+                other.class(),
+                name(&devices[0]),
+                devices[0].class()
+            ),
+        }),
+    }
+}
+
 impl Device {
+    /// Trains on all replicas.
+    pub(super) fn train(&self, job: Job, observer: &mut dyn Observer) -> Result<Ended> {
+        match self {
+            Self::Cpu(all, each) => train(replicas(all, each), job, observer),
+            Self::Cuda(each) if self.devices() > 1 => {
+                // Whatever found them found NCCL, too.
+                let libraries = Libraries::load(&[])?;
+                let reduction = job.recipe.reduce;
+                train_on_devices(each, libraries, reduction, job, observer)
+            }
+            Self::Cuda(each) => train(replicas(&each[0], each), job, observer),
+        }
+    }
+
+    /// How many devices there are.
+    pub(super) fn devices(&self) -> usize {
+        match self {
+            Self::Cpu(..) => 1,
+            Self::Cuda(each) => {
+                let first = each[0].facts().ordinal;
+                if each.iter().all(|cuda| cuda.facts().ordinal == first) {
+                    1
+                } else {
+                    each.len()
+                }
+            }
+        }
+    }
+
     /// Computes as a plan file says from now on. Where that cannot be and drift is allowed, says why it is left alone.
     pub(super) fn follow(&self, plans: &PlanFile, drift: Drift) -> Result<Option<Error>> {
         let not_here = || {
@@ -182,6 +269,7 @@ impl ComputeArgs {
             graphs: self.cuda_graph,
         };
         let folders = self.cuda_libs.as_deref();
+        DeviceName::single(self.device())?;
         Device::open(
             self.device(),
             1,
@@ -204,6 +292,14 @@ impl ComputeArgs {
     /// Bytes of an element of a tensor.
     pub(super) fn element_bytes(&self) -> u64 {
         Element::of(self.precision()).bytes() as u64
+    }
+
+    /// How replicas add their gradients.
+    pub(super) fn reduction(&self) -> Reduction {
+        match self.reduce {
+            None | Some(Reduce::Exact) => Reduction::Exact,
+            Some(Reduce::Nccl) => Reduction::Nccl,
+        }
     }
 
     /// The algorithm of the CPU's convolutions.

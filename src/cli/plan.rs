@@ -55,7 +55,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         Some(_) => "cuda",
         None => "cpu",
     });
-    let lowering: &dyn Lowering = match DeviceName::parse(device)? {
+    let lowering: &dyn Lowering = match DeviceName::single(device)? {
         DeviceName::Cpu if args.gpu.is_some() => {
             return Err(Error::Usage(
                 "--gpu: expected with --device cuda, found --device cpu".into(),
@@ -81,6 +81,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         batch: args.batch,
         micro_batch,
         replicas: args.replicas,
+        devices: 1,
         threads,
     };
     let memory = forecast(lowering, &network, WalkOrder::default(), division)?;
@@ -194,16 +195,19 @@ pub(super) struct Division {
     pub(super) batch: usize,
     /// Images per micro-batch.
     pub(super) micro_batch: usize,
-    /// Replicas of this process.
+    /// Replicas.
     pub(super) replicas: usize,
+    /// Devices that they are on: one, or one each.
+    pub(super) devices: usize,
     /// Threads of this process, for the network and for the images each.
     pub(super) threads: usize,
 }
 
 impl Division {
-    /// That of a recipe.
-    pub(super) fn of(recipe: &Recipe) -> Self {
+    /// That of a recipe, on so many devices.
+    pub(super) fn of(recipe: &Recipe, devices: usize) -> Self {
         Self {
+            devices,
             batch: recipe.batch,
             micro_batch: recipe.micro_batch,
             replicas: recipe.replicas,
@@ -223,6 +227,7 @@ pub(super) fn forecast(
         batch,
         micro_batch,
         replicas,
+        devices,
         threads,
     } = division;
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
@@ -238,7 +243,7 @@ pub(super) fn forecast(
         Tree::new(batch / (micro_batch * replicas)),
         order,
         loader,
-        replicas,
+        [replicas / devices, devices],
     ))
 }
 

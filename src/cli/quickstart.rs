@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::args::{Cli, Command, QuickstartArgs};
-use super::compute::check_threads;
+use super::compute::{Device, check_threads, on_device};
 use super::eval::open_model;
 use super::output::{note, print_json, say};
 use super::progress::Progress;
@@ -18,7 +18,7 @@ use crate::data::verify::verify;
 use crate::error::{Error, Result};
 use crate::eval::{Center, evaluate};
 use crate::plan::WalkOrder;
-use crate::train::{Recipe, Replicas, Stop};
+use crate::train::{Recipe, Stop};
 
 /// The recipe, which can also be given to `train --recipe`.
 const RECIPE: &str = include_str!("../../recipes/quickstart.toml");
@@ -58,10 +58,10 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         recipe.epochs.unwrap_or(0),
         run.display()
     ));
-    let cpu = &Cpu::new(threads)?;
+    let device = Device::Cpu(Cpu::new(threads)?, Vec::new());
     let opened = Data::open(&recipe)?;
     let ended = start_run(
-        Replicas::one(cpu),
+        &device,
         recipe.clone(),
         opened,
         &run,
@@ -85,7 +85,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         batch: 32,
         threads,
     };
-    let tally = evaluate(cpu, &model, &meta.preprocess, images, center)?;
+    let tally = on_device!(&device, backend => evaluate(backend, &model, &meta.preprocess, images, center)?);
     let (top1, top5) = (100.0 - tally.top1_error(), 100.0 - tally.top5_error());
     if args.json {
         print_json(&json!({

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::{DiffArgs, TrainArgs};
-use super::compute::{Device, check_threads, on_device, on_replicas};
+use super::compute::{Device, DeviceName, check_threads, on_device, replicas_on};
 use super::output::{complain, note, print_json, say};
 use super::plan::{Division, forecast, micro_batch};
 use super::plans;
@@ -20,11 +20,12 @@ use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Network, Spec};
+use crate::parallel::Reduction;
 use crate::plan::{Memory, Mode, Plan, WalkOrder};
 use crate::train::event::Event;
 use crate::train::schedule::Schedule;
 use crate::train::{
-    Ended, Job, Recipe, Replicas, Start, Stop, check_replicas, compare_classes, create_run, diff as folds,
+    Ended, Job, Recipe, Start, Stop, check_replicas, compare_classes, create_run, diff as folds,
     equivalence_class, log, write_recipe,
 };
 use crate::weights::RunFolder;
@@ -54,7 +55,7 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let memory = on_device!(&device, backend => {
-            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe))?
+            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe, device.devices()))?
         });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
@@ -63,21 +64,36 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .run
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
-    on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
+    on_device!(&device, backend => check_memory(backend, device.devices(), &network, &recipe, args.walk.unwrap_or_default())?);
     on_device!(&device, backend => prepare(backend, &network, &recipe)?);
     let mut progress = Progress::new(args.quiet);
-    on_replicas!(&device, replicas => start_run(replicas, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
+    start_run(
+        &device,
+        recipe,
+        data,
+        run,
+        stop,
+        args.walk.unwrap_or_default(),
+        &mut progress,
+    )
+    .map(Some)
 }
 
 /// Refuses before it starts what the device has no memory for.
-fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, order: WalkOrder) -> Result<()> {
+fn check_memory<B: Backend>(
+    backend: &B,
+    devices: usize,
+    network: &Network,
+    recipe: &Recipe,
+    order: WalkOrder,
+) -> Result<()> {
     let Some(free) = backend.free_bytes()? else {
         return Ok(());
     };
     let needed = |micro_batch: usize| {
         let division = Division {
             micro_batch,
-            ..Division::of(recipe)
+            ..Division::of(recipe, devices)
         };
         Ok::<u64, Error>(forecast(backend, network, order, division)?.device)
     };
@@ -126,6 +142,12 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
         graphs: args.compute.cuda_graph,
     };
     let folders = args.compute.cuda_libs.as_deref();
+    if recipe.reduce == Reduction::Nccl && DeviceName::parse(&recipe.device)?.count() == 1 {
+        return Err(Error::Usage(format!(
+            "--reduce nccl: expected with several devices, as in --device cuda:0-3, found --device {}",
+            recipe.device
+        )));
+    }
     let device = Device::open(
         &recipe.device,
         recipe.replicas,
@@ -152,8 +174,8 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
 }
 
 /// Starts a run in a new folder and trains it to its end.
-pub(super) fn start_run<B: Backend>(
-    replicas: Replicas<'_, B>,
+pub(super) fn start_run(
+    device: &Device,
     recipe: Recipe,
     data: Data,
     run: &Path,
@@ -164,12 +186,12 @@ pub(super) fn start_run<B: Backend>(
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::new_run(&recipe, &network)?;
     let run = create_run(run, &recipe)?;
-    let class = class_of(replicas.combiner, &recipe, &data, &start);
+    let class = on_device!(device, backend => class_of(backend, &recipe, &data, &start));
     let job = Job {
         walk: order,
         ..data.job(recipe, run, network, class, start, stop)
     };
-    crate::train::train(replicas, job, progress)
+    device.train(job, progress)
 }
 
 fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
@@ -190,7 +212,9 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     if let Some(device) = &args.compute.device {
         recipe.device.clone_from(device);
     }
-    recipe.replicas = args.compute.replicas.unwrap_or(recipe.replicas);
+    if args.compute.device.is_some() || args.compute.replicas.is_some() {
+        recipe.replicas = replicas_on(&recipe.device, args.compute.replicas)?;
+    }
     recipe.check()?;
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
@@ -207,7 +231,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     {
         return Ok(Some(Ended { event, error: None }));
     }
-    on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
+    on_device!(&device, backend => check_memory(backend, device.devices(), &network, &recipe, args.walk.unwrap_or_default())?);
     if args.epochs.is_some() || args.iterations.is_some() {
         write_recipe(&run, &recipe)?;
     }
@@ -216,7 +240,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
         ..data.job(recipe, run, network, class, start, stop)
     };
     let mut progress = Progress::new(args.quiet);
-    on_replicas!(&device, replicas => crate::train::train(replicas, job, &mut progress)).map(Some)
+    device.train(job, &mut progress).map(Some)
 }
 
 /// The `end` event of a run that is finished already.
@@ -260,6 +284,7 @@ fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--stop-if-stuck", args.stop_if_stuck.is_some()),
         ("--folds", args.folds.is_some()),
         ("--precision", args.compute.precision.is_some()),
+        ("--reduce", args.compute.reduce.is_some()),
         ("--plans", args.plans.is_some()),
         ("--conv-algo", args.compute.conv_algo.is_some()),
         ("--dry-run", args.dry_run),
@@ -314,7 +339,8 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         folds: args.folds.unwrap_or(false),
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
         device: args.compute.device().into(),
-        replicas: args.compute.replicas.unwrap_or(1),
+        replicas: replicas_on(args.compute.device(), args.compute.replicas)?,
+        reduce: args.compute.reduction(),
         precision: args.compute.precision(),
         conv_algo: args.compute.convolution(),
         threads: args.compute.threads()?,

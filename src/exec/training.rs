@@ -110,7 +110,7 @@ impl<'b, B: Backend> Training<'b, B> {
     }
 
     /// Walks what the replica's micro-batch `micro_batch` of the step makes possible and adds to the tree the leaves that
-    /// become complete. Micro-batches come in order, from 0 on. After the last one, [`Training::sum`] is complete.
+    /// become complete. Micro-batches come in order, from 0 on. After the last one, the sum of the leaves is complete.
     ///
     /// On a device, all of that has only been asked for when this returns; `batch` has been read.
     pub fn micro_batch(
@@ -258,9 +258,9 @@ impl<'b, B: Backend> Training<'b, B> {
         Ok(())
     }
 
-    /// The sum of the replica's leaves, complete after its last micro-batch.
-    pub fn sum(&mut self) -> &mut B::Buffer {
-        &mut self.slots[0]
+    /// The plan, and the sum of the replica's leaves, complete after its last micro-batch.
+    pub fn plan_and_sum(&self) -> (&Plan, &B::Buffer) {
+        (&self.plan, &self.slots[0])
     }
 
     /// Hands out the sum, to be added to other replicas'. Nothing can be walked until [`Training::take_back`].

@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::meeting::{Gone, Meeting};
+use super::meeting::Meeting;
+use super::talk::Talk;
 use super::{Group, Place};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
@@ -12,7 +13,7 @@ use crate::plan::{Plan, StepParams, Tree, UpdateRule};
 
 /// One of several replicas that share memory.
 pub struct Local<'b, B: Backend> {
-    place: Place,
+    talk: Talk,
     room: Arc<Room<'b, B>>,
 }
 
@@ -21,7 +22,6 @@ struct Room<'b, B: Backend> {
     /// Adds and updates while all replicas wait.
     combiner: &'b B,
     parameters: SharedParameters<B>,
-    messages: Meeting<Vec<u8>, Vec<Vec<u8>>>,
     sums: Meeting<B::Buffer, (B::Buffer, Result<()>)>,
 }
 
@@ -29,45 +29,36 @@ impl<'b, B: Backend> Local<'b, B> {
     /// A group of `replicas`, a power of two, in the order of their ranks. `combiner` works while they wait for each
     /// other; it may be one of theirs.
     pub fn group(combiner: &'b B, replicas: usize, parameters: &SharedParameters<B>) -> Vec<Self> {
-        let room = Arc::new(Room::new(combiner, replicas, parameters));
-        let member = |rank| Self {
-            place: Place { rank, replicas },
+        let room = Arc::new(Room {
+            combiner,
+            parameters: parameters.clone(),
+            sums: Meeting::new(replicas),
+        });
+        let member = |talk| Self {
+            talk,
             room: Arc::clone(&room),
         };
-        (0..replicas).map(member).collect()
+        Talk::among(replicas).map(member).collect()
     }
 
     /// A group of one.
     pub fn alone(backend: &'b B, parameters: &SharedParameters<B>) -> Self {
-        Self {
-            place: Place { rank: 0, replicas: 1 },
-            room: Arc::new(Room::new(backend, 1, parameters)),
-        }
-    }
-
-    fn lost(&self, gone: Gone, doing: &str) -> Error {
-        Error::Replica {
-            rank: gone.member,
-            message: format!(
-                "stopped without a word while replica {} waited to {doing}",
-                self.place.rank
-            ),
-            exit: 8,
-        }
+        let mut group = Self::group(backend, 1, parameters);
+        group.remove(0)
     }
 }
 
 impl<B: Backend> Group<B> for Local<'_, B> {
     fn place(&self) -> Place {
-        self.place
+        self.talk.place()
     }
 
     fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
-        let to_all = |all: Vec<Vec<u8>>| vec![all; self.place.replicas];
-        self.room
-            .messages
-            .meet(self.place.rank, message, to_all)
-            .map_err(|gone| self.lost(gone, "hear what it says"))
+        self.talk.exchange(message)
+    }
+
+    fn last_words(&mut self, error: &Error) {
+        self.talk.last_words(error);
     }
 
     fn update(
@@ -76,7 +67,8 @@ impl<B: Backend> Group<B> for Local<'_, B> {
         rule: &UpdateRule,
         params: &StepParams,
     ) -> Result<()> {
-        if self.place.replicas > 1 {
+        let Place { rank, replicas } = self.talk.place();
+        if replicas > 1 {
             training.backend().wait()?; // another stream goes on
         }
         let sum = training.hand_out();
@@ -85,8 +77,8 @@ impl<B: Backend> Group<B> for Local<'_, B> {
         let (buffer, outcome) = self
             .room
             .sums
-            .meet(self.place.rank, sum, combine)
-            .map_err(|gone| self.lost(gone, "add its gradient"))?;
+            .meet(rank, sum, combine)
+            .map_err(|gone| self.talk.lost(gone, "add its gradient"))?;
         training.take_back(buffer);
         outcome
     }
@@ -94,21 +86,11 @@ impl<B: Backend> Group<B> for Local<'_, B> {
 
 impl<B: Backend> Drop for Local<'_, B> {
     fn drop(&mut self) {
-        self.room.messages.leave(self.place.rank);
-        self.room.sums.leave(self.place.rank);
+        self.room.sums.leave(self.talk.place().rank, self.talk.words());
     }
 }
 
-impl<'b, B: Backend> Room<'b, B> {
-    fn new(combiner: &'b B, replicas: usize, parameters: &SharedParameters<B>) -> Self {
-        Self {
-            combiner,
-            parameters: parameters.clone(),
-            messages: Meeting::new(replicas),
-            sums: Meeting::new(replicas),
-        }
-    }
-
+impl<B: Backend> Room<'_, B> {
     /// Updates the parameters with the sum of `sums`; gives each replica a buffer back, and the outcome: in its own words
     /// to the first.
     fn combine(
@@ -152,21 +134,25 @@ impl<'b, B: Backend> Room<'b, B> {
     }
 }
 
-/// Adds the replicas' sums in the order of the tree; the result is in the first buffer, the others may change places.
+/// Adds the replicas' sums in the order of the tree, into the first one's buffer.
 fn add<B: Backend>(backend: &B, sums: &mut Vec<B::Buffer>, elements: usize) -> Result<()> {
     let tree = Tree::new(sums.len());
-    let mut spent = Vec::with_capacity(sums.len());
-    let mut stack = Vec::with_capacity(tree.slots());
     let mut outcome = Ok(());
+    // The stack of partial sums, and whose buffers they are in.
+    let (mut stack, mut owners) = (Vec::with_capacity(tree.slots()), Vec::with_capacity(tree.slots()));
+    let mut spent = Vec::with_capacity(sums.len());
     for (rank, sum) in sums.drain(..).enumerate() {
         stack.push(sum);
+        owners.push(rank);
         let merged = tree.merge(rank);
         if outcome.is_ok() && merged.start() != merged.end() {
             outcome = backend.tree_add(&mut stack[merged.clone()], 0..elements);
         }
-        spent.extend(stack.drain(merged.start() + 1..));
+        let first = merged.start() + 1;
+        spent.extend(owners.drain(first..).zip(stack.drain(first..)));
     }
-    sums.append(&mut stack);
-    sums.append(&mut spent);
+    spent.extend(owners.into_iter().zip(stack));
+    spent.sort_by_key(|(owner, _)| *owner);
+    sums.extend(spent.into_iter().map(|(_, sum)| sum));
     outcome
 }

@@ -14,13 +14,22 @@ struct State<T, U> {
     /// What a member has not taken yet. It cannot bring anything to the next meeting before.
     ready: Vec<Option<U>>,
     /// Members that will never come again.
-    gone: Vec<usize>,
+    gone: Vec<Gone>,
 }
 
 /// A member that others wait for in vain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gone {
     pub(super) member: usize,
+    /// What it said when it left.
+    pub(super) words: Option<LastWords>,
+}
+
+/// Why a member left: its error, and the exit code of that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct LastWords {
+    pub(super) message: String,
+    pub(super) exit: u8,
 }
 
 impl<T, U> Meeting<T, U> {
@@ -49,16 +58,22 @@ impl<T, U> Meeting<T, U> {
             if let Some(made) = state.ready[member].take() {
                 return Ok(made);
             }
-            if let Some(&member) = state.gone.iter().find(|gone| state.brought[**gone].is_none()) {
-                return Err(Gone { member });
+            let missing = |gone: &&Gone| state.brought[gone.member].is_none();
+            if let Some(gone) = state.gone.iter().find(missing) {
+                return Err(gone.clone());
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
+    /// A member that will not come again, if there is one.
+    pub(super) fn gone(&self) -> Option<Gone> {
+        self.lock().gone.first().cloned()
+    }
+
     /// The member will not come again.
-    pub(super) fn leave(&self, member: usize) {
-        self.lock().gone.push(member);
+    pub(super) fn leave(&self, member: usize, words: Option<LastWords>) {
+        self.lock().gone.push(Gone { member, words });
         self.changed.notify_all();
     }
 
@@ -91,7 +106,7 @@ mod tests {
                         let taken = meeting.meet(member as usize, own, sums);
                         assert_eq!(taken, Ok((own, 30 * round + 3)));
                     }
-                    meeting.leave(member as usize);
+                    meeting.leave(member as usize, None);
                 });
             }
         });
@@ -109,9 +124,19 @@ mod tests {
                     })
                 })
                 .collect();
-            meeting.leave(2);
+            let words = Some(LastWords {
+                message: "planted".into(),
+                exit: 4,
+            });
+            meeting.leave(2, words.clone());
             for member in waiting {
-                assert_eq!(member.join().unwrap(), Err(Gone { member: 2 }));
+                assert_eq!(
+                    member.join().unwrap(),
+                    Err(Gone {
+                        member: 2,
+                        words: words.clone()
+                    })
+                );
             }
         });
     }
@@ -126,8 +151,14 @@ mod tests {
             }
             let panicked = catch_unwind(AssertUnwindSafe(|| meeting.meet(1, (), |_| panic!("planted"))));
             assert!(panicked.is_err());
-            meeting.leave(1);
-            assert_eq!(waiting.join().unwrap(), Err(Gone { member: 1 }));
+            meeting.leave(1, None);
+            assert_eq!(
+                waiting.join().unwrap(),
+                Err(Gone {
+                    member: 1,
+                    words: None
+                })
+            );
         });
     }
 }

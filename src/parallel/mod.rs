@@ -11,12 +11,15 @@
 mod agreement;
 mod local;
 mod meeting;
+mod nccl;
+mod talk;
 
 pub use agreement::{agree, all_well};
 pub use local::Local;
+pub use nccl::{Nccl, Reduction};
 
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::Training;
 use crate::plan::{Bucket, StepParams, UpdateRule};
 
@@ -37,6 +40,14 @@ pub trait Group<B: Backend> {
     /// Says `message` to all, hears what each said, by rank. Errors where one of them is gone.
     fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>>;
 
+    /// What the others hear when they wait for this replica once it is gone.
+    fn last_words(&mut self, error: &Error);
+
+    /// Whether a step may be given up once it has begun, if all do.
+    fn may_drop_steps(&self) -> bool {
+        true
+    }
+
     /// This replica's sum of a bucket is complete: it may be on its way to the others from now on.
     fn bucket_final(&mut self, _bucket: &Bucket, _sum: &mut B::Buffer) -> Result<()> {
         Ok(())
@@ -53,6 +64,11 @@ pub trait Group<B: Backend> {
 
     /// Makes the first replica's momentum complete, where each has only kept its part: before a checkpoint.
     fn complete_state(&mut self, _training: &mut Training<'_, B>) -> Result<()> {
+        Ok(())
+    }
+
+    /// All replicas end here.
+    fn leave(&mut self) -> Result<()> {
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{IN_FLIGHT, Lowering, Plan, Tree, WalkOrder};
+use super::{IN_FLIGHT, Levels, Lowering, Plan, Tree, WalkOrder};
 
 /// Bytes by purpose. What is forecast here is what gets allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -34,23 +34,26 @@ pub struct Memory {
 const PROCESS_BYTES: u64 = 1 << 20;
 
 impl Memory {
-    /// A training run over `plan` with validation over `evaluation`, both lowered by `lowering`. `replicas` share the
-    /// weights and the momentum; each has its part `tree` of the reduction tree and an input pipeline of `loader` bytes.
+    /// A training run over `plan` with validation over `evaluation`, both lowered by `lowering`. On each of
+    /// `devices`, `replicas` share the weights and the momentum; each has its part `tree` of the reduction tree and an
+    /// input pipeline of `loader` bytes. All numbers are those of one device.
     pub fn training(
         lowering: &dyn Lowering,
         [plan, evaluation]: [&Plan; 2],
         tree: Tree,
         order: WalkOrder,
         loader: u64,
-        replicas: usize,
+        [replicas, devices]: [usize; 2],
     ) -> Self {
+        let received = 4 * Levels::new(0, 1, devices).received() as u64;
         let replicas = replicas as u64;
         let flat = 4 * plan.flat_len as u64;
         let weights = lowering.weight_bytes(plan);
         let workspace = lowering
             .workspace_bytes(plan)
             .max(lowering.workspace_bytes(evaluation))
-            * replicas;
+            * replicas
+            + received;
         let arena = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
         let outcomes = plan.outcome_bytes(tree.leaves().max(IN_FLIGHT)) as u64;
         let activations = replicas * (arena * order.arenas(tree.leaves()) as u64 + outcomes);

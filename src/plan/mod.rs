@@ -11,6 +11,7 @@ mod lower;
 mod params;
 mod public_figures;
 mod roofline;
+mod slices;
 mod step;
 mod tree;
 mod walk;
@@ -24,6 +25,7 @@ pub use roofline::{
     CUDA_CORE_EFFICIENCY, Expectation, Limit, MEMORY_EFFICIENCY, PartTime, Rates, Roofline, StepTime,
     TENSOR_CORE_EFFICIENCY, public_figures,
 };
+pub use slices::{Level, Levels, pieces};
 pub use step::{
     DataGradient, Epilogue, Footprint, Lowering, Pass, Region, Regions, Step, StepOp, ValueGradient,
 };

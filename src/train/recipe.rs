@@ -17,6 +17,7 @@ use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Spec};
+use crate::parallel::Reduction;
 use crate::plan::{Tree, UpdateRule};
 
 /// Every decision of a training run.
@@ -99,6 +100,9 @@ pub struct Recipe {
     /// Replicas that share the batch.
     #[serde(default = "one")]
     pub replicas: usize,
+    /// How they add their gradients.
+    #[serde(default, skip_serializing_if = "is_exact")]
+    pub reduce: Reduction,
     /// Arithmetic of the forward and backward passes.
     #[serde(default)]
     pub precision: Precision,
@@ -240,12 +244,14 @@ impl Recipe {
             "stop-if-stuck",
             "folds",
             "device",
-            "replicas",
             "threads",
             "io",
             "seed",
         ] {
             table.shift_remove(key);
+        }
+        if self.reduce == Reduction::Exact {
+            table.shift_remove("replicas");
         }
         if self.schedule != Schedule::Cosine {
             table.shift_remove("epochs");
@@ -279,6 +285,10 @@ impl Recipe {
 
 fn one() -> usize {
     1
+}
+
+fn is_exact(reduce: &Reduction) -> bool {
+    *reduce == Reduction::Exact
 }
 
 /// Refuses a number of replicas that cannot own a subtree of the reduction tree each; names those that can, and the

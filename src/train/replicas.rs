@@ -6,9 +6,11 @@ use std::thread;
 use super::event::Observer;
 use super::trainer::{Ended, Job, Trainer, prepare};
 use crate::backend::Backend;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
 use crate::exec::SharedParameters;
-use crate::parallel::{Group, Local, all_well};
+use crate::parallel::{Group, Local, Nccl, Reduction, all_well};
 
 /// Replicas that share weights: threads of this process, each with a back end of its own on the same device.
 #[derive(Clone, Copy)]
@@ -36,41 +38,74 @@ pub fn train<B: Backend>(
     mut job: Job,
     observer: &mut dyn Observer,
 ) -> Result<Ended> {
+    job.check()?;
     let (weights, momentum) = (
         mem::take(&mut job.start.weights),
         mem::take(&mut job.start.momentum),
     );
     let parameters = SharedParameters::new(replicas.combiner, &job.network, &weights, &momentum)?;
     drop((weights, momentum));
+    let groups = Local::group(replicas.combiner, replicas.backends.len(), &parameters);
+    let members = groups.into_iter().zip(replicas.backends);
+    let members = members.map(|(group, backend)| (backend, group, parameters.clone()));
+    train_members(members.collect(), &job, observer)
+}
+
+/// The same on several devices, one replica on each, a power of two of them.
+pub fn train_on_devices(
+    devices: &[Cuda],
+    libraries: &Libraries,
+    reduction: Reduction,
+    mut job: Job,
+    observer: &mut dyn Observer,
+) -> Result<Ended> {
     job.check()?;
-    let mut groups = Local::group(replicas.combiner, replicas.backends.len(), &parameters).into_iter();
-    let mut backends = replicas.backends.iter();
-    let (Some(first), Some(backend)) = (groups.next(), backends.next()) else {
-        return Err(Error::invalid("replicas", "at least 1", 0));
-    };
+    let (weights, momentum) = (
+        mem::take(&mut job.start.weights),
+        mem::take(&mut job.start.momentum),
+    );
+    let parameters = devices
+        .iter()
+        .map(|cuda| SharedParameters::new(cuda, &job.network, &weights, &momentum))
+        .collect::<Result<Vec<_>>>()?;
+    drop((weights, momentum));
+    let groups = Nccl::group(devices, libraries, reduction)?;
+    let members = devices.iter().zip(groups).zip(parameters);
+    let members = members.map(|((cuda, group), parameters)| (cuda, group, parameters));
+    train_members(members.collect(), &job, observer)
+}
+
+/// A replica's back end, its way to the others, and the weights that it reads.
+type Member<'a, B, G> = (&'a B, G, SharedParameters<B>);
+
+fn train_members<B: Backend, G: Group<B> + Send>(
+    members: Vec<Member<'_, B, G>>,
+    job: &Job,
+    observer: &mut dyn Observer,
+) -> Result<Ended> {
+    let mut members = members.into_iter();
+    let first = members
+        .next()
+        .ok_or_else(|| Error::invalid("replicas", "at least 1", 0))?;
     thread::scope(|scope| {
-        for (group, backend) in groups.zip(backends) {
-            let (job, parameters) = (&job, parameters.clone());
-            let name = format!("replica {}", Group::<B>::place(&group).rank);
+        for member in members {
             thread::Builder::new()
-                .name(name)
-                .spawn_scoped(scope, move || replica(backend, group, parameters, job, None))
+                .name(format!("replica {}", member.1.place().rank))
+                .spawn_scoped(scope, move || replica(member, job, None))
                 .map_err(|source| Error::Io {
                     action: "start",
                     path: "a replica's thread".into(),
                     source,
                 })?;
         }
-        let ended = replica(backend, first, parameters.clone(), &job, Some(observer))?;
-        ended.ok_or_else(|| Error::invalid("the first replica", "an observer", "none"))
+        replica(first, job, Some(observer))?
+            .ok_or_else(|| Error::invalid("the first replica", "an observer", "none"))
     })
 }
 
 /// The life of one replica. What goes wrong with another one is in the first one's end.
 fn replica<'a, B: Backend, G: Group<B>>(
-    backend: &'a B,
-    mut group: G,
-    parameters: SharedParameters<B>,
+    (backend, mut group, parameters): Member<'a, B, G>,
     job: &'a Job,
     observer: Option<&'a mut dyn Observer>,
 ) -> Result<Option<Ended>> {

@@ -133,7 +133,7 @@ impl Share {
 /// What a replica says of its part of a step.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Report {
-    /// It was told to stop, and has computed nothing that counts.
+    /// It was told to stop.
     signal: Option<Signal>,
     /// The bits of each micro-batch's sum of losses.
     losses: Vec<u64>,
@@ -143,17 +143,23 @@ struct Report {
     stall: f64,
 }
 
-/// What interrupts the loop without being an error.
+/// What ends the loop before its last step.
 pub(super) enum Interrupted {
-    /// By this signal.
+    /// A signal, which all replicas have agreed to follow.
     Signal(Signal),
-    /// By an error.
-    Error(Error),
+    /// An error that all replicas know of.
+    Agreed(Error),
+    /// An error of this replica's alone: the others learn of it when they wait for it.
+    Own(Error),
 }
 
 impl From<Error> for Interrupted {
     fn from(error: Error) -> Self {
-        Self::Error(error)
+        match error {
+            // Everybody finds the same, or somebody has said it.
+            Error::NonFinite { .. } | Error::Stuck { .. } | Error::Replica { .. } => Self::Agreed(error),
+            error => Self::Own(error),
+        }
     }
 }
 
@@ -350,7 +356,11 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 .rate(recipe.lr, self.moment(step), self.progress.schedule.plateau),
         };
         let own = self.leaves(loader, params);
-        let reports = self.agree(own)?;
+        let reports = agree(&mut self.group, own).map_err(Interrupted::Agreed)?;
+        let signal = reports.iter().find_map(|report| report.signal);
+        if let Some(signal) = signal.filter(|_| self.group.may_drop_steps()) {
+            return Err(Interrupted::Signal(signal));
+        }
         for event in reports.iter().flat_map(|report| &report.bad) {
             self.report_bad(Some(step + 1), event)?;
         }
@@ -358,7 +368,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         let loss = losses.map(|bits| f64::from_bits(*bits)).sum::<f64>() / batch as f64;
         if !loss.is_finite() {
             let what = "the loss".into();
-            return Err(Error::NonFinite { step: step + 1, what }.into());
+            return Err(Interrupted::Agreed(Error::NonFinite { step: step + 1, what }));
         }
         self.group
             .update(&mut self.state, &recipe.update_rule(), &params)?;
@@ -381,27 +391,19 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 folds: reports.into_iter().flat_map(|report| report.folds).collect(),
             })?;
         }
-        self.watch_loss(loss)
-    }
-
-    /// What every replica reports, unless one of them failed or was told to stop.
-    fn agree(&mut self, own: Result<Report>) -> Step<Vec<Report>> {
-        let reports = agree(&mut self.group, own)?;
-        match reports.iter().find_map(|report| report.signal) {
-            Some(signal) => Err(Interrupted::Signal(signal)),
-            None => Ok(reports),
-        }
+        self.watch_loss(loss)?;
+        signal.map_or(Ok(()), |signal| Err(Interrupted::Signal(signal)))
     }
 
     /// This replica's leaves of a step, and the sum of them.
     fn leaves(&mut self, loader: &mut Loader<B::HostMemory>, mut params: StepParams) -> Result<Report> {
         let mut report = Report::default();
         for micro_batch in 0..self.share.micro_batches {
-            if let Some(signal) = self.job.stop.asked() {
-                return Ok(Report {
-                    signal: Some(signal),
-                    ..report
-                });
+            if self.group.may_drop_steps() {
+                report.signal = self.job.stop.asked();
+            }
+            if report.signal.is_some() {
+                return Ok(report);
             }
             let waited = Instant::now();
             let slot = loader
@@ -425,6 +427,9 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         }
         for _ in 0..self.share.micro_batches {
             report.losses.push(self.state.outcomes()?.loss_sum().to_bits());
+        }
+        if !self.group.may_drop_steps() {
+            report.signal = self.job.stop.asked();
         }
         Ok(report)
     }
@@ -450,7 +455,8 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         let started = Instant::now();
         let mut signal = None;
         let own = self.score(data, &mut signal);
-        let scored = agree(&mut self.group, own.map(|tallies| (signal, tallies)))?;
+        let own = own.map(|tallies| (signal, tallies));
+        let scored = agree(&mut self.group, own).map_err(Interrupted::Agreed)?;
         if let Some(signal) = scored.iter().find_map(|(signal, _)| *signal) {
             return Err(Interrupted::Signal(signal));
         }
@@ -535,7 +541,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
     }
 
     /// Saves the present state, unless it is saved already, and forgets all but the newest checkpoints.
-    fn checkpoint(&mut self) -> Result<()> {
+    fn checkpoint(&mut self) -> Step<()> {
         if self.saved == Some(self.progress.step) {
             return Ok(());
         }
@@ -543,7 +549,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             .group
             .complete_state(&mut self.state)
             .and_then(|()| self.save());
-        all_well(&mut self.group, own)?;
+        all_well(&mut self.group, own).map_err(Interrupted::Agreed)?;
         self.saved = Some(self.progress.step);
         Ok(())
     }
@@ -584,22 +590,32 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
 
     /// Saves what there is, says how it ended. Nothing to say but for the first replica.
     pub(super) fn end(mut self, outcome: Step<()>) -> Result<Option<Ended>> {
-        let error = match outcome {
-            Ok(()) => self.finish().err(),
-            Err(Interrupted::Error(error)) => {
+        let error = match outcome.and_then(|()| self.finish()) {
+            Ok(()) => None,
+            Err(Interrupted::Signal(signal)) => match self.checkpoint() {
+                Ok(()) | Err(Interrupted::Signal(_)) => Some(Error::Stopped {
+                    signal: signal.name(),
+                    step: self.progress.step,
+                    run: self.job.run.root().into(),
+                }),
+                Err(Interrupted::Agreed(error) | Interrupted::Own(error)) => Some(error),
+            },
+            Err(Interrupted::Agreed(error)) => {
                 // The error of the loop is the one to report, even if the state cannot be saved either.
                 self.checkpoint().err();
                 Some(error)
             }
-            Err(Interrupted::Signal(signal)) => Some(match self.checkpoint() {
-                Ok(()) => Error::Stopped {
-                    signal: signal.name(),
-                    step: self.progress.step,
-                    run: self.job.run.root().into(),
-                },
-                Err(error) => error,
-            }),
+            Err(Interrupted::Own(error)) => {
+                self.group.last_words(&error);
+                if self.group.place().replicas == 1 {
+                    self.checkpoint().err();
+                }
+                Some(error)
+            }
         };
+        if matches!(error, None | Some(Error::Stopped { .. })) {
+            self.group.leave()?;
+        }
         if self.journal.is_none() {
             return Ok(None);
         }
@@ -631,7 +647,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
 
     /// The last checkpoint, and a validation of the final weights where the last one is older. That validation is for
     /// people: the schedule does not see it, so a longer run takes the same steps.
-    fn finish(&mut self) -> Result<()> {
+    fn finish(&mut self) -> Step<()> {
         self.checkpoint()?;
         let step = self.progress.step;
         let nothing_to_see = self.job.validation.as_ref().is_none_or(|data| data.is_empty());
@@ -640,7 +656,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         }
         match self.validate() {
             Ok(_) | Err(Interrupted::Signal(_)) => Ok(()),
-            Err(Interrupted::Error(error)) => Err(error),
+            Err(why) => Err(why),
         }
     }
 }

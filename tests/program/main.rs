@@ -2,6 +2,7 @@
 
 mod bench;
 mod chain;
+mod devices;
 mod doctor;
 mod errors;
 mod evaluation;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::launch::{Element, Nhwc, UpdateFactors};
+use super::launch::{Element, Launcher, Nhwc, UpdateFactors};
 use super::staging::{HostMemory, read, write};
 use super::{Buffer, Cuda, RESULT, graphs, lower, on_device, run};
 use crate::backend::{Backend, Memory, State, Tensor};
@@ -203,36 +203,14 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let mut resources = self.lock();
         resources.send_params(params)?;
-        let parameter = &plan.parameters[parameter];
-        let range = parameter.range();
-        for buffer in [&*state.weights, &*state.momentum, state.gradient] {
-            inside(buffer, range.clone())?;
-        }
-        let [weights, momentum, gradient] =
-            [&*state.weights, &*state.momentum, state.gradient].map(|buffer| buffer.element(range.start));
-        let copy = state.weights.bf16_copy(range.start);
-        let launcher = &resources.launcher;
-        if !parameter.role.is_learned() {
-            let micro_batches = rule.micro_batches as f32;
-            // SAFETY: the ranges have just been checked.
-            return unsafe {
-                launcher.update_statistics(weights, gradient, range.len(), MOMENTUM, micro_batches)
-            };
-        }
-        // The multiplier of the step's rate is the rate at 1.
-        let (rate, decay) = rule.rates(parameter, 1.0);
-        let factors = UpdateFactors {
-            rate,
-            decay,
-            momentum: rule.momentum,
-            batch: rule.batch as f32,
-        };
-        let params = resources.block.at(0);
-        // SAFETY: the ranges have just been checked.
-        unsafe {
-            let arrays = [weights, momentum, gradient];
-            launcher.update_parameters(arrays, copy, range.len(), params, factors)
-        }
+        let range = plan.parameters[parameter].range();
+        enqueue_update(
+            &resources.launcher,
+            &resources.block,
+            (plan, parameter, range),
+            rule,
+            state,
+        )
     }
 
     fn fold_parameters(&self, buffer: &Buffer, elements: Range<usize>) -> Result<u64> {
@@ -258,12 +236,49 @@ impl Backend for Cuda {
     }
 }
 
+/// The update of some elements of an array, by the parameters of the step in `block`.
+pub(super) fn enqueue_update(
+    launcher: &Launcher,
+    block: &Buffer,
+    (plan, parameter, range): (&Plan, usize, Range<usize>),
+    rule: &UpdateRule,
+    state: State<'_, Buffer>,
+) -> Result<()> {
+    let parameter = &plan.parameters[parameter];
+    for buffer in [&*state.weights, &*state.momentum, state.gradient] {
+        inside(buffer, range.clone())?;
+    }
+    let [weights, momentum, gradient] =
+        [&*state.weights, &*state.momentum, state.gradient].map(|buffer| buffer.element(range.start));
+    let copy = state.weights.bf16_copy(range.start);
+    if !parameter.role.is_learned() {
+        let micro_batches = rule.micro_batches as f32;
+        // SAFETY: the ranges have just been checked.
+        return unsafe {
+            launcher.update_statistics(weights, gradient, range.len(), MOMENTUM, micro_batches)
+        };
+    }
+    // The multiplier of the step's rate is the rate at 1.
+    let (rate, decay) = rule.rates(parameter, 1.0);
+    let factors = UpdateFactors {
+        rate,
+        decay,
+        momentum: rule.momentum,
+        batch: rule.batch as f32,
+    };
+    // SAFETY: the ranges have just been checked.
+    unsafe {
+        let arrays = [weights, momentum, gradient];
+        launcher.update_parameters(arrays, copy, range.len(), block.at(0), factors)
+    }
+}
+
 /// Where the loss keeps every sample's outcome.
 fn loss_saved(plan: &Plan) -> Region {
     plan.steps[plan.steps.len() - 1].memory.saved
 }
 
-fn inside(buffer: &Buffer, elements: Range<usize>) -> Result<()> {
+pub(super) fn inside(buffer: &Buffer, elements: Range<usize>) -> Result<()> {
     if elements.end <= buffer.len() {
         return Ok(());
     }

@@ -21,6 +21,7 @@ pub mod launch;
 pub mod libraries;
 mod lower;
 mod memory;
+pub mod nccl;
 pub mod plans;
 mod rates;
 mod run;
@@ -181,6 +182,12 @@ impl Cuda {
             read(&state.launcher, from, losses)?;
             read(&state.launcher, from + size_of_val(losses) as u64, ranks)
         }
+    }
+
+    /// Launches on the computing stream.
+    fn launcher(&self) -> Launcher {
+        let state = self.lock();
+        state.launcher.on(state.launcher.stream())
     }
 
     /// A panic in another call leaves nothing half-done that this one would see: work is only enqueued.

@@ -77,7 +77,7 @@ impl DeviceStepParams {
 /// The kernels of one device, launched on one stream.
 pub struct Launcher {
     stream: Arc<CudaStream>,
-    functions: Functions,
+    functions: Arc<Functions>,
     /// Most blocks of a launch.
     blocks: u32,
     device: String,
@@ -135,10 +135,21 @@ impl Launcher {
     pub fn new(stream: &Arc<CudaStream>, libraries: &Libraries, facts: &DeviceFacts) -> Result<Self> {
         Ok(Self {
             stream: Arc::clone(stream),
-            functions: Functions::load(stream.context(), libraries, facts)?,
+            functions: Arc::new(Functions::load(stream.context(), libraries, facts)?),
             blocks: facts.multiprocessors.max(1) * BLOCKS_PER_MULTIPROCESSOR,
             device: format!("cuda:{}", facts.ordinal),
         })
+    }
+
+    /// The same kernels on another stream of the device.
+    #[must_use]
+    pub fn on(&self, stream: &Arc<CudaStream>) -> Self {
+        Self {
+            stream: Arc::clone(stream),
+            functions: Arc::clone(&self.functions),
+            blocks: self.blocks,
+            device: self.device.clone(),
+        }
     }
 
     /// The stream that everything is enqueued on.

@@ -61,7 +61,7 @@ pub extern "C" fn cuStreamSynchronize(stream: *mut c_void) -> c_int {
     })
 }
 
-/// `CUresult cuStreamQuery(CUstream)`.
+/// `CUresult cuStreamQuery(CUstream)`: an answer of success is as good as a wait (the manual, of unified memory).
 #[unsafe(no_mangle)]
 pub extern "C" fn cuStreamQuery(stream: *mut c_void) -> c_int {
     answer(Call::Other, |sim| {
@@ -69,7 +69,7 @@ pub extern "C" fn cuStreamQuery(stream: *mut c_void) -> c_int {
         // Time passes between two questions.
         sim.step();
         if sim.is_idle(stream) {
-            Ok(())
+            synchronize(sim, stream)
         } else {
             Err(CUresult::CUDA_ERROR_NOT_READY)
         }
@@ -208,15 +208,19 @@ pub extern "C" fn cuEventSynchronize(event: *mut c_void) -> c_int {
     })
 }
 
-/// `CUresult cuEventQuery(CUevent)`.
+/// `CUresult cuEventQuery(CUevent)`: an answer of success is as good as a wait (the manual, of unified memory).
 #[unsafe(no_mangle)]
 pub extern "C" fn cuEventQuery(event: *mut c_void) -> c_int {
     answer(Call::Other, |sim| {
         let event = checked_event(sim, event)?;
         sim.step();
-        match &sim.events[&event].recorded {
+        match sim.events[&event].recorded.clone() {
             Some((done, _)) if !done.load(Ordering::Relaxed) => Err(CUresult::CUDA_ERROR_NOT_READY),
-            _ => Ok(()),
+            Some((done, clock)) => {
+                Sim::wait_for(sim, &done, &clock);
+                Ok(())
+            }
+            None => Ok(()),
         }
     })
 }

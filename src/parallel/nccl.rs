@@ -1,0 +1,219 @@
+//! Replicas on devices of their own, which exchange gradients by NCCL.
+
+use std::ops::Range;
+use std::thread;
+
+use serde::{Deserialize, Serialize};
+
+use super::talk::Talk;
+use super::{Group, Place, agree};
+use crate::backend::cuda::libraries::Libraries;
+use crate::backend::cuda::nccl::{Communicator, UniqueId};
+use crate::backend::cuda::{Buffer, Cuda};
+use crate::backend::{Backend as _, State};
+use crate::error::{Error, Result};
+use crate::exec::{Parameters, Training};
+use crate::plan::{Bucket, Levels, Plan, StepParams, UpdateRule};
+
+/// How replicas on several devices add their gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reduction {
+    /// In the order of the reduction tree: the same bits for any number of replicas.
+    #[default]
+    Exact,
+    /// In an order of NCCL's.
+    Nccl,
+}
+
+/// One of several replicas with a device each.
+pub struct Nccl<'b> {
+    cuda: &'b Cuda,
+    talk: Talk,
+    /// `None` once it is closed.
+    communicator: Option<Communicator>,
+    reduction: Reduction,
+    /// What has been sent away of this step.
+    sent: Vec<Range<usize>>,
+}
+
+impl<'b> Nccl<'b> {
+    /// The group of replicas on `devices`, in the order of their ranks. All join at once.
+    pub fn group(devices: &'b [Cuda], libraries: &Libraries, reduction: Reduction) -> Result<Vec<Self>> {
+        let id = UniqueId::new(libraries)?;
+        let ranks = devices.len();
+        thread::scope(|scope| {
+            let joining: Vec<_> = devices
+                .iter()
+                .zip(Talk::among(ranks))
+                .map(|(cuda, talk)| {
+                    scope.spawn(move || {
+                        let rank = talk.place().rank;
+                        let levels = Levels::new(rank, 1, ranks);
+                        let alarm = || talk.check();
+                        let joined = Communicator::join(cuda, libraries, id, [rank, ranks], levels, &alarm)?;
+                        Ok(Self {
+                            cuda,
+                            talk,
+                            communicator: Some(joined),
+                            reduction,
+                            sent: Vec::new(),
+                        })
+                    })
+                })
+                .collect();
+            let joined = joining.into_iter().map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            joined.collect()
+        })
+    }
+
+    fn parts(&mut self) -> Result<(&Cuda, &Talk, &mut Communicator)> {
+        match &mut self.communicator {
+            Some(communicator) => Ok((self.cuda, &self.talk, communicator)),
+            None => Err(Error::invalid("the replicas", "to go on", "an end")),
+        }
+    }
+
+    /// Exact: every replica has the total of what it owns; updates that, and gathers the weights.
+    fn update_slices(
+        &mut self,
+        plan: &Plan,
+        (rule, params): (&UpdateRule, &StepParams),
+        parameters: &mut Parameters<Cuda>,
+        sum: &Buffer,
+    ) -> Result<()> {
+        let sent = std::mem::take(&mut self.sent);
+        let (cuda, talk, communicator) = self.parts()?;
+        let alarm = || talk.check();
+        if !communicator.is_finite(sum, &sent, &alarm)? {
+            let owned = communicator.owned(&sent);
+            return Err(self.non_finite(plan, sum, &owned, params.step + 1)?);
+        }
+        let owned = communicator.owned(&sent);
+        let state = State {
+            weights: &mut parameters.weights,
+            momentum: &mut parameters.momentum,
+            gradient: sum,
+        };
+        communicator.update(cuda, plan, &owned, (rule, params), state)?;
+        for elements in sent {
+            communicator.gather(&mut parameters.weights, elements.clone(), &alarm)?;
+            communicator.renew_copy(&mut parameters.weights, elements)?;
+        }
+        communicator.wait("gathering the weights", &alarm)
+    }
+
+    /// After a step that was given up: what was sent must have been sent by all, or nothing more can be exchanged.
+    fn finish_what_was_sent(&mut self, buckets: usize) -> Result<()> {
+        let sent = agree::<Cuda, _>(self, Ok(self.sent.len()))?;
+        let alike = sent.iter().all(|other| *other == sent[0]);
+        if !alike || ![0, buckets].contains(&sent[0]) {
+            return Err(Error::invalid(
+                "gradients that were sent when the step was given up",
+                format_args!("{buckets} buckets of every replica, or none"),
+                format_args!("{sent:?}"),
+            ));
+        }
+        self.sent.clear();
+        let (_, talk, communicator) = self.parts()?;
+        communicator.wait("adding the gradients of all replicas", &|| talk.check())
+    }
+
+    /// The first array of the network whose gradient is not finite, whichever replica owns the place.
+    fn non_finite(&mut self, plan: &Plan, sum: &Buffer, owned: &[Range<usize>], step: u64) -> Result<Error> {
+        let found = plan.parameters.iter().position(|parameter| {
+            let array = parameter.range();
+            owned.iter().any(|range| {
+                let part = array.start.max(range.start)..array.end.min(range.end);
+                !part.is_empty() && !self.cuda.is_finite(sum, part).unwrap_or(true)
+            })
+        });
+        let first = agree::<Cuda, _>(self, Ok(found))?.into_iter().flatten().min();
+        let what = match first {
+            Some(parameter) => format!("the gradient of {}", plan.parameters[parameter].name),
+            None => "the gradient, between the arrays".into(),
+        };
+        Ok(Error::NonFinite { step, what })
+    }
+}
+
+impl Group<Cuda> for Nccl<'_> {
+    fn place(&self) -> Place {
+        self.talk.place()
+    }
+
+    fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+        self.talk.exchange(message)
+    }
+
+    fn last_words(&mut self, error: &Error) {
+        self.talk.last_words(error);
+    }
+
+    /// What one replica has sent away, the others wait for.
+    fn may_drop_steps(&self) -> bool {
+        false
+    }
+
+    fn bucket_final(&mut self, bucket: &Bucket, sum: &mut Buffer) -> Result<()> {
+        let (elements, reduction) = (bucket.elements.clone(), self.reduction);
+        let (cuda, talk, communicator) = self.parts()?;
+        let alarm = || talk.check();
+        communicator.follow(cuda)?;
+        match reduction {
+            Reduction::Exact => communicator.reduce(sum, elements.clone(), &alarm)?,
+            Reduction::Nccl => communicator.all_reduce(sum, elements.clone(), &alarm)?,
+        }
+        self.sent.push(elements);
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        training: &mut Training<'_, Cuda>,
+        rule: &UpdateRule,
+        params: &StepParams,
+    ) -> Result<()> {
+        let reduction = self.reduction;
+        let (cuda, talk, communicator) = self.parts()?;
+        // The weights are not overwritten before everything that reads them is done.
+        communicator.follow(cuda)?;
+        communicator.wait("adding the gradients of all replicas", &|| talk.check())?;
+        let parameters = training.parameters().clone();
+        let (plan, sum) = training.plan_and_sum();
+        match reduction {
+            Reduction::Exact => self.update_slices(plan, (rule, params), &mut parameters.write(), sum),
+            Reduction::Nccl => {
+                self.sent.clear();
+                parameters.write().update(self.cuda, plan, rule, params, sum)
+            }
+        }
+    }
+
+    fn complete_state(&mut self, training: &mut Training<'_, Cuda>) -> Result<()> {
+        if self.reduction == Reduction::Nccl {
+            return Ok(());
+        }
+        self.finish_what_was_sent(training.plan().buckets.len())?;
+        let (_, talk, communicator) = self.parts()?;
+        let alarm = || talk.check();
+        let mut parameters = training.parameters().write();
+        for bucket in &training.plan().buckets {
+            communicator.gather(&mut parameters.momentum, bucket.elements.clone(), &alarm)?;
+        }
+        communicator.wait("gathering the momentum", &alarm)
+    }
+
+    fn leave(&mut self) -> Result<()> {
+        let talk = &self.talk;
+        if let Some(communicator) = self.communicator.take() {
+            communicator.close(&|| talk.check())?;
+        }
+        // Nobody is gone while another one still closes.
+        talk.exchange(Vec::new()).map(|_| ())
+    }
+}
