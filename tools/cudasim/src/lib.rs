@@ -28,11 +28,13 @@ mod sim;
 mod simt;
 mod wait;
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_void};
 use std::io::Write;
 use std::os::fd::FromRawFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+pub use nccl::Wire;
 pub use rules::{Report, Rule};
 pub use sim::Traffic;
 
@@ -134,6 +136,29 @@ pub fn traffic_of(kernel: &str) -> Traffic {
     Sim::lock().traffic.get(kernel).copied().unwrap_or_default()
 }
 
+/// What each device has exchanged with others by NCCL so far.
+pub fn wire() -> BTreeMap<usize, Wire> {
+    Sim::lock().wire()
+}
+
+/// What a device has exchanged by NCCL so far: bytes sent and received, and of these to and from other nodes.
+///
+/// # Safety
+///
+/// `bytes` points to room for four numbers.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cudasim_wire(device: c_uint, bytes: *mut [u64; 4]) {
+    let wire = wire().remove(&(device as usize)).unwrap_or_default();
+    let counts = [
+        wire.sent,
+        wire.received,
+        wire.sent_off_node,
+        wire.received_off_node,
+    ];
+    // SAFETY: the caller vouches for the room.
+    unsafe { bytes.write(counts) };
+}
+
 /// How many calls there have been that can be made to fail: allocations, launches, copies, collectives, others.
 pub fn calls() -> [u64; 5] {
     Sim::lock().faults.counts()
@@ -169,7 +194,7 @@ pub unsafe extern "C" fn cudasim_fail(text: *const std::ffi::c_char) {
 /// Begins the scheduler's choices anew, as CUDASIM_SEED does when a process starts.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudasim_seed(seed: u64) {
-    Sim::lock().seed(seed);
+    Sim::lock().begin_choices(seed);
 }
 
 /// Takes the reports out, so that the process can end well: for tests that break rules on purpose.

@@ -144,6 +144,8 @@ pub(crate) struct Sim {
     pub(crate) changes: u64,
     /// Threads of the host that have waited since the last change.
     pub(crate) waiting: usize,
+    /// What random choices began with.
+    pub(crate) seed: u64,
     random: u64,
     next_handle: Handle,
     next_lane: u32,
@@ -163,7 +165,8 @@ pub struct Traffic {
     pub written: u64,
 }
 
-fn variable(name: &str, otherwise: u64) -> u64 {
+/// A number in the environment.
+pub(crate) fn variable(name: &str, otherwise: u64) -> u64 {
     std::env::var(name)
         .ok()
         .and_then(|value| value.parse().ok())
@@ -196,6 +199,7 @@ impl Sim {
             broken: vec![None; devices],
             changes: 0,
             waiting: 0,
+            seed,
             random: seed,
             next_handle: 0x1000,
             next_lane: 0,
@@ -223,7 +227,8 @@ impl Sim {
     }
 
     /// Begins the random choices anew.
-    pub(crate) fn seed(&mut self, seed: u64) {
+    pub(crate) fn begin_choices(&mut self, seed: u64) {
+        self.seed = seed;
         self.random = seed;
     }
 
@@ -317,6 +322,7 @@ impl Sim {
 
     /// Executes one operation of one of the streams that can run, which the seed chooses; false when none can.
     pub(crate) fn step(&mut self) -> bool {
+        self.hear();
         let can_run = |stream: &Stream| stream.queue.front().is_some_and(Operation::can_run);
         let runnable: Vec<Handle> = self
             .streams

@@ -2,11 +2,12 @@
 //!
 //! Several threads may drive the machine. One that finds nothing to run leaves it to the others. When all threads that
 //! have ever called wait, or when nothing at all has changed for [`PATIENCE`] (a thread may be busy elsewhere, or never
-//! come back), what is waited for will not happen: that is reported, and the wait ends with an error.
+//! come back), what is waited for will not happen: that is reported, and the wait ends with an error. Where other processes
+//! can make it happen, it is looked often whether they have, and what happens there is a change, too.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Condvar;
 
@@ -16,6 +17,9 @@ use crate::sim::{Action, Handle, Locked, Sim};
 
 /// How long nothing may happen while somebody waits; CUDASIM_PATIENCE_MS overrides it.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often is looked whether other processes have done something.
+const LOOK: Duration = Duration::from_micros(200);
 
 /// Something has changed that others may be waiting for.
 static CHANGED: Condvar = Condvar::new();
@@ -57,11 +61,35 @@ fn patience() -> Duration {
         .map_or(PATIENCE, Duration::from_millis)
 }
 
+/// Since when nothing has happened, here and in the processes that this one meets.
+struct Quiet {
+    since: Instant,
+    seen: (u64, u64),
+}
+
+impl Quiet {
+    fn begin(sim: &Sim) -> Self {
+        Self {
+            since: Instant::now(),
+            seen: (sim.changes, sim.beats()),
+        }
+    }
+
+    fn lasts(&mut self, sim: &Sim) -> Duration {
+        let seen = (sim.changes, sim.beats());
+        if seen != self.seen {
+            *self = Self::begin(sim);
+        }
+        self.since.elapsed()
+    }
+}
+
 impl Sim {
     /// To be called whenever something may let another thread go on.
     pub(crate) fn changed(&mut self) {
         self.changes += 1;
         self.waiting = 0;
+        self.beat();
         CHANGED.notify_all();
     }
 
@@ -93,6 +121,7 @@ impl Sim {
     /// Runs operations until `done`; says whether that could be reached.
     pub(crate) fn wait(sim: &mut Locked, what: &str, done: impl Fn(&Self) -> bool) -> bool {
         let patience = patience();
+        let mut quiet = Quiet::begin(sim);
         loop {
             if done(sim) {
                 return true;
@@ -102,10 +131,12 @@ impl Sim {
             }
             let before = sim.changes;
             sim.waiting += 1;
-            let all_wait = sim.waiting >= THREADS.load(Ordering::SeqCst);
-            let hopeless = all_wait || {
-                let waited = CHANGED.wait_for(sim, patience);
-                waited.timed_out() && sim.changes == before
+            let hopeless = if sim.expects_others() {
+                CHANGED.wait_for(sim, LOOK);
+                quiet.lasts(sim) >= patience
+            } else {
+                let all_wait = sim.waiting >= THREADS.load(Ordering::SeqCst);
+                all_wait || CHANGED.wait_for(sim, patience).timed_out() && sim.changes == before
             };
             if sim.changes == before {
                 sim.waiting -= 1;

@@ -1,9 +1,12 @@
 //! What a call asks for, whether calls fit together, and what they do once they have met.
 
 use std::fmt;
+use std::ops::Range;
 
+use super::Party;
 use super::arithmetic::{Element, Reduction, reduce};
-use super::{Channel, Party};
+use super::board::CALL;
+use super::clique::Channel;
 use crate::access::Kind as Access;
 use crate::sim::Sim;
 
@@ -39,6 +42,8 @@ pub(super) struct Call {
     pub(super) to: Option<u64>,
     pub(super) rank: usize,
     pub(super) ranks: usize,
+    /// It never comes to its meeting, by a planned fault.
+    pub(super) lost: bool,
 }
 
 impl fmt::Display for Call {
@@ -59,6 +64,50 @@ impl fmt::Display for Call {
 }
 
 impl Call {
+    /// The call as numbers, for other processes. Who calls, and its addresses, are not in them.
+    pub(super) fn to_words(&self) -> [u64; CALL] {
+        let pair = |high: usize, low: u64| (high as u64) << 8 | low;
+        let (function, more) = match self.function {
+            Function::AllReduce(reduction) => (0, reduction.number()),
+            Function::Reduce { reduction, root } => (1, pair(root, reduction.number())),
+            Function::ReduceScatter(reduction) => (2, reduction.number()),
+            Function::Broadcast { root } => (3, root as u64),
+            Function::AllGather => (4, 0),
+            Function::Send(to) => (5, to as u64),
+            Function::Receive(from) => (6, from as u64),
+        };
+        [function, more, self.count as u64, self.element.number()]
+    }
+
+    /// Another process's call.
+    pub(super) fn from_words(words: [u64; CALL], rank: usize, ranks: usize) -> Option<Self> {
+        let [function, more, count, element] = words;
+        let reduction = || Reduction::of(more as u32 & 0xFF);
+        let function = match function {
+            0 => Function::AllReduce(reduction()?),
+            1 => Function::Reduce {
+                reduction: reduction()?,
+                root: more as usize >> 8,
+            },
+            2 => Function::ReduceScatter(reduction()?),
+            3 => Function::Broadcast { root: more as usize },
+            4 => Function::AllGather,
+            5 => Function::Send(more as usize),
+            6 => Function::Receive(more as usize),
+            _ => return None,
+        };
+        Some(Self {
+            function,
+            count: count as usize,
+            element: Element::of(element as u32)?,
+            from: None,
+            to: None,
+            rank,
+            ranks,
+            lost: false,
+        })
+    }
+
     pub(super) fn name(&self) -> &'static str {
         match self.function {
             Function::AllReduce(_) => "ncclAllReduce",
@@ -109,6 +158,12 @@ impl Call {
         all * self.count * self.element.bytes()
     }
 
+    /// Bytes of the rank's part of what all ranks have together.
+    pub(super) fn part(&self) -> Range<usize> {
+        let bytes = self.count * self.element.bytes();
+        self.rank * bytes..(self.rank + 1) * bytes
+    }
+
     /// Whether source and destination are apart, or lie in each other as the manual allows it.
     pub(super) fn in_place_is_legal(&self) -> bool {
         let (Some(from), Some(to)) = (self.from, self.to) else {
@@ -116,7 +171,7 @@ impl Call {
         };
         let (read, written) = (self.bytes_read() as u64, self.bytes_written() as u64);
         let apart = from + read <= to || to + written <= from;
-        let part = (self.rank * self.count * self.element.bytes()) as u64;
+        let part = self.part().start as u64;
         apart
             || match self.function {
                 Function::AllGather => from == to + part,
@@ -126,8 +181,38 @@ impl Call {
     }
 }
 
+/// What calls that have met need to be done alike by all of them.
+pub(super) struct Meeting<'a> {
+    pub(super) call: &'a Call,
+    /// Where the ring begins in which a reduction adds up.
+    pub(super) ring: usize,
+    /// What each side gives: of a reduction the elements from `first` on, of everything else all or nothing.
+    pub(super) given: &'a [Vec<u8>],
+    pub(super) first: usize,
+}
+
+impl Meeting<'_> {
+    /// All elements of a reduction that were given; of everything else what was given, one after the other.
+    pub(super) fn result(&self) -> Vec<u8> {
+        let Call {
+            function, element, ..
+        } = *self.call;
+        match function {
+            Function::AllReduce(reduction)
+            | Function::Reduce { reduction, .. }
+            | Function::ReduceScatter(reduction) => {
+                let all = self.call.bytes_read() / element.bytes();
+                reduce(element, reduction, self.given, self.ring, (self.first, all))
+            }
+            Function::Broadcast { .. } | Function::AllGather | Function::Send(_) | Function::Receive(_) => {
+                self.given.concat()
+            }
+        }
+    }
+}
+
 /// Does what calls that fit together ask for, each access checked as that of its rank.
-pub(super) fn perform(sim: &mut Sim, parties: &[Party]) {
+pub(super) fn perform(sim: &mut Sim, parties: &[Party], ring: usize) {
     let mut legal = true;
     for Party { call, who, .. } in parties {
         if let Some(from) = call.from {
@@ -141,35 +226,36 @@ pub(super) fn perform(sim: &mut Sim, parties: &[Party]) {
         return; // reported
     }
     let given: Vec<Vec<u8>> = parties.iter().map(|party| read(&party.call)).collect();
-    let first = &parties[0].call;
-    let ring = sim.draw(parties.len());
-    let part = first.count * first.element.bytes();
-    let gathered = match first.function {
-        Function::AllReduce(reduction)
-        | Function::Reduce { reduction, .. }
-        | Function::ReduceScatter(reduction) => reduce(first.element, reduction, &given, ring),
-        Function::Broadcast { .. } | Function::AllGather | Function::Send(_) | Function::Receive(_) => {
-            given.concat()
-        }
+    let meeting = Meeting {
+        call: &parties[0].call,
+        ring,
+        given: &given,
+        first: 0,
     };
+    let result = meeting.result();
     for Party { call, .. } in parties {
-        let Some(to) = call.to else {
-            continue;
-        };
-        let result = match call.function {
-            Function::ReduceScatter(_) => &gathered[call.rank * part..(call.rank + 1) * part],
-            _ => &gathered[..],
-        };
-        // SAFETY: the range was checked to lie in a live allocation; results have the size that is written.
-        unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), to as *mut u8, result.len()) };
+        match call.function {
+            Function::ReduceScatter(_) => write(call, &result[call.part()]),
+            _ => write(call, &result),
+        }
     }
 }
 
-/// What a call gives, as bytes; nothing where it gives nothing.
-fn read(call: &Call) -> Vec<u8> {
+/// What a call gives, as bytes; nothing where it gives nothing. The range was checked to lie in a live allocation.
+pub(super) fn read(call: &Call) -> Vec<u8> {
     let bytes = |from: u64| {
-        // SAFETY: the range was checked to lie in a live allocation.
+        // SAFETY: the range was checked.
         unsafe { std::slice::from_raw_parts(from as *const u8, call.bytes_read()) }.to_vec()
     };
     call.from.map(bytes).unwrap_or_default()
+}
+
+/// Gives a call what it gets, if it gets anything. The range was checked to lie in a live allocation.
+pub(super) fn write(call: &Call, result: &[u8]) {
+    let Some(to) = call.to else {
+        return;
+    };
+    assert_eq!(result.len(), call.bytes_written(), "{call}");
+    // SAFETY: the range was checked; the result has the size that is written.
+    unsafe { std::ptr::copy_nonoverlapping(result.as_ptr(), to as *mut u8, result.len()) };
 }

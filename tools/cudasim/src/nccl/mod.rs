@@ -1,17 +1,22 @@
-//! NCCL between the threads of one process: communicators, and how the calls of their ranks meet.
+//! NCCL between the threads of one process and between processes: communicators, and how the calls of their ranks meet.
 //!
 //! A call on a communicator is one side of a meeting: all ranks take part in collective number k, the sender and the
 //! receiver in transfer number k from one to the other. A group of calls is two operations on a stream ([`Group`]): the
 //! first brings the calls to their meetings, the second can run when all of them are over. The last side that comes to
-//! a meeting does the work ([`collective`]) for all of them.
+//! a meeting does the work ([`collective`]) for all of them. That is so where all ranks are of one process; between
+//! processes every side does its own part ([`abroad`]), by what all have posted on a [`board`] in shared memory.
 //!
 //! As with the real library a collective orders nothing but its own data, and ends for one rank before it ends for
 //! others. An error is asynchronous: it shows in ncclCommGetAsyncError, and what was under way hangs until the
 //! communicator is aborted.
 
+mod abroad;
 mod api;
 mod arithmetic;
+mod board;
+mod clique;
 mod collective;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -20,6 +25,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cudarc::nccl::sys::ncclResult_t as Outcome;
 
+pub use self::wire::Wire;
+
+use self::clique::{Channel, Clique};
 use self::collective::Call;
 use crate::access::Who;
 use crate::rules::Rule;
@@ -33,6 +41,8 @@ pub(crate) struct Nccl {
     cliques: BTreeMap<u64, Clique>,
     next_clique: u64,
     last_error: CString,
+    /// Of each device.
+    wire: BTreeMap<usize, Wire>,
 }
 
 /// One rank's end of a communicator.
@@ -45,26 +55,6 @@ pub(crate) struct Comm {
     /// Whether calls may return before they are done.
     non_blocking: bool,
     groups: Vec<Arc<Group>>,
-}
-
-/// All ranks of one communicator.
-struct Clique {
-    /// The communicator of each rank that has joined.
-    members: Vec<Option<Handle>>,
-    /// How many calls each side of a channel has made.
-    called: BTreeMap<(Channel, usize), u64>,
-    meetings: BTreeMap<(Channel, u64), Vec<Option<Party>>>,
-}
-
-/// What calls are counted by: those of one channel meet in the order in which they were made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Channel {
-    Collective,
-    /// Sides: 0 sends, 1 receives.
-    Transfer {
-        from: usize,
-        to: usize,
-    },
 }
 
 /// One side of a meeting, once its stream has come to it.
@@ -106,27 +96,6 @@ impl Group {
     }
 }
 
-impl Clique {
-    fn is_complete(&self) -> bool {
-        self.members.iter().all(Option::is_some)
-    }
-
-    fn sides(&self, channel: Channel) -> usize {
-        match channel {
-            Channel::Collective => self.members.len(),
-            Channel::Transfer { .. } => 2,
-        }
-    }
-
-    /// The rank that sits on a side.
-    fn rank_of(channel: Channel, side: usize) -> usize {
-        match channel {
-            Channel::Collective => side,
-            Channel::Transfer { from, to } => [from, to][side],
-        }
-    }
-}
-
 impl Nccl {
     /// Communicators that were not destroyed.
     pub(crate) fn leaks(&self, device: usize) -> usize {
@@ -146,14 +115,12 @@ impl Sim {
         let mut seats = Vec::with_capacity(calls.len());
         for call in calls {
             let (channel, side) = call.seat(rank);
-            let called = clique.called.entry((channel, side)).or_default();
             seats.push(Seat {
                 call,
                 channel,
-                number: *called,
+                number: clique.count_call(channel, side),
                 side,
             });
-            *called += 1;
         }
         let group = Arc::new(Group {
             clique: number,
@@ -172,10 +139,17 @@ impl Sim {
         if group.is_done() {
             return; // aborted
         }
-        for seat in &group.calls {
+        for (index, seat) in group.calls.iter().enumerate() {
             let Some(clique) = self.nccl.cliques.get_mut(&group.clique) else {
                 return;
             };
+            if seat.call.lost {
+                continue;
+            }
+            if clique.is_abroad() {
+                self.post(group, index, who);
+                continue;
+            }
             let sides = clique.sides(seat.channel);
             let key = (seat.channel, seat.number);
             let meeting = clique.meetings.entry(key).or_default();
@@ -195,13 +169,13 @@ impl Sim {
                 .flatten()
                 .flatten()
                 .collect();
-            self.hold(group.clique, &parties);
+            self.hold(group.clique, seat.number, &parties);
             parties.iter().for_each(|party| party.group.finish_one());
         }
     }
 
     /// A meeting: all of its parties are there.
-    fn hold(&mut self, clique: u64, parties: &[Party]) {
+    fn hold(&mut self, clique: u64, number: u64, parties: &[Party]) {
         let first = &parties[0];
         if let Some(other) = parties.iter().find(|party| !party.call.matches(&first.call)) {
             let text = format!("{} meets {}", first.call, other.call);
@@ -209,13 +183,26 @@ impl Sim {
             self.fail(clique, Outcome::ncclInvalidUsage);
             return;
         }
-        collective::perform(self, parties);
+        let ring = self.ring(clique, number, parties.len());
+        for party in parties {
+            self.count_wire(clique, &party.call, ring);
+        }
+        collective::perform(self, parties, ring);
     }
 
-    /// An asynchronous error of all ranks.
+    /// Where the ring begins in which a meeting adds up: for all of its ranks the same, in whatever process they are.
+    fn ring(&self, clique: u64, number: u64, sides: usize) -> usize {
+        let seed = self.nccl.cliques.get(&clique).map_or(0, |clique| clique.seed);
+        let mixed = seed.wrapping_add(number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed >> 32) as usize % sides
+    }
+
+    /// An asynchronous error of all ranks of this process.
     fn fail(&mut self, clique: u64, error: Outcome) {
         for comm in self.nccl.comms.values_mut().filter(|comm| comm.clique == clique) {
-            comm.error = error;
+            if comm.error == Outcome::ncclSuccess {
+                comm.error = error;
+            }
         }
     }
 
@@ -229,27 +216,21 @@ impl Sim {
     /// Which ranks have not joined a communicator that others have joined.
     pub(crate) fn absent(&self) -> Option<String> {
         let clique = self.nccl.cliques.values().find(|clique| !clique.is_complete())?;
-        let members = clique.members.iter().enumerate();
-        let absent: Vec<String> = members
-            .filter(|(_, member)| member.is_none())
-            .map(|(rank, _)| rank.to_string())
+        let ranks = clique.members.len();
+        let absent: Vec<String> = (0..ranks)
+            .filter(|rank| !clique.has_joined(*rank))
+            .map(|rank| rank.to_string())
             .collect();
-        Some(format!(
-            "rank {} of {} has not joined",
-            absent.join(", "),
-            clique.members.len()
-        ))
+        Some(format!("rank {} of {ranks} has not joined", absent.join(", ")))
     }
 
     /// Which calls a group waits for that their ranks have not made; `None` where all were made.
     pub(crate) fn missing(&self, group: &Group) -> Option<String> {
         let clique = self.nccl.cliques.get(&group.clique)?;
         for seat in &group.calls {
-            let sides = clique.sides(seat.channel);
-            let called = |side: usize| clique.called.get(&(seat.channel, side)).copied().unwrap_or(0);
-            let missing: Vec<String> = (0..sides)
-                .filter(|side| called(*side) <= seat.number)
-                .map(|side| Clique::rank_of(seat.channel, side).to_string())
+            let missing: Vec<String> = (0..clique.sides(seat.channel))
+                .filter(|side| clique.called(seat.channel, *side) <= seat.number)
+                .map(|side| seat.channel.rank_of(side).to_string())
                 .collect();
             if !missing.is_empty() {
                 return Some(format!(

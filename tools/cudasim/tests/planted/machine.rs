@@ -136,7 +136,7 @@ unsafe extern "C" {
 /// ncclUniqueId.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct UniqueId([u64; 16]);
+pub struct UniqueId(pub [u64; 16]);
 
 impl UniqueId {
     pub fn new() -> Self {

@@ -4,10 +4,10 @@ use std::ffi::{c_int, c_void};
 
 use cudarc::nccl::sys::ncclResult_t as Outcome;
 
-use super::comms::is_complete;
+use super::join::is_complete;
 use super::{Answer, GROUP, answer, checked, refuse};
 use crate::api::checked_stream;
-use crate::faults::Call as Fault;
+use crate::faults::{Call as Fault, Course};
 use crate::nccl::arithmetic::{Element, Reduction};
 use crate::nccl::collective::{Call, Function};
 use crate::rules::Rule;
@@ -55,7 +55,7 @@ fn call(request: &Request, function: Option<Function>) -> c_int {
         if request.count == 0 {
             return Ok(());
         }
-        let call = Call {
+        let mut call = Call {
             function,
             count: request.count,
             element,
@@ -63,16 +63,24 @@ fn call(request: &Request, function: Option<Function>) -> c_int {
             to: gets.then_some(request.to as u64),
             rank,
             ranks,
+            lost: false,
         };
         let stream = checked_stream(sim, request.stream as usize)
             .or_else(|_| refuse(Outcome::ncclInvalidArgument, "the stream"))?;
         check(sim, &call, comm, stream)?;
-        if sim.faults.meet(Fault::Collective).is_err() {
-            // The rank's part never happens, which shows later, and to the others as the loss of a peer.
-            sim.fail(clique, Outcome::ncclRemoteError);
-            let comm = sim.nccl.comms.get_mut(&comm).expect("checked above");
-            comm.error = Outcome::ncclSystemError;
-            return Ok(());
+        match sim.faults.count(Fault::Collective) {
+            Some(Course::Fails) => {
+                // The rank's part never happens, which shows later, and to the others as the loss of a peer.
+                let mine = sim.nccl.comms.get_mut(&comm).expect("checked above");
+                mine.error = Outcome::ncclSystemError;
+                sim.fail(clique, Outcome::ncclRemoteError);
+                if let Some(board) = &sim.nccl.cliques[&clique].board {
+                    board.fail(rank);
+                }
+                return Ok(());
+            }
+            Some(Course::Hangs) => call.lost = true,
+            None => {}
         }
         let in_group = GROUP.with_borrow_mut(|group| {
             if group.depth > 0 {

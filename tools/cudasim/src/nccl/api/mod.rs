@@ -4,13 +4,14 @@
 
 mod calls;
 mod comms;
+mod join;
 
 use std::cell::RefCell;
 use std::ffi::{CString, c_char, c_int, c_void};
 
 use cudarc::nccl::sys::ncclResult_t as Outcome;
 
-use self::comms::wait_for_all;
+use self::join::wait_for_all;
 use super::collective::Call;
 use crate::rules::Rule;
 use crate::sim::{Handle, Locked, Sim};
