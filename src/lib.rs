@@ -10,6 +10,7 @@ pub mod error;
 pub mod eval;
 pub mod exec;
 pub mod network;
+pub mod parallel;
 pub mod plan;
 pub mod rng;
 pub mod shape;

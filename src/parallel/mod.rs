@@ -1,0 +1,3 @@
+//! Replicas, and the processes that they live in.
+
+pub mod control;
