@@ -85,7 +85,7 @@ pub(super) enum Report {
 const RETRY: Duration = Duration::from_millis(200);
 
 /// For an answer to a hello; then it is somebody else's port.
-const GREETING: Duration = Duration::from_secs(3);
+const GREETING: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {

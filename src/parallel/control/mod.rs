@@ -23,6 +23,8 @@ mod link;
 mod member;
 mod message;
 mod node;
+#[cfg(test)]
+mod simulated;
 mod wire;
 
 pub use launcher::{Environment, Launch, Launcher, Meeting};

@@ -32,16 +32,8 @@ impl Coordinator {
     }
 
     pub(super) fn hello(&mut self, now: Duration, connection: Connection, hello: Hello) {
-        match &self.phase {
-            Phase::Joining => {}
-            Phase::Running | Phase::Done => {
-                let refused = Failure::Refused(self.twice(&hello));
-                return self.turn_away(connection, refused);
-            }
-            Phase::Failed(failure) => {
-                let failure = failure.clone();
-                return self.turn_away(connection, failure);
-            }
+        if self.phase != Phase::Joining {
+            return self.late(connection, &hello);
         }
         if let Some(mismatch) = self.conflict(&hello) {
             // The newcomer has no seat, and is told too.
@@ -67,6 +59,20 @@ impl Coordinator {
         if self.seats.iter().all(Option::is_some) {
             self.welcome(now);
         }
+    }
+
+    /// A hello after all had met. From a process that has a seat it means that its connection was lost on the way.
+    fn late(&mut self, connection: Connection, hello: &Hello) {
+        let seat = self.seats.get(hello.rank).and_then(Option::as_ref);
+        if seat.is_some_and(|seat| is_same_process(&seat.hello, hello)) {
+            let reason = "it lost its connection and came again".into();
+            self.lose(hello.rank, Loss::Closed { reason });
+        }
+        let failure = match &self.phase {
+            Phase::Failed(failure) => failure.clone(),
+            Phase::Joining | Phase::Running | Phase::Done => Failure::Refused(self.twice(hello)),
+        };
+        self.turn_away(connection, failure);
     }
 
     fn turn_away(&mut self, connection: Connection, failure: Failure) {
@@ -123,8 +129,10 @@ impl Coordinator {
                 "",
             ));
         };
-        let again = |seat: &Seat| (&seat.hello.host, seat.hello.pid) == (&hello.host, hello.pid);
-        if place.as_ref().is_some_and(|seat| !again(seat)) {
+        if place
+            .as_ref()
+            .is_some_and(|seat| !is_same_process(&seat.hello, hello))
+        {
             return Some(self.twice(hello));
         }
         let others = self
@@ -184,6 +192,10 @@ impl Coordinator {
     pub(super) fn leave_early(&mut self, rank: usize, exit: u8) {
         self.lose(rank, Loss::Left { exit });
     }
+}
+
+fn is_same_process(one: &Hello, other: &Hello) -> bool {
+    (&one.host, one.pid) == (&other.host, other.pid)
 }
 
 fn place(hello: &Hello) -> String {
