@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use super::launcher::{LOOPBACK, Launch, Meeting};
-use super::member::Call;
+use super::member::{Call, is_good};
 use super::message::{Bytes, Halt, Hello, Membership};
 use super::{Settings, wire};
 use crate::error::{Error, LostPeer, Result};
@@ -179,7 +179,10 @@ impl Control {
     /// anybody has 75. Any other code tells the others that this process is lost.
     pub fn leave(mut self, exit: u8) -> Result<u8> {
         self.call(Call::Leave(exit));
-        let job = self.board.wait(|state| state.left);
+        let job = match is_good(exit) {
+            true => self.board.wait(|state| state.left),
+            false => Ok(exit),
+        };
         self.end(Command::End);
         job
     }

@@ -198,20 +198,29 @@ fn refusals_are_right(schedule: &Schedule, world: &World<'_>) -> Rule {
 /// Everybody of a job that has met learns of the first loss soon.
 fn in_time(schedule: &Schedule, world: &World<'_>) -> Rule {
     let met = world.processes.iter().map(|process| process.app.joined).max();
-    let losses = || world.struck.iter().filter(|(_, fault)| fault.loses().is_some());
-    let first = losses().map(|(time, _)| Duration::from_micros(*time)).min();
-    let (Some(Some(met)), Some(first)) = (met, first) else {
-        return Ok(());
-    };
     if world.processes.iter().any(|process| process.app.joined.is_none()) {
         return Ok(()); // it ends with the meeting's own time
     }
+    let met = met.flatten().unwrap_or_default();
+    // A connection that is cut before all have met is made again.
+    let counts = |time: Duration, fault: &Fault| {
+        fault.loses().is_some() && (time >= met || !matches!(fault, Fault::Cut { .. }))
+    };
+    let struck = world
+        .struck
+        .iter()
+        .map(|(time, fault)| (Duration::from_micros(*time), fault));
+    let losses = || struck.clone().filter(|(time, fault)| counts(*time, fault));
+    let Some(first) = losses().map(|(time, _)| time).min() else {
+        return Ok(());
+    };
     let frozen = world.struck.iter().map(|(_, fault)| match fault {
         Fault::Freeze { micros, .. } => Duration::from_micros(micros.unwrap_or_default()),
         _ => Duration::ZERO,
     });
-    // Rank 0 may be lost while it is about to name another: each loss has its own silence.
-    let silences = schedule.settings().silence * losses().count() as u32;
+    // Rank 0 may be lost while it is about to name another: each loss has its own silence, except those that are heard.
+    let quiet = losses().filter(|(_, fault)| !is_heard(fault)).count();
+    let silences = schedule.settings().silence * quiet as u32;
     let bound = met.max(first) + frozen.sum::<Duration>() + silences + NETWORK;
     for (rank, process) in world.processes.iter().enumerate() {
         if let Some((time, End::Failed(_))) = &process.app.end {
@@ -221,6 +230,14 @@ fn in_time(schedule: &Schedule, world: &World<'_>) -> Rule {
         }
     }
     Ok(())
+}
+
+/// Whether the loss closes a connection.
+fn is_heard(fault: &Fault) -> bool {
+    matches!(
+        fault,
+        Fault::Crash { .. } | Fault::Cut { .. } | Fault::OwnError { .. }
+    )
 }
 
 /// Ways of messages, and ticks, between a loss and what the last one learns of it.
