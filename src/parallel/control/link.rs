@@ -21,6 +21,8 @@ mod tests;
 use board::Board;
 use driver::{Command, Driver};
 use poll::Waker;
+#[cfg(test)]
+pub(super) use tests::say;
 
 /// A process's place in a job that has met.
 ///

@@ -5,6 +5,7 @@
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use super::link::say;
 use schedule::Schedule;
 use world::World;
 
@@ -42,14 +43,9 @@ fn run(first: u64, count: u64) {
     // Every kind of ending must be among many schedules, else the schedules test nothing.
     assert!(count < 1000 || [done, stopped, failed].iter().all(|n| *n > count / 50));
     let seconds = started.elapsed().as_secs_f64();
-    std::io::Write::write_all(
-        &mut std::io::stderr(),
-        format!(
-            "schedules {first} and on: {done} done, {stopped} stopped, {failed} failed; {seconds:.1} s\n"
-        )
-        .as_bytes(),
-    )
-    .unwrap();
+    say(&format!(
+        "schedules {first} and on: {done} done, {stopped} stopped, {failed} failed; {seconds:.1} s"
+    ));
 }
 
 /// The seed that is asked for, or a fresh one.

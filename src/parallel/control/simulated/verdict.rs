@@ -33,7 +33,7 @@ pub(super) fn of(schedule: &Schedule, world: &World<'_>) -> Result<Ending, Strin
     one_membership(schedule, world)?;
     one_stop(world)?;
     nobody_leaves_alone(world)?;
-    the_lost_are_named(schedule, world)?;
+    the_lost_are_named(world)?;
     refusals_are_right(schedule, world)?;
     in_time(schedule, world)?;
     let ends = || ends(world).map(|(_, end)| end);
@@ -130,7 +130,7 @@ fn rank_0_slept(world: &World<'_>) -> bool {
 }
 
 /// Only who has a fault is called lost. Who is cut off from rank 0 calls rank 0 lost.
-fn the_lost_are_named(schedule: &Schedule, world: &World<'_>) -> Rule {
+fn the_lost_are_named(world: &World<'_>) -> Rule {
     for (observer, end) in ends(world) {
         let End::Failed(Failure::Lost(LostPeer { rank, .. })) = end else {
             continue;
@@ -142,9 +142,7 @@ fn the_lost_are_named(schedule: &Schedule, world: &World<'_>) -> Rule {
         let cut = |fault: &Fault| {
             *rank == 0 && matches!(fault, Fault::Cut { rank } | Fault::Hole { rank } if *rank == observer)
         };
-        let own = *rank == 0 && schedule.write_fails.is_some();
-        let named =
-            own || rank_0_slept(world) || world.struck.iter().any(|(_, fault)| lost(fault) || cut(fault));
+        let named = rank_0_slept(world) || world.struck.iter().any(|(_, fault)| lost(fault) || cut(fault));
         rule(named, || format!("rank {observer} calls rank {rank} lost"))?;
     }
     Ok(())
@@ -202,9 +200,9 @@ fn in_time(schedule: &Schedule, world: &World<'_>) -> Rule {
         return Ok(()); // it ends with the meeting's own time
     }
     let met = met.flatten().unwrap_or_default();
-    // A connection that is cut before all have met is made again.
+    // A connection that breaks before all have met is made again.
     let counts = |time: Duration, fault: &Fault| {
-        fault.loses().is_some() && (time >= met || !matches!(fault, Fault::Cut { .. }))
+        fault.loses().is_some() && (time >= met || !matches!(fault, Fault::Cut { .. } | Fault::Hole { .. }))
     };
     let struck = world
         .struck

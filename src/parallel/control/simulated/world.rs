@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::app::{App, Want};
+use super::app::{App, End, Want};
 use super::schedule::{Fault, MS, Schedule};
 use crate::parallel::control::coordinator::{Connection, Coordinator};
 use crate::parallel::control::launcher::Launch;
@@ -226,6 +226,9 @@ impl<'a> World<'a> {
             return;
         }
         let wants = process.app.resume(now, &mut self.draw);
+        if let Some((_, End::Own(exit))) = process.app.end {
+            self.struck.push((self.now, Fault::OwnError { rank, exit }));
+        }
         self.wanted(rank, wants);
     }
 
@@ -319,7 +322,9 @@ impl<'a> World<'a> {
 
     fn strike(&mut self, fault: Fault) {
         let alive = |rank: usize| self.processes[rank].alive && self.processes[rank].app.end.is_none();
-        if fault.loses().is_some_and(|rank| !alive(rank)) {
+        // A process that is stopped does not come to its own error.
+        let sleeps = matches!(fault, Fault::OwnError { rank, .. } if self.processes[rank].frozen);
+        if sleeps || fault.loses().is_some_and(|rank| !alive(rank)) {
             return;
         }
         self.struck.push((self.now, fault.clone()));
@@ -367,10 +372,8 @@ impl<'a> World<'a> {
                 }
             }
             Fault::OwnError { rank, exit } => {
-                if !self.processes[rank].frozen {
-                    let wants = self.processes[rank].app.fail(now, exit);
-                    self.wanted(rank, wants);
-                }
+                let wants = self.processes[rank].app.fail(now, exit);
+                self.wanted(rank, wants);
             }
             Fault::Stranger { speaks } => self.stranger(speaks.then_some(Message::Wish {
                 signal: "SIGTERM".into(),
