@@ -4,6 +4,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+mod peers;
+
+pub use peers::{AbsentPeers, Loss, LostPeer};
+
 /// The result of anything that can fail in this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -110,6 +114,14 @@ pub enum Error {
         first: Box<BadSample>,
     },
 
+    /// A process of the job is gone or no longer answers. Exit 8.
+    #[error("{0}")]
+    PeerLost(Box<LostPeer>),
+
+    /// Processes of the job did not come in time. Exit 8.
+    #[error("{0}")]
+    PeersAbsent(Box<AbsentPeers>),
+
     /// A checkpoint could not be written; the earlier ones are untouched. Exit 9.
     #[error("checkpoint {} was not written: {source}; the earlier checkpoints are untouched", path.display())]
     Checkpoint {
@@ -143,7 +155,7 @@ pub enum Error {
 }
 
 /// Expected against found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Mismatch {
     /// What was looked at: a file, a flag, a layer.
     pub what: String,
@@ -260,6 +272,7 @@ impl Error {
             Self::OutOfMemory { .. } | Self::DoesNotFit { .. } => 5,
             Self::NonFinite { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,
+            Self::PeerLost(_) | Self::PeersAbsent(_) => 8,
             Self::Checkpoint { .. } => 9,
             Self::Replica { exit, .. } => *exit,
             Self::Stopped { .. } => 75,

@@ -9,6 +9,7 @@
 //! before anybody acts on it.
 
 mod agreement;
+pub mod control;
 mod local;
 mod meeting;
 mod nccl;
