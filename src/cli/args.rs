@@ -298,6 +298,10 @@ pub(super) struct TrainArgs {
     /// by the default rule where a plan file does not hold
     #[arg(long, help_heading = "Run")]
     pub(super) allow_drift: bool,
+    /// With several processes (srun, torchrun, mpirun): how long one may be silent before it counts as lost, and the others
+    /// end with exit 8 [default: 10]
+    #[arg(long, value_name = "SECONDS", help_heading = "Run")]
+    pub(super) peer_timeout: Option<f64>,
     /// Decide everything, print the recipe and the forecast, and stop
     #[arg(long, help_heading = "Run")]
     pub(super) dry_run: bool,

@@ -1,6 +1,7 @@
 //! Where to compute: from the flags to a back end.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::available_parallelism;
 
 use super::args::{ComputeArgs, ConvAlgo, PrecisionArg, Reduce};
@@ -13,6 +14,7 @@ use crate::backend::{Backend as _, Precision};
 use crate::bench;
 use crate::error::{Error, Result};
 use crate::parallel::Reduction;
+use crate::parallel::control::Control;
 use crate::plan::Rates;
 use crate::train::event::Observer;
 use crate::train::{Ended, Job, Replicas, train, train_on_devices};
@@ -118,14 +120,14 @@ impl DeviceName {
 /// More than any machine has: what is larger is a mistake.
 const MOST_DEVICES: usize = 1024;
 
-/// Replicas: as said, or one for each device.
-pub(super) fn replicas_on(device: &str, said: Option<usize>) -> Result<usize> {
-    match (DeviceName::parse(device)?.count(), said) {
+/// Replicas: as said, or one for each of `devices`, which `name` stands for.
+pub(super) fn replicas_on(name: &str, devices: usize, said: Option<usize>) -> Result<usize> {
+    match (devices, said) {
         (1, said) => Ok(said.unwrap_or(1)),
         (devices, None) => Ok(devices),
         (devices, Some(replicas)) if replicas == devices => Ok(replicas),
         (devices, Some(replicas)) => Err(Error::Usage(format!(
-            "--replicas: expected {devices}, one for each device of --device {device}, found {replicas}"
+            "--replicas: expected {devices}, one for each device of --device {name}, found {replicas}"
         ))),
     }
 }
@@ -193,17 +195,28 @@ fn same_model(devices: &[Cuda]) -> Result<()> {
 }
 
 impl Device {
-    /// Trains on all replicas.
-    pub(super) fn train(&self, job: Job, observer: &mut dyn Observer) -> Result<Ended> {
+    /// Trains on all replicas, with those of other processes where there is a way to them.
+    pub(super) fn train(
+        &self,
+        control: Option<&Arc<Control>>,
+        job: Job,
+        observer: &mut dyn Observer,
+    ) -> Result<Ended> {
         match self {
             Self::Cpu(all, each) => train(replicas(all, each), job, observer),
-            Self::Cuda(each) if self.devices() > 1 => {
-                // Whatever found them found NCCL, too.
-                let libraries = Libraries::load(&[])?;
-                let reduction = job.recipe.reduce;
-                train_on_devices(each, libraries, reduction, job, observer)
+            Self::Cuda(each) if self.devices() > 1 || control.is_some() => {
+                // Whatever found the driver has looked for NCCL, too.
+                train_on_devices(each, Libraries::load(&[])?, control, job, observer)
             }
             Self::Cuda(each) => train(replicas(&each[0], each), job, observer),
+        }
+    }
+
+    /// What tells its devices from all others of a machine.
+    pub(super) fn identities(&self) -> Vec<String> {
+        match self {
+            Self::Cpu(..) => Vec::new(),
+            Self::Cuda(each) => each.iter().map(|cuda| cuda.facts().uuid.clone()).collect(),
         }
     }
 

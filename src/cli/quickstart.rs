@@ -8,16 +8,17 @@ use serde_json::json;
 
 use super::args::{Cli, Command, QuickstartArgs};
 use super::compute::{Device, check_threads, on_device};
+use super::decide::decide;
 use super::eval::open_model;
 use super::output::{note, print_json, say};
+use super::processes::Placement;
 use super::progress::Progress;
-use super::train::{Data, decide, start_run};
+use super::train::{Data, start_run};
 use crate::backend::cpu::Cpu;
 use crate::data::shards::{Dataset, Split};
 use crate::data::verify::verify;
 use crate::error::{Error, Result};
 use crate::eval::{Center, evaluate};
-use crate::plan::WalkOrder;
 use crate::train::{Recipe, Stop};
 
 /// The recipe, which can also be given to `train --recipe`.
@@ -66,7 +67,6 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         opened,
         &run,
         stop,
-        WalkOrder::default(),
         &mut Progress::new(false),
     )?;
     if let Some(error) = ended.error {
@@ -127,7 +127,7 @@ fn recipe(data: &Path, run: &Path, seed: u64, threads: usize) -> Result<Recipe> 
     ]);
     let cli = Cli::try_parse_from(arguments).map_err(|e| Error::Usage(e.to_string()))?;
     match cli.command {
-        Command::Train(args) => decide(&args),
+        Command::Train(args) => decide(&args, &Placement::alone("cpu")),
         _ => Err(Error::Usage(
             "recipes/quickstart.toml is a recipe of verydeep train".into(),
         )),

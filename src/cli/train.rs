@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::{DiffArgs, TrainArgs};
-use super::compute::{Device, DeviceName, check_threads, on_device, replicas_on};
+use super::compute::{Device, check_threads, on_device};
+use super::decide::{decide, refuse_new_decisions};
 use super::output::{complain, note, print_json, say};
-use super::plan::{Division, forecast, micro_batch};
-use super::plans;
+use super::plan::{Division, forecast};
+use super::processes::{Placement, Processes};
 use super::progress::Progress;
 use crate::backend::Backend;
 use crate::backend::cuda::{Drift, Options};
@@ -18,12 +19,11 @@ use crate::data::preprocess::Preprocess;
 use crate::data::resize::RESIZER;
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
-use crate::network::init::Init;
-use crate::network::{Config, Network, Spec};
+use crate::network::Network;
 use crate::parallel::Reduction;
+use crate::parallel::control::Control;
 use crate::plan::{Memory, Mode, Plan, WalkOrder};
 use crate::train::event::Event;
-use crate::train::schedule::Schedule;
 use crate::train::{
     Ended, Job, Recipe, Start, Stop, check_replicas, compare_classes, create_run, diff as folds,
     equivalence_class, log, write_recipe,
@@ -32,13 +32,14 @@ use crate::weights::RunFolder;
 
 pub(super) fn train(args: &TrainArgs) -> Result<u8> {
     let stop = Stop::on_signals()?;
+    let processes = Processes::from_env(args.peer_timeout)?;
     let ended = match &args.resume {
-        Some(run) => resume(args, run, stop)?,
-        None => new_run(args, stop)?,
+        Some(run) => resume(args, run, &processes, stop)?,
+        None => new_run(args, &processes, stop)?,
     };
     let Some(ended) = ended else { return Ok(0) };
-    if args.json {
-        print_json(&ended.event);
+    if let (true, Some(event)) = (args.json, &ended.event) {
+        print_json(event);
     }
     match &ended.error {
         Some(error) => complain(error),
@@ -48,14 +49,16 @@ pub(super) fn train(args: &TrainArgs) -> Result<u8> {
     Ok(ended.error.map_or(0, |error| error.exit_code()))
 }
 
-fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
-    let mut recipe = decide(args)?;
+fn new_run(args: &TrainArgs, processes: &Processes, stop: Stop) -> Result<Option<Ended>> {
+    let folders = args.compute.cuda_libs.as_deref();
+    let place = processes.place(args.compute.device(), args.compute.replicas, folders)?;
+    let mut recipe = decide(args, &place)?;
     let data = Data::open(&recipe)?;
-    let device = open_device(&mut recipe, args)?;
+    let device = open_device(&mut recipe, args, &place)?;
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let memory = on_device!(&device, backend => {
-            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe, device.devices()))?
+            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe, place.all_devices()))?
         });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
@@ -64,25 +67,33 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
         .run
         .as_deref()
         .ok_or_else(|| Error::Usage("train: expected --run RUN".into()))?;
-    on_device!(&device, backend => check_memory(backend, device.devices(), &network, &recipe, args.walk.unwrap_or_default())?);
+    on_device!(&device, backend => check_memory(backend, &place, &network, &recipe, args.walk.unwrap_or_default())?);
     on_device!(&device, backend => prepare(backend, &network, &recipe)?);
     let mut progress = Progress::new(args.quiet);
-    start_run(
-        &device,
-        recipe,
-        data,
-        run,
-        stop,
-        args.walk.unwrap_or_default(),
-        &mut progress,
-    )
-    .map(Some)
+    let walk = args.walk.unwrap_or_default();
+    let start = Start::new_run(&recipe, &network)?;
+    let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
+    let train = |control: Option<&Arc<Control>>| {
+        let run = if processes.is_first() {
+            create_run(run, &recipe)?
+        } else {
+            RunFolder::new(run)
+        };
+        let job = Job {
+            walk,
+            ..data.job(recipe, run, network, class.clone(), start, stop)
+        };
+        device.train(control, job, &mut progress)
+    };
+    processes
+        .together(&device, &class, args.allow_drift, train)
+        .map(Some)
 }
 
 /// Refuses before it starts what the device has no memory for.
 fn check_memory<B: Backend>(
     backend: &B,
-    devices: usize,
+    place: &Placement,
     network: &Network,
     recipe: &Recipe,
     order: WalkOrder,
@@ -93,7 +104,7 @@ fn check_memory<B: Backend>(
     let needed = |micro_batch: usize| {
         let division = Division {
             micro_batch,
-            ..Division::of(recipe, devices)
+            ..Division::of(recipe, place.all_devices())
         };
         Ok::<u64, Error>(forecast(backend, network, order, division)?.device)
     };
@@ -136,25 +147,24 @@ fn prepare<B: Backend>(backend: &B, network: &Network, recipe: &Recipe) -> Resul
 
 /// The recipe's device, which follows the recipe's plans. Where they do not hold and drift is allowed, says so and takes
 /// them out of the recipe, which would say something else than what is computed.
-fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
+fn open_device(recipe: &mut Recipe, args: &TrainArgs, place: &Placement) -> Result<Device> {
     let options = Options {
         precision: recipe.precision,
         graphs: args.compute.cuda_graph,
     };
-    let folders = args.compute.cuda_libs.as_deref();
-    if recipe.reduce == Reduction::Nccl && DeviceName::parse(&recipe.device)?.count() == 1 {
+    if recipe.reduce == Reduction::Nccl && place.all_devices() == 1 {
         return Err(Error::Usage(format!(
             "--reduce nccl: expected with several devices, as in --device cuda:0-3, found --device {}",
             recipe.device
         )));
     }
     let device = Device::open(
-        &recipe.device,
-        recipe.replicas,
+        &place.device,
+        place.local_replicas(),
         options,
         recipe.conv_algo,
         recipe.threads,
-        folders,
+        args.compute.cuda_libs.as_deref(),
     )?;
     if let Some(plans) = &recipe.plans {
         let drift = if args.allow_drift {
@@ -173,28 +183,23 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
     Ok(device)
 }
 
-/// Starts a run in a new folder and trains it to its end.
+/// Starts a run in a new folder and trains it to its end, in one process.
 pub(super) fn start_run(
     device: &Device,
     recipe: Recipe,
     data: Data,
     run: &Path,
     stop: Stop,
-    order: WalkOrder,
     progress: &mut Progress,
 ) -> Result<Ended> {
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::new_run(&recipe, &network)?;
     let run = create_run(run, &recipe)?;
     let class = on_device!(device, backend => class_of(backend, &recipe, &data, &start));
-    let job = Job {
-        walk: order,
-        ..data.job(recipe, run, network, class, start, stop)
-    };
-    device.train(job, progress)
+    device.train(None, data.job(recipe, run, network, class, start, stop), progress)
 }
 
-fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
+fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> Result<Option<Ended>> {
     refuse_new_decisions(args)?;
     let run = RunFolder::new(root);
     if !run.recipe().is_file() {
@@ -212,14 +217,16 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     if let Some(device) = &args.compute.device {
         recipe.device.clone_from(device);
     }
-    if args.compute.device.is_some() || args.compute.replicas.is_some() {
-        recipe.replicas = replicas_on(&recipe.device, args.compute.replicas)?;
-    }
+    // Threads that share a processor stay as many; how many GPUs there are is another question every time.
+    let kept = (recipe.device == "cpu").then_some(recipe.replicas);
+    let folders = args.compute.cuda_libs.as_deref();
+    let place = processes.place(&recipe.device, args.compute.replicas.or(kept), folders)?;
+    recipe.replicas = place.replicas;
     recipe.check()?;
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::resumed(&run, &recipe, &network)?;
-    let device = open_device(&mut recipe, args)?;
+    let device = open_device(&mut recipe, args, &place)?;
     let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
     if let Some(stored) = &start.class
         && !args.allow_drift
@@ -229,126 +236,34 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     if start.progress.step >= recipe.total_steps(data.training.len() as u64)
         && let Some(event) = finished(&run)?
     {
-        return Ok(Some(Ended { event, error: None }));
+        return Ok(Some(Ended {
+            event: Some(event),
+            error: None,
+        }));
     }
-    on_device!(&device, backend => check_memory(backend, device.devices(), &network, &recipe, args.walk.unwrap_or_default())?);
-    if args.epochs.is_some() || args.iterations.is_some() {
-        write_recipe(&run, &recipe)?;
-    }
-    let job = Job {
-        walk: args.walk.unwrap_or_default(),
-        ..data.job(recipe, run, network, class, start, stop)
-    };
+    on_device!(&device, backend => check_memory(backend, &place, &network, &recipe, args.walk.unwrap_or_default())?);
+    let longer = args.epochs.is_some() || args.iterations.is_some();
+    let walk = args.walk.unwrap_or_default();
     let mut progress = Progress::new(args.quiet);
-    device.train(job, &mut progress).map(Some)
+    let train = |control: Option<&Arc<Control>>| {
+        if longer && processes.is_first() {
+            write_recipe(&run, &recipe)?;
+        }
+        let job = Job {
+            walk,
+            ..data.job(recipe, run, network, class.clone(), start, stop)
+        };
+        device.train(control, job, &mut progress)
+    };
+    processes
+        .together(&device, &class, args.allow_drift, train)
+        .map(Some)
 }
 
 /// The `end` event of a run that is finished already.
 fn finished(run: &RunFolder) -> Result<Option<Event>> {
     let last = log::read_log(&run.log())?.pop().map(|line| line.event);
     Ok(last.filter(|event| matches!(event, Event::End { exit: 0, .. })))
-}
-
-/// A resumed run keeps its recipe: what would change it is refused.
-fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
-    let network = &args.network;
-    let said = [
-        ("--data", args.data.is_some()),
-        ("--recipe", args.recipe.is_some()),
-        ("--config", args.config.is_some()),
-        ("--batch-norm", network.batch_norm.is_some()),
-        ("--crop", network.crop.is_some()),
-        ("--width", network.width.is_some()),
-        ("--fc", network.fc.is_some()),
-        ("--dropout", args.dropout.is_some()),
-        ("--init", args.init.is_some()),
-        ("--init-from", args.init_from.is_some()),
-        ("--weights", args.weights.is_some()),
-        ("--scale", args.scale.is_some()),
-        ("--no-augment", args.no_augment.is_some()),
-        ("--on-bad", args.on_bad.is_some()),
-        ("--io", args.io.is_some()),
-        ("--batch", args.batch.is_some()),
-        ("--micro-batch", args.micro_batch.is_some()),
-        ("--lr", args.lr.is_some()),
-        ("--schedule", args.schedule.is_some()),
-        ("--plateau-patience", args.plateau_patience.is_some()),
-        ("--plateau-drops", args.plateau_drops.is_some()),
-        ("--momentum", args.momentum.is_some()),
-        ("--weight-decay", args.weight_decay.is_some()),
-        ("--bias-decay", args.bias_decay.is_some()),
-        ("--bias-lr", args.bias_lr.is_some()),
-        ("--seed", args.seed.is_some()),
-        ("--checkpoint-every", args.checkpoint_every.is_some()),
-        ("--validate-every", args.validate_every.is_some()),
-        ("--stop-if-stuck", args.stop_if_stuck.is_some()),
-        ("--folds", args.folds.is_some()),
-        ("--precision", args.compute.precision.is_some()),
-        ("--reduce", args.compute.reduce.is_some()),
-        ("--plans", args.plans.is_some()),
-        ("--conv-algo", args.compute.conv_algo.is_some()),
-        ("--dry-run", args.dry_run),
-    ];
-    match said.iter().find(|(_, said)| *said) {
-        None => Ok(()),
-        Some((flag, _)) => Err(Error::Usage(format!(
-            "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas, \
-             --cuda-graph, --walk and --threads can be said (to fine-tune, start a new run with --weights)"
-        ))),
-    }
-}
-
-/// Every decision, with the paper's number where nothing was said.
-pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
-    let needed = |flag: &str| Error::Usage(format!("train: expected {flag}"));
-    let config: Config = args.config.ok_or_else(|| needed("--config"))?;
-    let spec: Spec = args.network.spec(config, 1, args.dropout);
-    let batch = args.batch.unwrap_or(256);
-    let recipe = Recipe {
-        data: args.data.clone().ok_or_else(|| needed("--data SHARDS"))?,
-        config,
-        batch_norm: spec.batch_norm,
-        crop: spec.crop,
-        scale: args.scale.unwrap_or("256".parse()?),
-        width: spec.width,
-        fc: spec.fc,
-        dropout: spec.dropout,
-        init: args.init.unwrap_or(Init::Glorot),
-        init_from: args.init_from.clone(),
-        weights: args.weights.clone(),
-        batch,
-        micro_batch: micro_batch(args.micro_batch, batch),
-        epochs: match (args.epochs, args.iterations) {
-            (None, None) => Some(crate::train::PAPER_EPOCHS),
-            (epochs, _) => epochs,
-        },
-        iterations: args.iterations,
-        lr: args.lr.unwrap_or(0.01),
-        schedule: args.schedule.unwrap_or(Schedule::Plateau),
-        plateau_patience: args.plateau_patience.unwrap_or(5),
-        plateau_drops: args.plateau_drops.unwrap_or(3),
-        momentum: args.momentum.unwrap_or(0.9),
-        weight_decay: args.weight_decay.unwrap_or(5e-4),
-        bias_decay: args.bias_decay.unwrap_or(1.0),
-        bias_lr: args.bias_lr.unwrap_or(1.0),
-        seed: args.seed.unwrap_or(1),
-        no_augment: args.no_augment.unwrap_or(false),
-        checkpoint_every: args.checkpoint_every,
-        validate_every: args.validate_every,
-        stop_if_stuck: args.stop_if_stuck,
-        folds: args.folds.unwrap_or(false),
-        on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
-        device: args.compute.device().into(),
-        replicas: replicas_on(args.compute.device(), args.compute.replicas)?,
-        reduce: args.compute.reduction(),
-        precision: args.compute.precision(),
-        conv_algo: args.compute.convolution(),
-        threads: args.compute.threads()?,
-        io: args.io.unwrap_or_default(),
-        plans: args.plans.as_deref().map(plans::read).transpose()?,
-    };
-    recipe.check()?;
-    Ok(recipe)
 }
 
 /// The two splits of a run.
@@ -426,14 +341,14 @@ fn dry_run(args: &TrainArgs, recipe: &Recipe, data: &Data, memory: &Memory) {
 }
 
 fn summarise(ended: &Ended, run: Option<&Path>) {
-    let Event::End {
+    let Some(Event::End {
         step,
         weights_sha256,
         images_per_sec,
         top1,
         top5,
         ..
-    } = &ended.event
+    }) = &ended.event
     else {
         return;
     };

@@ -38,7 +38,7 @@ impl<'b, B: Backend> Local<'b, B> {
             talk,
             room: Arc::clone(&room),
         };
-        Talk::among(replicas).map(member).collect()
+        Talk::among(replicas, None).map(member).collect()
     }
 
     /// A group of one.
@@ -67,7 +67,7 @@ impl<B: Backend> Group<B> for Local<'_, B> {
         rule: &UpdateRule,
         params: &StepParams,
     ) -> Result<()> {
-        let Place { rank, replicas } = self.talk.place();
+        let Place { rank, replicas, .. } = self.talk.place();
         if replicas > 1 {
             training.backend().wait()?; // another stream goes on
         }

@@ -31,12 +31,17 @@ pub struct Place {
     pub rank: usize,
     /// All replicas of the run.
     pub replicas: usize,
+    /// Those of this process.
+    pub local: usize,
 }
 
 /// A replica's way to the others. All of them make the same calls in the same order.
 pub trait Group<B: Backend> {
     /// Which of the replicas this is.
     fn place(&self) -> Place;
+
+    /// A step begins.
+    fn begin(&mut self, _step: u64) {}
 
     /// Says `message` to all, hears what each said, by rank. Errors where one of them is gone.
     fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>>;

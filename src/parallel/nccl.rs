@@ -1,10 +1,12 @@
 //! Replicas on devices of their own, which exchange gradients by NCCL.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::thread;
 
 use serde::{Deserialize, Serialize};
 
+use super::control::{Control, Membership};
 use super::talk::Talk;
 use super::{Group, Place, agree};
 use crate::backend::cuda::libraries::Libraries;
@@ -35,29 +37,42 @@ pub struct Nccl<'b> {
     reduction: Reduction,
     /// What has been sent away of this step.
     sent: Vec<Range<usize>>,
+    step: u64,
 }
 
 impl<'b> Nccl<'b> {
-    /// The group of replicas on `devices`, in the order of their ranks. All join at once.
-    pub fn group(devices: &'b [Cuda], libraries: &Libraries, reduction: Reduction) -> Result<Vec<Self>> {
-        let id = UniqueId::new(libraries)?;
-        let ranks = devices.len();
+    /// The replicas of this process, on `devices`, in the order of their ranks. All of all processes join at once.
+    pub fn group(
+        devices: &'b [Cuda],
+        libraries: &Libraries,
+        reduction: Reduction,
+        control: Option<&Arc<Control>>,
+    ) -> Result<Vec<Self>> {
+        let id = match control {
+            Some(control) => UniqueId::from_slice(&control.membership().blob.0)?,
+            None => UniqueId::new(libraries)?,
+        };
+        let on_node = control.map_or(devices.len(), |control| {
+            replicas_on_a_node(control.membership(), devices.len())
+        });
         thread::scope(|scope| {
             let joining: Vec<_> = devices
                 .iter()
-                .zip(Talk::among(ranks))
+                .zip(Talk::among(devices.len(), control))
                 .map(|(cuda, talk)| {
                     scope.spawn(move || {
-                        let rank = talk.place().rank;
-                        let levels = Levels::new(rank, 1, ranks);
+                        let Place { rank, replicas, .. } = talk.place();
+                        let levels = Levels::new(rank, replicas / on_node, on_node);
                         let alarm = || talk.check();
-                        let joined = Communicator::join(cuda, libraries, id, [rank, ranks], levels, &alarm)?;
+                        let ranks = [rank, replicas];
+                        let joined = Communicator::join(cuda, libraries, id, ranks, levels, &alarm)?;
                         Ok(Self {
                             cuda,
                             talk,
                             communicator: Some(joined),
                             reduction,
                             sent: Vec::new(),
+                            step: 0,
                         })
                     })
                 })
@@ -100,6 +115,7 @@ impl<'b> Nccl<'b> {
             gradient: sum,
         };
         communicator.update(cuda, plan, &owned, (rule, params), state)?;
+        talk.progress(params.step, "the gathering of weights");
         for elements in sent {
             communicator.gather(&mut parameters.weights, elements.clone(), &alarm)?;
             communicator.renew_copy(&mut parameters.weights, elements)?;
@@ -141,9 +157,32 @@ impl<'b> Nccl<'b> {
     }
 }
 
+/// How many replicas each node has, where all have as many, a power of two of them; else all replicas count as one node.
+fn replicas_on_a_node(job: &Membership, per_process: usize) -> usize {
+    let processes = job.peers.len();
+    // Ranks go node by node, and count from 0 on each.
+    let here = job
+        .peers
+        .iter()
+        .enumerate()
+        .take_while(|(rank, peer)| peer.local_rank == *rank)
+        .count();
+    let numbers = job.peers.iter().map(|peer| peer.local_rank);
+    let alike = numbers.eq((0..processes).map(|rank| rank % here.max(1)));
+    match alike && here.is_power_of_two() {
+        true => here * per_process,
+        false => processes * per_process,
+    }
+}
+
 impl Group<Cuda> for Nccl<'_> {
     fn place(&self) -> Place {
         self.talk.place()
+    }
+
+    fn begin(&mut self, step: u64) {
+        self.step = step;
+        self.talk.progress(step, "none of this step");
     }
 
     fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
@@ -160,6 +199,7 @@ impl Group<Cuda> for Nccl<'_> {
     }
 
     fn bucket_final(&mut self, bucket: &Bucket, sum: &mut Buffer) -> Result<()> {
+        self.talk.progress(self.step, "the reduction of gradients");
         let (elements, reduction) = (bucket.elements.clone(), self.reduction);
         let (cuda, talk, communicator) = self.parts()?;
         let alarm = || talk.check();

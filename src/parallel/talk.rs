@@ -1,25 +1,38 @@
-//! Small messages between replicas.
+//! Small messages between replicas: between the threads of a process, and between processes.
 
 use std::sync::Arc;
 
 use super::Place;
+use super::control::Control;
 use super::meeting::{Gone, LastWords, Meeting};
 use crate::error::{Error, Result};
 
-/// One replica's place among those of its process.
+/// One replica's place among all.
 pub(super) struct Talk {
     place: Place,
-    messages: Arc<Meeting<Vec<u8>, Vec<Vec<u8>>>>,
+    /// Its place among the replicas of this process.
+    member: usize,
+    messages: Arc<Meeting<Vec<u8>, Result<Vec<Vec<u8>>>>>,
+    /// The way to the other processes, if there are any.
+    control: Option<Arc<Control>>,
     words: Option<LastWords>,
 }
 
 impl Talk {
-    /// For every replica of a process, in the order of their ranks.
-    pub(super) fn among(replicas: usize) -> impl Iterator<Item = Self> {
-        let messages = Arc::new(Meeting::new(replicas));
-        (0..replicas).map(move |rank| Self {
-            place: Place { rank, replicas },
+    /// For every replica of a process that has `local` of them, in the order of their ranks.
+    pub(super) fn among(local: usize, control: Option<&Arc<Control>>) -> impl Iterator<Item = Self> {
+        let messages = Arc::new(Meeting::new(local));
+        let (process, processes) = control.map_or((0, 1), |control| (control.rank(), control.size()));
+        let control = control.cloned();
+        (0..local).map(move |member| Self {
+            place: Place {
+                rank: process * local + member,
+                replicas: processes * local,
+                local,
+            },
+            member,
             messages: Arc::clone(&messages),
+            control: control.clone(),
             words: None,
         })
     }
@@ -31,21 +44,59 @@ impl Talk {
 
     /// Says `message` to all, hears what each said, by rank.
     pub(super) fn exchange(&self, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
-        let to_all = |all: Vec<Vec<u8>>| vec![all; self.place.replicas];
         self.messages
-            .meet(self.place.rank, message, to_all)
-            .map_err(|gone| self.lost(gone, "hear what it says"))
+            .meet(self.member, message, |local| self.with_other_processes(local))
+            .map_err(|gone| self.lost(gone, "hear what it says"))?
+    }
+
+    /// What every replica of this process hears, once they have all spoken.
+    fn with_other_processes(&self, messages: Vec<Vec<u8>>) -> Vec<Result<Vec<Vec<u8>>>> {
+        let local = self.place.local;
+        let Some(control) = &self.control else {
+            return (0..local).map(|_| Ok(messages.clone())).collect();
+        };
+        let together = serde_json::to_vec(&messages).expect("plain data serialises");
+        let heard = control
+            .all_gather("an exchange of messages", together)
+            .and_then(|processes| unpacked(&processes, local));
+        match heard {
+            Ok(all) => (0..local).map(|_| Ok(all.clone())).collect(),
+            Err(error) => {
+                let (message, exit) = (error.to_string(), error.exit_code());
+                let rank = self.place.rank - self.member;
+                let as_told = |_| {
+                    Err(Error::Replica {
+                        rank,
+                        message: message.clone(),
+                        exit,
+                    })
+                };
+                let mut outcomes: Vec<_> = (0..local).map(as_told).collect();
+                outcomes[0] = Err(error);
+                outcomes
+            }
+        }
     }
 
     /// Errors where another replica is gone.
     pub(super) fn check(&self) -> Result<()> {
+        if let Some(peer) = self.control.as_ref().and_then(|control| control.failure()) {
+            return Err(Error::PeerLost(Box::new(peer)));
+        }
         match self.messages.gone() {
             Some(gone) => Err(self.lost(gone, "add its gradient")),
             None => Ok(()),
         }
     }
 
-    /// The error of a wait for a replica that is gone.
+    /// How far this replica is: what other processes name if it is lost.
+    pub(super) fn progress(&self, step: u64, doing: &'static str) {
+        if let Some(control) = &self.control {
+            control.beat(step, doing);
+        }
+    }
+
+    /// The error of a wait for a replica of this process that is gone.
     pub(super) fn lost(&self, gone: Gone, doing: &str) -> Error {
         let words = gone.words.unwrap_or_else(|| LastWords {
             message: format!(
@@ -55,13 +106,13 @@ impl Talk {
             exit: 8,
         });
         Error::Replica {
-            rank: gone.member,
+            rank: self.place.rank - self.member + gone.member,
             message: words.message,
             exit: words.exit,
         }
     }
 
-    /// What those hear who wait for this replica once it is gone.
+    /// What the other replicas of this process hear who wait for this one once it is gone.
     pub(super) fn last_words(&mut self, error: &Error) {
         self.words = Some(LastWords {
             message: error.to_string(),
@@ -75,8 +126,25 @@ impl Talk {
     }
 }
 
+/// The messages of all replicas, by rank.
+fn unpacked(processes: &[Vec<u8>], local: usize) -> Result<Vec<Vec<u8>>> {
+    let mut all = Vec::with_capacity(processes.len() * local);
+    for (process, together) in processes.iter().enumerate() {
+        let messages: Vec<Vec<u8>> = serde_json::from_slice(together).unwrap_or_default();
+        if messages.len() != local {
+            return Err(Error::invalid(
+                format_args!("what process {process} says"),
+                format_args!("messages of {local} replicas"),
+                messages.len(),
+            ));
+        }
+        all.extend(messages);
+    }
+    Ok(all)
+}
+
 impl Drop for Talk {
     fn drop(&mut self) {
-        self.messages.leave(self.place.rank, self.words.take());
+        self.messages.leave(self.member, self.words.take());
     }
 }

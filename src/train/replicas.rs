@@ -1,6 +1,7 @@
 //! A run on one or several replicas.
 
 use std::mem;
+use std::sync::Arc;
 use std::thread;
 
 use super::event::Observer;
@@ -10,7 +11,8 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
 use crate::exec::SharedParameters;
-use crate::parallel::{Group, Local, Nccl, Reduction, all_well};
+use crate::parallel::control::Control;
+use crate::parallel::{Group, Local, Nccl, all_well};
 
 /// Replicas that share weights: threads of this process, each with a back end of its own on the same device.
 #[derive(Clone, Copy)]
@@ -48,14 +50,15 @@ pub fn train<B: Backend>(
     let groups = Local::group(replicas.combiner, replicas.backends.len(), &parameters);
     let members = groups.into_iter().zip(replicas.backends);
     let members = members.map(|(group, backend)| (backend, group, parameters.clone()));
-    train_members(members.collect(), &job, observer)
+    train_members(members.collect(), &job, Some(observer))
 }
 
-/// The same on several devices, one replica on each, a power of two of them.
+/// The same with a replica on each device, a power of two of them. `control` is the way to the other processes of the job,
+/// where there are any: each calls this, and only the first has a log and an end event.
 pub fn train_on_devices(
     devices: &[Cuda],
     libraries: &Libraries,
-    reduction: Reduction,
+    control: Option<&Arc<Control>>,
     mut job: Job,
     observer: &mut dyn Observer,
 ) -> Result<Ended> {
@@ -69,9 +72,12 @@ pub fn train_on_devices(
         .map(|cuda| SharedParameters::new(cuda, &job.network, &weights, &momentum))
         .collect::<Result<Vec<_>>>()?;
     drop((weights, momentum));
-    let groups = Nccl::group(devices, libraries, reduction)?;
+    let groups = Nccl::group(devices, libraries, job.recipe.reduce, control)?;
     let members = devices.iter().zip(groups).zip(parameters);
     let members = members.map(|((cuda, group), parameters)| (cuda, group, parameters));
+    let observer = control
+        .is_none_or(|control| control.rank() == 0)
+        .then_some(observer);
     train_members(members.collect(), &job, observer)
 }
 
@@ -81,7 +87,7 @@ type Member<'a, B, G> = (&'a B, G, SharedParameters<B>);
 fn train_members<B: Backend, G: Group<B> + Send>(
     members: Vec<Member<'_, B, G>>,
     job: &Job,
-    observer: &mut dyn Observer,
+    observer: Option<&mut dyn Observer>,
 ) -> Result<Ended> {
     let mut members = members.into_iter();
     let first = members
@@ -98,8 +104,9 @@ fn train_members<B: Backend, G: Group<B> + Send>(
                     source,
                 })?;
         }
-        replica(first, job, Some(observer))?
-            .ok_or_else(|| Error::invalid("the first replica", "an observer", "none"))
+        // Its lifetime is shortened to that of this call.
+        let observer = observer.map(|observer| -> &mut dyn Observer { observer });
+        replica(first, job, observer)
     })
 }
 
@@ -108,7 +115,7 @@ fn replica<'a, B: Backend, G: Group<B>>(
     (backend, mut group, parameters): Member<'a, B, G>,
     job: &'a Job,
     observer: Option<&'a mut dyn Observer>,
-) -> Result<Option<Ended>> {
+) -> Result<Ended> {
     let prepared = prepare(backend, group.place(), parameters, job, observer);
     let prepared = all_well(&mut group, prepared)?;
     let mut trainer = Trainer::new(backend, group, job, prepared);

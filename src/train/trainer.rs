@@ -83,8 +83,8 @@ pub struct Job {
 /// How a run ended: the `end` event, and the error where there was one.
 #[derive(Debug)]
 pub struct Ended {
-    /// The last line of the log.
-    pub event: Event,
+    /// The last line of the log; `None` in a process that has no log.
+    pub event: Option<Event>,
     /// Why, if not by reaching its last step.
     pub error: Option<Error>,
 }
@@ -318,9 +318,9 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         load(self.backend, self.job.training.clone(), config)
     }
 
-    /// Replicas share the threads that prepare images.
+    /// Replicas of a process share the threads that prepare images.
     fn loader_threads(&self) -> usize {
-        (self.job.recipe.threads / self.group.place().replicas).max(1)
+        (self.job.recipe.threads / self.group.place().local).max(1)
     }
 
     /// Whether something that happens every `interval` steps, or once an epoch, is due at the present step.
@@ -345,6 +345,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
     /// One optimisation step: M leaves, their sum in tree order, one update.
     fn step(&mut self, loader: &mut Loader<B::HostMemory>) -> Step<()> {
         let started = Instant::now();
+        self.group.begin(self.progress.step);
         let recipe = &self.job.recipe;
         let (step, batch) = (self.progress.step, recipe.batch);
         let params = StepParams {
@@ -589,7 +590,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
     }
 
     /// Saves what there is, says how it ended. Nothing to say but for the first replica.
-    pub(super) fn end(mut self, outcome: Step<()>) -> Result<Option<Ended>> {
+    pub(super) fn end(mut self, outcome: Step<()>) -> Result<Ended> {
         let error = match outcome.and_then(|()| self.finish()) {
             Ok(()) => None,
             Err(Interrupted::Signal(signal)) => match self.checkpoint() {
@@ -617,7 +618,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             self.group.leave()?;
         }
         if self.journal.is_none() {
-            return Ok(None);
+            return Ok(Ended { event: None, error });
         }
         let reason = match &error {
             None => "finished".into(),
@@ -642,7 +643,8 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             top5: accuracy(Tally::top5_error),
         };
         self.emit(&event)?;
-        Ok(Some(Ended { event, error }))
+        let event = Some(event);
+        Ok(Ended { event, error })
     }
 
     /// The last checkpoint, and a validation of the final weights where the last one is older. That validation is for

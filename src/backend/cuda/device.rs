@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub struct DeviceFacts {
     /// The number in `cuda:N`.
     pub ordinal: usize,
+    /// What tells it from every other device: its UUID, in hexadecimal digits.
+    pub uuid: String,
     /// Marketing name.
     pub name: String,
     /// Major and minor; 9, 0 is Hopper.
@@ -53,6 +55,11 @@ fn facts(ordinal: usize) -> Result<DeviceFacts, DriverError> {
         |attribute| unsafe { result::device::get_attribute(device, attribute) }.map(i32::unsigned_abs);
     Ok(DeviceFacts {
         ordinal,
+        uuid: result::device::get_uuid(device)?
+            .bytes
+            .iter()
+            .map(|byte| format!("{:02x}", *byte as u8))
+            .collect(),
         name: result::device::get_name(device)?,
         compute_capability: (
             number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,

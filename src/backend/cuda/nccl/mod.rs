@@ -59,10 +59,13 @@ impl UniqueId {
     }
 
     /// As it was sent.
-    pub fn from_bytes(bytes: [u8; 128]) -> Self {
-        Self(ncclUniqueId {
+    pub fn from_slice(bytes: &[u8]) -> Result<Self> {
+        let bytes: [u8; 128] = bytes
+            .try_into()
+            .map_err(|_| Error::invalid("the id of NCCL's communicator", "128 bytes", bytes.len()))?;
+        Ok(Self(ncclUniqueId {
             internal: bytes.map(|byte| byte as c_char),
-        })
+        }))
     }
 }
 

@@ -6,6 +6,7 @@ use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUresult};
 
 use super::{Answer, answer, answer_always, current, need_context, put, set_current};
 use crate::faults::Call;
+use crate::nccl::node_of;
 use crate::rules::Rule;
 use crate::sim::Sim;
 
@@ -89,6 +90,23 @@ pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, room: c_int, device:
             name.add(length).write(0);
         }
         Ok(())
+    })
+}
+
+/// All processes see one machine: a device has the same identity in all of them that are in one node.
+///
+/// # Safety
+///
+/// `uuid` has room for 16 bytes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut [u8; 16], device: c_int) -> c_int {
+    answer_always(|sim| {
+        let device = checked(sim, device)?;
+        let mut id = *b"cudasim\0NNNNDDDD";
+        id[8..12].copy_from_slice(&(node_of(device) as u32).to_be_bytes());
+        id[12..].copy_from_slice(&(device as u32).to_be_bytes());
+        // SAFETY: the caller vouches for it.
+        unsafe { put(uuid, id) }
     })
 }
 

@@ -26,6 +26,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cudarc::nccl::sys::ncclResult_t as Outcome;
 
 pub use self::wire::Wire;
+pub(crate) use self::wire::node_of;
 
 use self::clique::{Channel, Clique};
 use self::collective::Call;

@@ -30,7 +30,7 @@ pub struct Wire {
 }
 
 /// The node of one of this process's devices.
-pub(super) fn node_of(device: usize) -> usize {
+pub(crate) fn node_of(device: usize) -> usize {
     let devices = variable("CUDASIM_DEVICES_PER_NODE", u64::MAX).max(1);
     variable("CUDASIM_NODE", 0) as usize + (device as u64 / devices) as usize
 }

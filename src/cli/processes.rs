@@ -1,0 +1,177 @@
+//! Several processes that train as one: which of them this is, which devices it takes, and how it meets the others.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::compute::{Device, DeviceName, library_folders, replicas_on};
+use super::output::note;
+use crate::backend::cuda::device::devices;
+use crate::backend::cuda::libraries::Libraries;
+use crate::backend::cuda::nccl::UniqueId;
+use crate::error::{Error, Result};
+use crate::parallel::control::{Bytes, Control, Hello, Launch, Settings};
+use crate::train::Ended;
+
+/// Where this process's replicas are, and how many there are in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placement {
+    /// The devices of this process, as `--device` has them.
+    pub(super) device: String,
+    /// How many these are.
+    pub(super) devices: usize,
+    /// Processes of the job.
+    pub(super) processes: usize,
+    /// Replicas of the job.
+    pub(super) replicas: usize,
+}
+
+impl Placement {
+    /// One process with one device.
+    pub(super) fn alone(device: &str) -> Self {
+        Self {
+            device: device.into(),
+            devices: 1,
+            processes: 1,
+            replicas: 1,
+        }
+    }
+
+    /// Devices of the job.
+    pub(super) fn all_devices(&self) -> usize {
+        self.devices * self.processes
+    }
+
+    /// Replicas of this process.
+    pub(super) fn local_replicas(&self) -> usize {
+        self.replicas / self.processes
+    }
+}
+
+/// This process among those that a launcher has started.
+pub(super) struct Processes {
+    launch: Launch,
+    settings: Settings,
+}
+
+impl Processes {
+    /// As the environment says. A process that has not been heard for `silence` seconds is lost.
+    pub(super) fn from_env(silence: Option<f64>) -> Result<Self> {
+        let mut settings = Settings::default();
+        if let Some(seconds) = silence {
+            settings.silence = Duration::try_from_secs_f64(seconds)
+                .ok()
+                .filter(|silence| *silence >= 2 * settings.beat)
+                .ok_or_else(|| {
+                    Error::Usage(format!(
+                        "--peer-timeout: expected at least 2 seconds, found {seconds}"
+                    ))
+                })?;
+        }
+        Ok(Self {
+            launch: Launch::from_env()?,
+            settings,
+        })
+    }
+
+    /// Where the replicas are, where all processes were told this `--device` and `--replicas`. `folders` is where NVIDIA's
+    /// libraries may be.
+    pub(super) fn place(
+        &self,
+        device: &str,
+        replicas: Option<usize>,
+        folders: Option<&Path>,
+    ) -> Result<Placement> {
+        let shown = || devices(Libraries::load(&library_folders(folders))?).map(|all| all.len());
+        let local = self.device(device, shown)?;
+        let (devices, processes) = (DeviceName::parse(&local)?.count(), self.launch.size);
+        Ok(Placement {
+            replicas: replicas_on(device, devices * processes, replicas)?,
+            device: local,
+            devices,
+            processes,
+        })
+    }
+
+    /// Calls `train` with the way to the others, whom it meets first, and tells them how it ends.
+    pub(super) fn together(
+        &self,
+        device: &Device,
+        class: &Value,
+        allow_drift: bool,
+        train: impl FnOnce(Option<&Arc<Control>>) -> Result<Ended>,
+    ) -> Result<Ended> {
+        let control = self.join(device, class, allow_drift)?;
+        let ended = train(control.as_ref());
+        let exit = match &ended {
+            Ok(ended) => ended.error.as_ref().map_or(0, Error::exit_code),
+            Err(error) => error.exit_code(),
+        };
+        // All replicas of this process have ended, and let go of it.
+        if let Some(control) = control.and_then(Arc::into_inner) {
+            control.leave(exit)?;
+        }
+        ended
+    }
+
+    /// Whether this one writes the run folder.
+    pub(super) fn is_first(&self) -> bool {
+        self.launch.rank == 0
+    }
+
+    /// The devices of this process, where all were told `said`: those of the list, dealt to the processes of a machine;
+    /// with `cuda` the one of the process's number on its machine, or the only one that it is shown.
+    fn device(&self, said: &str, shown: impl FnOnce() -> Result<usize>) -> Result<String> {
+        let Launch {
+            size,
+            local_rank,
+            local_size,
+            ..
+        } = self.launch;
+        if size == 1 {
+            return Ok(said.into());
+        }
+        let refused = |expected: &str| {
+            Err(Error::Usage(format!(
+                "--device: expected {expected} in a job of {size} processes, {local_size} on this machine \
+                 ({}), found {said}",
+                self.launch.launcher
+            )))
+        };
+        let list = match DeviceName::parse(said)? {
+            DeviceName::Cpu => {
+                return refused("cuda, as replicas on the CPU are threads of one process (--replicas)");
+            }
+            DeviceName::Cuda(list) => list,
+        };
+        match list[..] {
+            _ if said == "cuda" => {
+                let only_one = local_rank > 0 && shown()? == 1;
+                Ok(format!("cuda:{}", if only_one { 0 } else { local_rank }))
+            }
+            _ if local_size == 1 => Ok(said.into()),
+            _ if list.len() == local_size => Ok(format!("cuda:{}", list[local_rank])),
+            _ => refused("cuda, or as many devices as this machine has processes"),
+        }
+    }
+
+    /// Meets the others, who must have the same `class`; `None` where there are none.
+    fn join(&self, device: &Device, class: &Value, allow_drift: bool) -> Result<Option<Arc<Control>>> {
+        if self.launch.size == 1 {
+            return Ok(None);
+        }
+        let mut hello = Hello::new(&self.launch, class.clone(), device.identities());
+        hello.allow_drift = allow_drift;
+        if self.is_first() {
+            let id = UniqueId::new(Libraries::load(&[])?)?;
+            hello.blob = Bytes(id.to_bytes().to_vec());
+        }
+        let control = Control::join(&self.launch, hello, self.settings)?;
+        if let (true, Some(drift)) = (self.is_first(), &control.membership().drift) {
+            note(format_args!("verydeep: --allow-drift: {drift}"));
+        }
+        Ok(Some(Arc::new(control)))
+    }
+}
