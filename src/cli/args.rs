@@ -302,6 +302,9 @@ pub(super) struct TrainArgs {
     /// end with exit 8 [default: 10]
     #[arg(long, value_name = "SECONDS", help_heading = "Run")]
     pub(super) peer_timeout: Option<f64>,
+    /// With several processes: how long the first one waits for the others [default: 120]
+    #[arg(long, value_name = "SECONDS", help_heading = "Run")]
+    pub(super) join_timeout: Option<f64>,
     /// Decide everything, print the recipe and the forecast, and stop
     #[arg(long, help_heading = "Run")]
     pub(super) dry_run: bool,

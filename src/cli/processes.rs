@@ -57,22 +57,29 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// As the environment says. A process that has not been heard for `silence` seconds is lost.
-    pub(super) fn from_env(silence: Option<f64>) -> Result<Self> {
-        let mut settings = Settings::default();
-        if let Some(seconds) = silence {
-            settings.silence = Duration::try_from_secs_f64(seconds)
+    /// As the environment says. Rank 0 waits `join` seconds for the others; a process that has not been heard for
+    /// `silence` seconds is lost.
+    pub(super) fn from_env(join: Option<f64>, silence: Option<f64>) -> Result<Self> {
+        let defaults = Settings::default();
+        let seconds = |flag: &str, said: Option<f64>, default: Duration, least: Duration| match said {
+            None => Ok(default),
+            Some(seconds) => Duration::try_from_secs_f64(seconds)
                 .ok()
-                .filter(|silence| *silence >= 2 * settings.beat)
+                .filter(|said| *said >= least)
                 .ok_or_else(|| {
+                    let least = least.as_secs();
                     Error::Usage(format!(
-                        "--peer-timeout: expected at least 2 seconds, found {seconds}"
+                        "{flag}: expected at least {least} seconds, found {seconds}"
                     ))
-                })?;
-        }
+                }),
+        };
         Ok(Self {
             launch: Launch::from_env()?,
-            settings,
+            settings: Settings {
+                join: seconds("--join-timeout", join, defaults.join, Duration::from_secs(1))?,
+                silence: seconds("--peer-timeout", silence, defaults.silence, 2 * defaults.beat)?,
+                ..defaults
+            },
         })
     }
 

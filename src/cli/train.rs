@@ -32,7 +32,7 @@ use crate::weights::RunFolder;
 
 pub(super) fn train(args: &TrainArgs) -> Result<u8> {
     let stop = Stop::on_signals()?;
-    let processes = Processes::from_env(args.peer_timeout)?;
+    let processes = Processes::from_env(args.join_timeout, args.peer_timeout)?;
     let ended = match &args.resume {
         Some(run) => resume(args, run, &processes, stop)?,
         None => new_run(args, &processes, stop)?,

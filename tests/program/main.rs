@@ -12,6 +12,7 @@ mod images;
 mod interruption;
 mod plans;
 mod planted;
+mod processes;
 mod replicas;
 mod simulated;
 mod tool;
