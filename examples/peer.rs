@@ -13,9 +13,10 @@ use std::time::Instant;
 use verydeep::backend::cpu::Cpu;
 use verydeep::bench::peak_memory;
 use verydeep::data::preprocess::{Flip, Preprocess};
-use verydeep::exec::{Inference, Training, Unwatched};
+use verydeep::exec::{Inference, Shape, SharedParameters, Training, Unwatched};
 use verydeep::network::{Config, Network, Spec};
-use verydeep::plan::{Batch, StepParams, UpdateRule, WalkOrder};
+use verydeep::parallel::{Group as _, Local};
+use verydeep::plan::{Batch, StepParams, Tree, UpdateRule, WalkOrder};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -43,9 +44,15 @@ fn main() -> Result<()> {
             batch,
             micro_batches: batch / micro_batch,
         };
-        let mut training = Training::new(&cpu, &network, &preprocess, rule, WalkOrder::default())?;
-        training.set_state(&flat, &[])?;
+        let parameters = SharedParameters::new(&cpu, &network, &flat, &[])?;
         drop(flat);
+        let shape = Shape {
+            micro_batch,
+            tree: Tree::new(rule.micro_batches),
+            order: WalkOrder::default(),
+        };
+        let mut training = Training::new(&cpu, &network, &preprocess, shape, parameters)?;
+        let mut group = Local::alone(&cpu, training.parameters());
         let mut params = StepParams {
             seed: 1,
             step: 0,
@@ -61,7 +68,7 @@ fn main() -> Result<()> {
                     loss += training.outcomes()?.loss_sum();
                     params.position += micro_batch as u64;
                 }
-                training.update(&params)?;
+                group.update(&mut training, &rule, &params)?;
                 params.step += 1;
                 Ok(loss / batch as f64)
             },

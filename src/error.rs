@@ -131,6 +131,17 @@ pub enum Error {
         source: std::io::Error,
     },
 
+    /// Another replica of the run failed. Exit as that one's.
+    #[error("replica {rank}: {message}")]
+    Replica {
+        /// Which one.
+        rank: usize,
+        /// What it says.
+        message: String,
+        /// The exit code of its error.
+        exit: u8,
+    },
+
     /// A signal stopped the run after a good checkpoint; it can be resumed. Exit 75.
     #[error("stopped by {signal} after step {step}; resume with --resume {}", run.display())]
     Stopped {
@@ -263,6 +274,7 @@ impl Error {
             Self::BadData { .. } => 7,
             Self::PeerLost(_) | Self::PeersAbsent(_) => 8,
             Self::Checkpoint { .. } => 9,
+            Self::Replica { exit, .. } => *exit,
             Self::Stopped { .. } => 75,
         }
     }

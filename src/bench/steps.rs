@@ -7,10 +7,11 @@ use crate::backend::Backend;
 use crate::data::loader::SlotMemory;
 use crate::data::preprocess::{Flip, Preprocess};
 use crate::error::Result;
-use crate::exec::{IN_FLIGHT, Inference, Score, Training, Unwatched};
+use crate::exec::{IN_FLIGHT, Inference, Score, Shape, SharedParameters, Training, Unwatched};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::plan::{Batch, Plan, StepParams, UpdateRule, WalkOrder};
+use crate::parallel::{Group, Local};
+use crate::plan::{Batch, Plan, StepParams, Tree, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
 /// Seconds of each measured step.
@@ -115,8 +116,14 @@ pub fn train_steps<B: Backend>(
         micro_batches: batch / micro_batch,
     };
     let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
-    let mut training = Training::new(backend, network, &preprocess, rule, WalkOrder::default())?;
-    training.set_state(&weights(network), &[])?;
+    let parameters = SharedParameters::new(backend, network, &weights(network), &[])?;
+    let shape = Shape {
+        micro_batch,
+        tree: Tree::new(rule.micro_batches),
+        order: WalkOrder::default(),
+    };
+    let mut training = Training::new(backend, network, &preprocess, shape, parameters)?;
+    let mut group = Local::alone(backend, training.parameters());
     let images = Synthetic::new(backend, network, micro_batch)?;
     let seconds = measure(steps, |step| {
         let mut params = StepParams {
@@ -132,7 +139,7 @@ pub fn train_steps<B: Backend>(
         for _ in 0..rule.micro_batches {
             training.outcomes()?;
         }
-        training.update(&params)
+        group.update(&mut training, &rule, &params)
     })?;
     Ok(StepTimes {
         seconds,

@@ -132,7 +132,7 @@ pub(super) struct PlanArgs {
     /// Images per micro-batch [default: 32, or the batch where that is smaller]
     #[arg(long, value_name = "N")]
     pub(super) micro_batch: Option<usize>,
-    /// Replicas: 1
+    /// Replicas that share the batch on one device: a power of two that divides the number of micro-batches
     #[arg(long, value_name = "R", default_value_t = 1)]
     pub(super) replicas: usize,
     /// Where it would run: cpu, cuda or cuda:N [default: cpu, and cuda with --gpu]
@@ -318,7 +318,8 @@ pub(super) struct ComputeArgs {
     /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
     #[arg(long, value_name = "DIR")]
     pub(super) cuda_libs: Option<PathBuf>,
-    /// Replicas that share the batch: 1 [default: 1]
+    /// Replicas that share the batch, a power of two that divides the number of micro-batches; train only. The weights
+    /// are the same to the bit for any number of them [default: 1]
     #[arg(long, value_name = "R")]
     pub(super) replicas: Option<usize>,
     /// How replicas add their gradients

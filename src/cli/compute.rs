@@ -13,13 +13,14 @@ use crate::backend::cuda::{Cuda, Drift, Options};
 use crate::bench;
 use crate::error::{Error, Result};
 use crate::plan::Rates;
+use crate::train::Replicas;
 
 /// The devices that this program computes on.
 pub(super) enum Device {
-    /// The host's processor.
-    Cpu(Cpu),
-    /// One GPU.
-    Cuda(Box<Cuda>),
+    /// The host's processor with all threads; and its threads dealt to replicas, where there are several.
+    Cpu(Cpu, Vec<Cpu>),
+    /// One GPU: a back end, or one for each replica.
+    Cuda(Vec<Cuda>),
 }
 
 /// `on_device!(device, backend => expression)`: the expression with the device's back end. The one place that tells the
@@ -27,15 +28,43 @@ pub(super) enum Device {
 macro_rules! on_device {
     ($device:expr, $backend:ident => $then:expr) => {
         match $device {
-            $crate::cli::compute::Device::Cpu($backend) => $then,
-            $crate::cli::compute::Device::Cuda($backend) => {
-                let $backend = &**$backend;
+            $crate::cli::compute::Device::Cpu($backend, _) => $then,
+            $crate::cli::compute::Device::Cuda(backends) => {
+                let $backend = &backends[0];
                 $then
             }
         }
     };
 }
 pub(super) use on_device;
+
+/// `on_replicas!(device, replicas => expression)`: the expression with the device's replicas.
+macro_rules! on_replicas {
+    ($device:expr, $replicas:ident => $then:expr) => {
+        match $device {
+            $crate::cli::compute::Device::Cpu(all, each) => {
+                let $replicas = $crate::cli::compute::replicas(all, each);
+                $then
+            }
+            $crate::cli::compute::Device::Cuda(each) => {
+                let $replicas = $crate::cli::compute::replicas(&each[0], each);
+                $then
+            }
+        }
+    };
+}
+pub(super) use on_replicas;
+
+/// Replicas on `each`, or one on `all` where there are none.
+pub(super) fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
+    match each {
+        [] => Replicas::one(all),
+        each => Replicas {
+            backends: each,
+            combiner: all,
+        },
+    }
+}
 
 /// A device as it is called on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +98,10 @@ impl DeviceName {
 }
 
 impl Device {
-    /// Opens a device by its name. `folders` is where NVIDIA's libraries may be.
+    /// Opens a device by its name, for `replicas` that share it. `folders` is where NVIDIA's libraries may be.
     pub(super) fn open(
         name: &str,
+        replicas: usize,
         options: Options,
         convolution: ConvAlgorithm,
         threads: usize,
@@ -85,14 +115,20 @@ impl Device {
             DeviceName::Cpu if options.graphs => Err(Error::Usage(
                 "--cuda-graph: expected with --device cuda, found --device cpu".into(),
             )),
-            DeviceName::Cpu => Ok(Self::Cpu(Cpu::new(threads)?.with_convolution(convolution))),
+            DeviceName::Cpu => {
+                let cpu = |threads| Ok::<_, Error>(Cpu::new(threads)?.with_convolution(convolution));
+                let dealt = if replicas == 1 { 0 } else { replicas };
+                let each = (0..dealt).map(|_| cpu((threads / replicas).max(1)));
+                Ok(Self::Cpu(cpu(threads)?, each.collect::<Result<_>>()?))
+            }
             DeviceName::Cuda(_) if convolution != ConvAlgorithm::Auto => Err(Error::Usage(format!(
                 "--conv-algo: expected auto, found {}; on CUDA devices cuDNN's heuristics choose",
                 convolution.name()
             ))),
             DeviceName::Cuda(ordinal) => {
                 let libraries = Libraries::load(&library_folders(folders))?;
-                Ok(Self::Cuda(Box::new(Cuda::open(ordinal, libraries, options)?)))
+                let each = (0..replicas).map(|_| Cuda::open(ordinal, libraries, options));
+                Ok(Self::Cuda(each.collect::<Result<_>>()?))
             }
         }
     }
@@ -107,17 +143,19 @@ impl Device {
             )
         };
         match (self, drift) {
-            (Self::Cuda(device), _) => device.follow(plans, drift),
-            (Self::Cpu(_), Drift::Allow) => Ok(Some(not_here())),
-            (Self::Cpu(_), Drift::Refuse) => Err(not_here()),
+            (Self::Cuda(each), _) => each
+                .iter()
+                .try_fold(None, |_, device| device.follow(plans, drift)),
+            (Self::Cpu(..), Drift::Allow) => Ok(Some(not_here())),
+            (Self::Cpu(..), Drift::Refuse) => Err(not_here()),
         }
     }
 
     /// What it reaches, measured now: products in its precision, and copies of its memory.
     pub(super) fn rates(&self, threads: usize) -> Result<Rates> {
         match self {
-            Self::Cpu(_) => Ok(bench::rates(threads)),
-            Self::Cuda(device) => device.measure_rates(),
+            Self::Cpu(..) => Ok(bench::rates(threads)),
+            Self::Cuda(each) => each[0].measure_rates(),
         }
     }
 }
@@ -146,6 +184,7 @@ impl ComputeArgs {
         let folders = self.cuda_libs.as_deref();
         Device::open(
             self.device(),
+            1,
             options,
             self.convolution(),
             self.threads()?,
@@ -181,9 +220,14 @@ impl ComputeArgs {
         check_threads(self.threads)
     }
 
-    /// Refuses what this version does not have.
+    /// Refuses to split what is not a training run.
     pub(super) fn check(&self) -> Result<()> {
-        check_replicas(self.replicas.unwrap_or(1))
+        match self.replicas {
+            None | Some(1) => Ok(()),
+            Some(replicas) => Err(Error::Usage(format!(
+                "--replicas: expected 1, found {replicas}; only train, plan and bench scale split the batch"
+            ))),
+        }
     }
 }
 
@@ -194,14 +238,4 @@ pub(super) fn check_threads(said: Option<usize>) -> Result<usize> {
         Some(threads) => Ok(threads),
         None => Ok(available_parallelism().map_or(1, |cores| cores.get())),
     }
-}
-
-/// This version trains one replica.
-pub(super) fn check_replicas(replicas: usize) -> Result<()> {
-    if replicas == 1 {
-        return Ok(());
-    }
-    Err(Error::Usage(format!(
-        "--replicas: expected 1, found {replicas}; this version does not split the batch"
-    )))
 }

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::args::{ForecastPrecision, NetworkArgs, PlanArgs};
-use super::compute::{DeviceName, check_replicas, check_threads};
+use super::compute::{DeviceName, check_threads};
 use super::forecast_gpu::GpuForecast;
 use super::output::{print_json, say};
 use crate::backend::Precision;
@@ -14,7 +14,7 @@ use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
 use crate::plan::{Arithmetic, Gpu, Lowering, Memory, Mode, Plan, Tree, WalkOrder};
-use crate::train::LOADER_SLOTS;
+use crate::train::{LOADER_SLOTS, Recipe, check_replicas};
 
 impl NetworkArgs {
     /// The network's description, with the paper's numbers where nothing was said.
@@ -38,7 +38,6 @@ pub(super) fn micro_batch(said: Option<usize>, batch: usize) -> usize {
 }
 
 pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
-    check_replicas(args.replicas)?;
     let micro_batch = micro_batch(args.micro_batch, args.batch);
     if micro_batch == 0 || args.batch == 0 || !args.batch.is_multiple_of(micro_batch) {
         return Err(Error::invalid(
@@ -47,6 +46,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             micro_batch,
         ));
     }
+    check_replicas(args.replicas, args.batch, micro_batch)?;
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
     let cpu;
@@ -77,15 +77,13 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         }
         DeviceName::Cuda(_) => &stored_in(args.precision),
     };
-    let tree = Tree::new(args.batch / micro_batch);
-    let memory = forecast(
-        lowering,
-        &network,
-        tree,
-        WalkOrder::default(),
+    let division = Division {
+        batch: args.batch,
         micro_batch,
+        replicas: args.replicas,
         threads,
-    )?;
+    };
+    let memory = forecast(lowering, &network, WalkOrder::default(), division)?;
     let gpu = forecast_gpu(args, &network, args.batch / micro_batch, micro_batch)?;
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
@@ -112,8 +110,8 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     print_table(args.config, &network);
     say("");
     say(format_args!(
-        "memory of training, batch {} in micro-batches of {micro_batch}:",
-        args.batch
+        "memory of training, batch {} in micro-batches of {micro_batch}, {} replicas on one device:",
+        args.batch, args.replicas
     ));
     for (what, bytes) in [
         ("weights", memory.weights),
@@ -189,27 +187,58 @@ const CHECKPOINT_HEADER_BYTES: u64 = 16 << 10;
 /// photographs of ImageNet's size. Measured.
 const LOADER_THREAD_BYTES: u64 = 512 << 10;
 
+/// How a run divides its batch and its threads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Division {
+    /// Global batch in images.
+    pub(super) batch: usize,
+    /// Images per micro-batch.
+    pub(super) micro_batch: usize,
+    /// Replicas of this process.
+    pub(super) replicas: usize,
+    /// Threads of this process, for the network and for the images each.
+    pub(super) threads: usize,
+}
+
+impl Division {
+    /// That of a recipe.
+    pub(super) fn of(recipe: &Recipe) -> Self {
+        Self {
+            batch: recipe.batch,
+            micro_batch: recipe.micro_batch,
+            replicas: recipe.replicas,
+            threads: recipe.threads,
+        }
+    }
+}
+
 /// Memory of a training run on the back end that plans like this.
 pub(super) fn forecast(
     lowering: &dyn Lowering,
     network: &Network,
-    tree: Tree,
     order: WalkOrder,
-    micro_batch: usize,
-    threads: usize,
+    division: Division,
 ) -> Result<Memory> {
+    let Division {
+        batch,
+        micro_batch,
+        replicas,
+        threads,
+    } = division;
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, lowering);
     let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
-    let loader = rings + 2 * threads as u64 * LOADER_THREAD_BYTES;
+    let loader_threads = (threads / replicas).max(1) as u64;
+    let loader = rings + 2 * loader_threads * LOADER_THREAD_BYTES;
     Ok(Memory::training(
         lowering,
         [&training, &evaluation],
-        tree,
+        Tree::new(batch / (micro_batch * replicas)),
         order,
         loader,
+        replicas,
     ))
 }
 

@@ -60,7 +60,7 @@ pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
         return Err(Error::invalid("--micro-batch", "at least 1", 0));
     }
     let network = args.network.spec(args.config, args.classes, None).build()?;
-    let Device::Cuda(device) = args.compute.open()? else {
+    let Device::Cuda(devices) = args.compute.open()? else {
         return Err(Error::Usage(format!(
             "bench tune: expected --device cuda or cuda:N, found {}; the CPU has nothing to tune",
             args.compute.device()
@@ -72,7 +72,8 @@ pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
         std::fs::read_dir(folder).map_err(Error::io("write into", folder))?;
     }
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
-    let plan = |mode| Plan::new(&network, &preprocess, args.micro_batch, mode, &*device);
+    let device = &devices[0];
+    let plan = |mode| Plan::new(&network, &preprocess, args.micro_batch, mode, device);
     let (file, tuned) = device.tune(&[plan(Mode::Training)?, plan(Mode::Evaluation)?])?;
     let text = file.to_json();
     durable::write_atomically(&args.out, |to| to.write_all(text.as_bytes()))

@@ -18,7 +18,7 @@ use crate::data::verify::verify;
 use crate::error::{Error, Result};
 use crate::eval::{Center, evaluate};
 use crate::plan::WalkOrder;
-use crate::train::{Recipe, Stop};
+use crate::train::{Recipe, Replicas, Stop};
 
 /// The recipe, which can also be given to `train --recipe`.
 const RECIPE: &str = include_str!("../../recipes/quickstart.toml");
@@ -61,7 +61,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
     let cpu = &Cpu::new(threads)?;
     let opened = Data::open(&recipe)?;
     let ended = start_run(
-        cpu,
+        Replicas::one(cpu),
         recipe.clone(),
         opened,
         &run,

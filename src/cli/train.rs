@@ -6,9 +6,9 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::args::{DiffArgs, TrainArgs};
-use super::compute::{Device, check_threads, on_device};
+use super::compute::{Device, check_threads, on_device, on_replicas};
 use super::output::{complain, note, print_json, say};
-use super::plan::{forecast, micro_batch};
+use super::plan::{Division, forecast, micro_batch};
 use super::plans;
 use super::progress::Progress;
 use crate::backend::Backend;
@@ -20,17 +20,16 @@ use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Memory, Mode, Plan, Tree, WalkOrder};
+use crate::plan::{Memory, Mode, Plan, WalkOrder};
 use crate::train::event::Event;
 use crate::train::schedule::Schedule;
 use crate::train::{
-    Ended, Job, Recipe, Start, Stop, compare_classes, create_run, diff as folds, equivalence_class, log,
-    write_recipe,
+    Ended, Job, Recipe, Replicas, Start, Stop, check_replicas, compare_classes, create_run, diff as folds,
+    equivalence_class, log, write_recipe,
 };
 use crate::weights::RunFolder;
 
 pub(super) fn train(args: &TrainArgs) -> Result<u8> {
-    args.compute.check()?;
     let stop = Stop::on_signals()?;
     let ended = match &args.resume {
         Some(run) => resume(args, run, stop)?,
@@ -55,8 +54,7 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let memory = on_device!(&device, backend => {
-            let tree = Tree::new(recipe.micro_batches());
-            forecast(backend, &network, tree, args.walk.unwrap_or_default(), recipe.micro_batch, recipe.threads)?
+            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe))?
         });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
@@ -68,7 +66,7 @@ fn new_run(args: &TrainArgs, stop: Stop) -> Result<Option<Ended>> {
     on_device!(&device, backend => check_memory(backend, &network, &recipe, args.walk.unwrap_or_default())?);
     on_device!(&device, backend => prepare(backend, &network, &recipe)?);
     let mut progress = Progress::new(args.quiet);
-    on_device!(&device, backend => start_run(backend, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
+    on_replicas!(&device, replicas => start_run(replicas, recipe, data, run, stop, args.walk.unwrap_or_default(), &mut progress)).map(Some)
 }
 
 /// Refuses before it starts what the device has no memory for.
@@ -77,9 +75,11 @@ fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, ord
         return Ok(());
     };
     let needed = |micro_batch: usize| {
-        let tree = Tree::new(recipe.batch / micro_batch);
-        let memory = forecast(backend, network, tree, order, micro_batch, recipe.threads)?;
-        Ok::<u64, Error>(memory.device)
+        let division = Division {
+            micro_batch,
+            ..Division::of(recipe)
+        };
+        Ok::<u64, Error>(forecast(backend, network, order, division)?.device)
     };
     let found = needed(recipe.micro_batch)?;
     if found <= free {
@@ -87,7 +87,9 @@ fn check_memory<B: Backend>(backend: &B, network: &Network, recipe: &Recipe, ord
     }
     let mut fits = None;
     for micro_batch in (1..recipe.micro_batch).rev() {
-        if recipe.batch.is_multiple_of(micro_batch) && needed(micro_batch)? <= free {
+        let allowed = recipe.batch.is_multiple_of(micro_batch)
+            && check_replicas(recipe.replicas, recipe.batch, micro_batch).is_ok();
+        if allowed && needed(micro_batch)? <= free {
             fits = Some(micro_batch);
             break;
         }
@@ -124,7 +126,14 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
         graphs: args.compute.cuda_graph,
     };
     let folders = args.compute.cuda_libs.as_deref();
-    let device = Device::open(&recipe.device, options, recipe.conv_algo, recipe.threads, folders)?;
+    let device = Device::open(
+        &recipe.device,
+        recipe.replicas,
+        options,
+        recipe.conv_algo,
+        recipe.threads,
+        folders,
+    )?;
     if let Some(plans) = &recipe.plans {
         let drift = if args.allow_drift {
             Drift::Allow
@@ -144,7 +153,7 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs) -> Result<Device> {
 
 /// Starts a run in a new folder and trains it to its end.
 pub(super) fn start_run<B: Backend>(
-    backend: &B,
+    replicas: Replicas<'_, B>,
     recipe: Recipe,
     data: Data,
     run: &Path,
@@ -155,12 +164,12 @@ pub(super) fn start_run<B: Backend>(
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::new_run(&recipe, &network)?;
     let run = create_run(run, &recipe)?;
-    let class = class_of(backend, &recipe, &data, &start);
+    let class = class_of(replicas.combiner, &recipe, &data, &start);
     let job = Job {
         walk: order,
         ..data.job(recipe, run, network, class, start, stop)
     };
-    crate::train::train(backend, job, progress)
+    crate::train::train(replicas, job, progress)
 }
 
 fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
@@ -181,6 +190,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
     if let Some(device) = &args.compute.device {
         recipe.device.clone_from(device);
     }
+    recipe.replicas = args.compute.replicas.unwrap_or(recipe.replicas);
     recipe.check()?;
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;
@@ -206,7 +216,7 @@ fn resume(args: &TrainArgs, root: &Path, stop: Stop) -> Result<Option<Ended>> {
         ..data.job(recipe, run, network, class, start, stop)
     };
     let mut progress = Progress::new(args.quiet);
-    on_device!(&device, backend => crate::train::train(backend, job, &mut progress)).map(Some)
+    on_replicas!(&device, replicas => crate::train::train(replicas, job, &mut progress)).map(Some)
 }
 
 /// The `end` event of a run that is finished already.
@@ -304,6 +314,7 @@ pub(super) fn decide(args: &TrainArgs) -> Result<Recipe> {
         folds: args.folds.unwrap_or(false),
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),
         device: args.compute.device().into(),
+        replicas: args.compute.replicas.unwrap_or(1),
         precision: args.compute.precision(),
         conv_algo: args.compute.convolution(),
         threads: args.compute.threads()?,

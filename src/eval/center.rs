@@ -61,7 +61,7 @@ pub fn evaluate<B: Backend>(
         mode: Mode::Evaluate { on_bad: OnBad::Skip },
     };
     let mut loader = load(backend, data, config)?;
-    tally(&mut loader, &mut inference, || true)
+    Ok(Tally::total(tally(&mut loader, &mut inference, || true)?))
 }
 
 /// Classifies images one by one: gives the network's posteriors, as they are in memory.

@@ -1,14 +1,17 @@
-//! Counting: every image exactly once, errors as integers, losses summed in stream order in f64.
+//! Counting: every image exactly once, errors as integers, losses summed in f64: in stream order within a micro-batch,
+//! then micro-batch by micro-batch, whoever scored them.
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::loader::{Action, BadEvent, Loader, NO_LABEL, SlotMemory};
 use crate::error::{BadSample, Result};
-use crate::exec::{IN_FLIGHT, Score};
+use crate::exec::{IN_FLIGHT, Outcomes, Score};
 use crate::plan::Batch;
 
 /// What an evaluation counts.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tally {
     /// Images counted.
     pub n: u64,
@@ -17,6 +20,7 @@ pub struct Tally {
     /// Of them, with the true class among the five best.
     pub correct5: u64,
     /// Sum of the cross-entropies.
+    #[serde(with = "bits")]
     pub loss_sum: f64,
     /// Images with which something is wrong. Those that were left out are not in `n`.
     pub bad: Vec<BadEvent>,
@@ -50,24 +54,55 @@ impl Tally {
         100.0 * (self.n - correct) as f64 / self.n as f64
     }
 
-    /// Counts the oldest micro-batch that is under way; what is known of it are its labels.
-    fn count(&mut self, under_way: &mut VecDeque<Vec<u32>>, scorer: &mut impl Score) -> Result<()> {
-        let Some(labels) = under_way.pop_front() else {
-            return Ok(());
-        };
-        let outcomes = scorer.collect()?;
-        let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(&labels);
+    /// The sum of those of consecutive micro-batches.
+    pub fn total(tallies: impl IntoIterator<Item = Self>) -> Self {
+        tallies.into_iter().fold(Self::default(), |mut total, tally| {
+            total.n += tally.n;
+            total.correct1 += tally.correct1;
+            total.correct5 += tally.correct5;
+            total.loss_sum += tally.loss_sum;
+            total.bad.extend(tally.bad);
+            total
+        })
+    }
+
+    /// The sum where replicas scored micro-batches in turn: the first of each, then the second of each, and so on.
+    pub fn of_turns(replicas: Vec<Vec<Self>>) -> Self {
+        let turns = replicas.iter().map(Vec::len).max().unwrap_or(0);
+        let mut replicas: Vec<_> = replicas.into_iter().map(Vec::into_iter).collect();
+        Self::total((0..turns).flat_map(|_| {
+            let turn: Vec<_> = replicas.iter_mut().filter_map(Iterator::next).collect();
+            turn
+        }))
+    }
+
+    /// Counts a micro-batch.
+    fn count(&mut self, outcomes: &Outcomes, labels: &[u32]) {
+        let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(labels);
         for ((&loss, &rank), _) in scored.filter(|(_, label)| **label != NO_LABEL) {
             self.n += 1;
             self.correct1 += u64::from(rank < 1);
             self.correct5 += u64::from(rank < 5);
             self.loss_sum += f64::from(loss);
         }
-        Ok(())
     }
 }
 
-/// Scores every micro-batch of `loader`, in order, for as long as `go_on` says so; loading and scoring overlap.
+/// A float as its bits: JSON has no NaN.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        value.to_bits().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        u64::deserialize(deserializer).map(f64::from_bits)
+    }
+}
+
+/// Scores every micro-batch of `loader`, in order, for as long as `go_on` says so; loading and scoring overlap. A tally
+/// of each.
 ///
 /// Rows without an image (the padding of the last micro-batch, unreadable images) are scored as class 0, to keep the
 /// shape, and not counted.
@@ -75,15 +110,24 @@ pub fn tally<M: SlotMemory>(
     loader: &mut Loader<M>,
     scorer: &mut impl Score,
     mut go_on: impl FnMut() -> bool,
-) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let mut under_way = VecDeque::with_capacity(IN_FLIGHT);
-    while go_on()
-        && let Some(slot) = loader.next_slot()?
-    {
-        if under_way.len() == IN_FLIGHT {
-            tally.count(&mut under_way, scorer)?;
+) -> Result<Vec<Tally>> {
+    let mut tallies: Vec<Tally> = Vec::new();
+    // Labels of the micro-batches that are under way, which are the last of `tallies`.
+    let mut under_way: VecDeque<Vec<u32>> = VecDeque::with_capacity(IN_FLIGHT);
+    loop {
+        let slot = if go_on() { loader.next_slot()? } else { None };
+        if (slot.is_none() || under_way.len() == IN_FLIGHT)
+            && let Some(labels) = under_way.pop_front()
+        {
+            let oldest = tallies.len() - 1 - under_way.len();
+            tallies[oldest].count(scorer.collect()?, &labels);
         }
+        let Some(slot) = slot else {
+            if under_way.is_empty() {
+                return Ok(tallies);
+            }
+            continue;
+        };
         let labels: Vec<u32> = slot
             .labels
             .iter()
@@ -96,10 +140,9 @@ pub fn tally<M: SlotMemory>(
             labels: &labels,
         })?;
         under_way.push_back(slot.labels.clone());
-        tally.bad.extend(slot.bad.iter().cloned());
+        tallies.push(Tally {
+            bad: slot.bad.clone(),
+            ..Tally::default()
+        });
     }
-    while !under_way.is_empty() {
-        tally.count(&mut under_way, scorer)?;
-    }
-    Ok(tally)
 }

@@ -1,17 +1,21 @@
 //! Walks a plan on a back end.
 //!
-//! [`Inference`] owns what evaluation needs; [`Training`] adds momentum and the gradient slots of the reduction tree.
-//! Neither knows where images come from or why a learning rate is what it is.
+//! [`Inference`] owns what evaluation needs; [`Training`] fills the gradient slots of one replica's part of the reduction
+//! tree; [`Parameters`] are what the sum of all replicas changes. None knows where images come from or why a learning
+//! rate is what it is.
 
 mod images;
 mod inference;
+mod parameters;
 mod scored;
 mod training;
 
 pub use images::load;
 pub use inference::Inference;
-pub use training::{BitFlip, Training, Validation};
+pub use parameters::{Parameters, ParametersView, SharedParameters};
+pub use training::{BitFlip, Shape, Training, Validation};
 
+use crate::backend::Backend;
 use crate::error::Result;
 pub use crate::plan::IN_FLIGHT;
 use crate::plan::{Batch, Bucket};
@@ -61,17 +65,17 @@ pub enum FoldOf {
 }
 
 /// Looks on while a micro-batch is computed.
-pub trait Watch {
+pub trait Watch<B: Backend> {
     /// Whether folds are wanted; they cost a pass over what they fold.
     fn wants_folds(&self) -> bool {
         false
     }
 
-    /// The fold of something that step `layer` has just computed.
+    /// The fold of something that step `layer` has just computed. Micro-batches count from the replica's first.
     fn fold(&mut self, _micro_batch: usize, _layer: &str, _of: FoldOf, _fold: u64) {}
 
-    /// The gradient sum of a bucket is complete: nothing will be added to it in this step.
-    fn bucket_final(&mut self, _bucket: &Bucket) -> Result<()> {
+    /// The replica's gradient sum of a bucket is complete: nothing of its own will be added to it in this step.
+    fn bucket_final(&mut self, _bucket: &Bucket, _sum: &mut B::Buffer) -> Result<()> {
         Ok(())
     }
 }
@@ -79,4 +83,4 @@ pub trait Watch {
 /// Looks away.
 pub struct Unwatched;
 
-impl Watch for Unwatched {}
+impl<B: Backend> Watch<B> for Unwatched {}

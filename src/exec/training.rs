@@ -1,22 +1,21 @@
-//! One replica's training state: weights, momentum, the gradient slots of the reduction tree, and the walk that fills
+//! One replica's part of a training step: the gradient slots of its part of the reduction tree, and the walk that fills
 //! them.
 
 use super::inference::forward;
 use super::scored::Scored;
-use super::{FoldOf, IN_FLIGHT, Outcomes, Score, Watch};
-use crate::backend::{Backend, Memory, State, Tensor};
+use super::{FoldOf, IN_FLIGHT, Outcomes, Score, SharedParameters, Watch};
+use crate::backend::{Backend, Memory, Tensor};
 use crate::data::preprocess::Preprocess;
-use crate::error::{Error, Result};
-use crate::network::{Network, Parameter};
-use crate::plan::{Batch, DataGradient, Mode, Pass, Plan, Segment, StepParams, Tree, UpdateRule, WalkOrder};
-use crate::weights::CheckpointView;
+use crate::error::Result;
+use crate::network::Network;
+use crate::plan::{Batch, DataGradient, Mode, Pass, Plan, Segment, StepParams, Tree, WalkOrder};
 
 /// A bit to flip in a leaf, as a faulty machine would: how tests show that [`Watch::fold`] and `verydeep diff` find it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitFlip {
     /// Step, counted from 0.
     pub step: u64,
-    /// Micro-batch within the step.
+    /// Micro-batch within the replica's part of the step.
     pub micro_batch: usize,
     /// Name of the parameter array.
     pub parameter: String,
@@ -26,18 +25,27 @@ pub struct BitFlip {
     pub bit: u32,
 }
 
-/// A network being trained on a back end.
+/// What a replica computes in every step.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Images of a micro-batch.
+    pub micro_batch: usize,
+    /// The replica's part of the reduction tree; the whole of it where there is one replica.
+    pub tree: Tree,
+    /// In which order its micro-batches are walked.
+    pub order: WalkOrder,
+}
+
+/// A network being trained on a back end, by one replica.
 pub struct Training<'b, B: Backend> {
     backend: &'b B,
     plan: Plan,
     evaluation: Plan,
     tree: Tree,
     order: WalkOrder,
-    rule: UpdateRule,
     /// As many as the order needs. The first is the evaluation's, too, which never runs at the same time.
     arenas: Vec<B::Buffer>,
-    weights: B::Buffer,
-    momentum: B::Buffer,
+    parameters: SharedParameters<B>,
     /// The stack of partial sums; see [`Tree`].
     slots: Vec<B::Buffer>,
     scored: Scored<B>,
@@ -45,38 +53,50 @@ pub struct Training<'b, B: Backend> {
 }
 
 impl<'b, B: Backend> Training<'b, B> {
-    /// Plans and allocates everything that training will ever need. Weights and momentum start at zero.
+    /// Plans and allocates everything that training will ever need beside the parameters.
     pub fn new(
         backend: &'b B,
         network: &Network,
         preprocess: &Preprocess,
-        rule: UpdateRule,
-        order: WalkOrder,
+        shape: Shape,
+        parameters: SharedParameters<B>,
     ) -> Result<Self> {
-        let micro_batch = rule.batch / rule.micro_batches;
+        let Shape {
+            micro_batch,
+            tree,
+            order,
+        } = shape;
         let plan = Plan::new(network, preprocess, micro_batch, Mode::Training, backend)?;
         let evaluation = Plan::new(network, preprocess, micro_batch, Mode::Evaluation, backend)?;
         backend.prepare(&plan)?;
         backend.prepare(&evaluation)?;
-        let tree = Tree::new(rule.micro_batches);
-        let parameters = || backend.allocate_parameters(plan.flat_len);
         let arena = |_| backend.allocate_arena(plan.arena_bytes.max(evaluation.arena_bytes));
         Ok(Self {
             backend,
             tree,
             order,
-            rule,
-            arenas: (0..order.arenas(rule.micro_batches))
+            arenas: (0..order.arenas(tree.leaves()))
                 .map(arena)
                 .collect::<Result<_>>()?,
-            weights: backend.allocate_weights(plan.flat_len)?,
-            momentum: parameters()?,
-            slots: (0..tree.slots()).map(|_| parameters()).collect::<Result<_>>()?,
-            scored: Scored::new(backend, &plan, rule.micro_batches.max(IN_FLIGHT))?,
+            parameters,
+            slots: (0..tree.slots())
+                .map(|_| backend.allocate_parameters(plan.flat_len))
+                .collect::<Result<_>>()?,
+            scored: Scored::new(backend, &plan, tree.leaves().max(IN_FLIGHT))?,
             flip: None,
             plan,
             evaluation,
         })
+    }
+
+    /// The back end that it runs on.
+    pub fn backend(&self) -> &'b B {
+        self.backend
+    }
+
+    /// Weights and momentum.
+    pub fn parameters(&self) -> &SharedParameters<B> {
+        &self.parameters
     }
 
     /// The plan of the forward and backward passes.
@@ -84,20 +104,13 @@ impl<'b, B: Backend> Training<'b, B> {
         &self.plan
     }
 
-    /// Sets the weights and the momentum; both flat.
-    pub fn set_state(&mut self, weights: &[f32], momentum: &[f32]) -> Result<()> {
-        self.backend.write_parameters(&mut self.weights, 0, weights)?;
-        self.backend.write_parameters(&mut self.momentum, 0, momentum)
-    }
-
     /// Flips a bit when the walk gets there.
     pub fn plant(&mut self, flip: BitFlip) {
         self.flip = Some(flip);
     }
 
-    /// Walks what micro-batch `micro_batch` of the step makes possible and adds to the tree the leaves that become
-    /// complete. Micro-batches come in order, from 0 on. After the last one, the gradient of the whole batch is
-    /// complete; weights and momentum are untouched until [`Training::update`].
+    /// Walks what the replica's micro-batch `micro_batch` of the step makes possible and adds to the tree the leaves that
+    /// become complete. Micro-batches come in order, from 0 on. After the last one, [`Training::sum`] is complete.
     ///
     /// On a device, all of that has only been asked for when this returns; `batch` has been read.
     pub fn micro_batch(
@@ -105,7 +118,7 @@ impl<'b, B: Backend> Training<'b, B> {
         micro_batch: usize,
         batch: Batch<'_>,
         params: &StepParams,
-        watch: &mut dyn Watch,
+        watch: &mut dyn Watch<B>,
     ) -> Result<()> {
         if micro_batch == 0 {
             self.scored.clear();
@@ -134,7 +147,7 @@ impl<'b, B: Backend> Training<'b, B> {
         segment: &Segment,
         batch: Batch<'_>,
         params: &StepParams,
-        watch: &mut dyn Watch,
+        watch: &mut dyn Watch<B>,
     ) -> Result<()> {
         let micro_batch = segment.micro_batch;
         let whole = self.backend.captures() && self.flip.is_none() && !watch.wants_folds();
@@ -170,9 +183,10 @@ impl<'b, B: Backend> Training<'b, B> {
         batch: Batch<'_>,
         run: impl FnOnce(&B, &Plan, Memory<'_, B::Buffer>) -> Result<()>,
     ) -> Result<()> {
+        let parameters = self.parameters.read();
         let memory = Memory {
             arena: &mut self.arenas[self.order.arena(micro_batch)],
-            weights: &self.weights,
+            weights: &parameters.weights,
             gradient: &mut self.slots[self.tree.slot(micro_batch)],
             batch,
         };
@@ -180,7 +194,7 @@ impl<'b, B: Backend> Training<'b, B> {
     }
 
     /// Adds the step's part of the leaf to the partial sums that wait for it.
-    fn merge(&mut self, micro_batch: usize, step: usize, watch: &mut dyn Watch) -> Result<()> {
+    fn merge(&mut self, micro_batch: usize, step: usize, watch: &mut dyn Watch<B>) -> Result<()> {
         let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.step == step) else {
             return Ok(());
         };
@@ -190,12 +204,12 @@ impl<'b, B: Backend> Training<'b, B> {
                 .tree_add(&mut self.slots[merged], bucket.elements.clone())?;
         }
         if micro_batch + 1 == self.tree.leaves() {
-            watch.bucket_final(bucket)?;
+            watch.bucket_final(bucket, &mut self.slots[0])?;
         }
         Ok(())
     }
 
-    fn fold(&self, micro_batch: usize, step: usize, pass: Pass, watch: &mut dyn Watch) -> Result<()> {
+    fn fold(&self, micro_batch: usize, step: usize, pass: Pass, watch: &mut dyn Watch<B>) -> Result<()> {
         let at = &self.plan.steps[step];
         let arena = &self.arenas[self.order.arena(micro_batch)];
         match pass {
@@ -244,33 +258,19 @@ impl<'b, B: Backend> Training<'b, B> {
         Ok(())
     }
 
-    /// Applies the update rule with the complete gradient. A non-finite gradient is found before anything is changed.
-    pub fn update(&mut self, params: &StepParams) -> Result<()> {
-        if !self.backend.is_finite(&self.slots[0], 0..self.plan.flat_len)? {
-            return Err(self.non_finite(params.step + 1)?);
-        }
-        for parameter in 0..self.plan.parameters.len() {
-            let state = State {
-                weights: &mut self.weights,
-                momentum: &mut self.momentum,
-                gradient: &self.slots[0],
-            };
-            self.backend
-                .update(&self.plan, parameter, &self.rule, params, state)?;
-        }
-        Ok(())
+    /// The sum of the replica's leaves, complete after its last micro-batch.
+    pub fn sum(&mut self) -> &mut B::Buffer {
+        &mut self.slots[0]
     }
 
-    /// The first array whose gradient is not finite, as an error.
-    fn non_finite(&self, step: u64) -> Result<Error> {
-        for parameter in &self.plan.parameters {
-            if !self.backend.is_finite(&self.slots[0], parameter.range())? {
-                let what = format!("the gradient of {}", parameter.name);
-                return Ok(Error::NonFinite { step, what });
-            }
-        }
-        let what = "the gradient, between the arrays".into();
-        Ok(Error::NonFinite { step, what })
+    /// Hands out the sum, to be added to other replicas'. Nothing can be walked until [`Training::take_back`].
+    pub fn hand_out(&mut self) -> B::Buffer {
+        self.slots.remove(0)
+    }
+
+    /// Takes back what was handed out, or another buffer like it.
+    pub fn take_back(&mut self, buffer: B::Buffer) {
+        self.slots.insert(0, buffer);
     }
 
     /// Scores micro-batches with the present weights, as evaluation does.
@@ -286,9 +286,10 @@ pub struct Validation<'t, 'b, B: Backend>(&'t mut Training<'b, B>);
 impl<B: Backend> Score for Validation<'_, '_, B> {
     fn submit(&mut self, batch: Batch<'_>) -> Result<()> {
         let training = &mut *self.0;
+        let parameters = training.parameters.read();
         let memory = Memory {
             arena: &mut training.arenas[0],
-            weights: &training.weights,
+            weights: &parameters.weights,
             gradient: &mut training.slots[0], // a forward pass in evaluation mode leaves it alone
             batch,
         };
@@ -299,17 +300,5 @@ impl<B: Backend> Score for Validation<'_, '_, B> {
 
     fn collect(&mut self) -> Result<&Outcomes> {
         self.0.scored.take(self.0.backend, &self.0.evaluation)
-    }
-}
-
-impl<B: Backend> CheckpointView for Training<'_, B> {
-    fn weights(&self, parameter: &Parameter, values: &mut [f32]) -> Result<()> {
-        self.backend
-            .read_parameters(&self.weights, parameter.offset, values)
-    }
-
-    fn momentum(&self, parameter: &Parameter, values: &mut [f32]) -> Result<()> {
-        self.backend
-            .read_parameters(&self.momentum, parameter.offset, values)
     }
 }

@@ -1,3 +1,59 @@
-//! Replicas, and the processes that they live in.
+//! Floor 5: several replicas of a network that train as one.
+//!
+//! The paper splits the batch among GPUs and says that "the result is exactly the same as when training on a single
+//! GPU" (section 3.3). Here it is: each replica owns a subtree of the reduction tree over the batch's micro-batches, and
+//! what replicas add to one another are the nodes above, in the same order (DESIGN section 3). A [`Group`] is how a
+//! replica reaches the others.
+//!
+//! Every replica runs the same program: what one learns alone (a loss, a bad image, a signal, a failure) it says to all
+//! before anybody acts on it.
 
+mod agreement;
 pub mod control;
+mod local;
+mod meeting;
+
+pub use agreement::{agree, all_well};
+pub use local::Local;
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::exec::Training;
+use crate::plan::{Bucket, StepParams, UpdateRule};
+
+/// Which replica of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 0. The first writes logs and checkpoints.
+    pub rank: usize,
+    /// All replicas of the run.
+    pub replicas: usize,
+}
+
+/// A replica's way to the others. All of them make the same calls in the same order.
+pub trait Group<B: Backend> {
+    /// Which of the replicas this is.
+    fn place(&self) -> Place;
+
+    /// Says `message` to all, hears what each said, by rank. Errors where one of them is gone.
+    fn exchange(&mut self, message: Vec<u8>) -> Result<Vec<Vec<u8>>>;
+
+    /// This replica's sum of a bucket is complete: it may be on its way to the others from now on.
+    fn bucket_final(&mut self, _bucket: &Bucket, _sum: &mut B::Buffer) -> Result<()> {
+        Ok(())
+    }
+
+    /// Adds what the replicas have summed, in the order of the tree, and applies the update rule. Where the gradient is
+    /// not finite, no weight changes on any replica.
+    fn update(
+        &mut self,
+        training: &mut Training<'_, B>,
+        rule: &UpdateRule,
+        params: &StepParams,
+    ) -> Result<()>;
+
+    /// Makes the first replica's momentum complete, where each has only kept its part: before a checkpoint.
+    fn complete_state(&mut self, _training: &mut Training<'_, B>) -> Result<()> {
+        Ok(())
+    }
+}

@@ -34,23 +34,26 @@ pub struct Memory {
 const PROCESS_BYTES: u64 = 1 << 20;
 
 impl Memory {
-    /// A training run over `plan` with validation over `evaluation`, both lowered by `lowering`; `loader` is the input
-    /// pipeline's.
+    /// A training run over `plan` with validation over `evaluation`, both lowered by `lowering`. `replicas` share the
+    /// weights and the momentum; each has its part `tree` of the reduction tree and an input pipeline of `loader` bytes.
     pub fn training(
         lowering: &dyn Lowering,
         [plan, evaluation]: [&Plan; 2],
         tree: Tree,
         order: WalkOrder,
         loader: u64,
+        replicas: usize,
     ) -> Self {
+        let replicas = replicas as u64;
         let flat = 4 * plan.flat_len as u64;
         let weights = lowering.weight_bytes(plan);
         let workspace = lowering
             .workspace_bytes(plan)
-            .max(lowering.workspace_bytes(evaluation));
+            .max(lowering.workspace_bytes(evaluation))
+            * replicas;
         let arena = plan.arena_bytes.max(evaluation.arena_bytes) as u64;
         let outcomes = plan.outcome_bytes(tree.leaves().max(IN_FLIGHT)) as u64;
-        let activations = arena * order.arenas(tree.leaves()) as u64 + outcomes;
+        let activations = replicas * (arena * order.arenas(tree.leaves()) as u64 + outcomes);
         // Hashes and checkpoints copy one array at a time to the host.
         let staging = plan
             .parameters
@@ -58,11 +61,18 @@ impl Memory {
             .map(|p| 4 * p.len() as u64)
             .max()
             .unwrap_or(0);
-        let gradients = flat * tree.slots() as u64;
+        let gradients = replicas * flat * tree.slots() as u64;
         let device = weights + gradients + flat + activations + workspace;
         Self {
             device,
-            ..Self::sum(weights, gradients, flat, activations, workspace + staging, loader)
+            ..Self::sum(
+                weights,
+                gradients,
+                flat,
+                activations,
+                workspace + staging,
+                replicas * loader,
+            )
         }
     }
 

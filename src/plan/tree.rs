@@ -28,6 +28,18 @@ impl Tree {
         }
     }
 
+    /// Numbers of replicas that can own a subtree each: the powers of two that divide the number of leaves.
+    pub fn shares(self) -> impl Iterator<Item = usize> {
+        (0..=self.leaves.trailing_zeros()).map(|halvings| 1 << halvings)
+    }
+
+    /// The subtree of each of `replicas` replicas: replica r owns the leaves from `r * leaves()` of it on. `Tree::new(replicas)`
+    /// is what is left to add. `None` unless it is one of [`Tree::shares`].
+    pub fn subtree(self, replicas: usize) -> Option<Self> {
+        let owns_a_subtree = replicas.is_power_of_two() && self.leaves.is_multiple_of(replicas);
+        owns_a_subtree.then(|| Self::new(self.leaves / replicas))
+    }
+
     /// Number of leaves.
     pub fn leaves(self) -> usize {
         self.leaves
@@ -64,24 +76,24 @@ impl Tree {
 mod tests {
     use super::*;
 
-    /// The definition, as a formula over leaf names.
-    fn expected(leaves: std::ops::Range<usize>) -> String {
-        let n = leaves.len();
-        if n == 1 {
-            return leaves.start.to_string();
+    /// The definition, as a formula over what `name` calls the leaves from `first` on.
+    fn formula(first: usize, leaves: usize, name: &dyn Fn(usize) -> String) -> String {
+        if leaves == 1 {
+            return name(first);
         }
-        if n.is_multiple_of(2) {
-            let middle = leaves.start + n / 2;
-            return format!(
-                "({}+{})",
-                expected(leaves.start..middle),
-                expected(middle..leaves.end)
-            );
+        if leaves.is_multiple_of(2) {
+            let half = leaves / 2;
+            let [left, right] = [first, first + half].map(|first| formula(first, half, name));
+            return format!("({left}+{right})");
         }
-        leaves
-            .map(|l| l.to_string())
+        (first..first + leaves)
+            .map(name)
             .reduce(|sum, leaf| format!("({sum}+{leaf})"))
             .unwrap()
+    }
+
+    fn expected(leaves: usize) -> String {
+        formula(0, leaves, &|leaf| leaf.to_string())
     }
 
     #[test]
@@ -99,8 +111,23 @@ mod tests {
                     .reduce(|right, left| format!("({left}+{right})"));
                 slots[*merged.start()] = sum.unwrap();
             }
-            assert_eq!(slots[0], expected(0..leaves), "{leaves} leaves");
+            assert_eq!(slots[0], expected(leaves), "{leaves} leaves");
         }
+    }
+
+    #[test]
+    fn subtrees_and_the_tree_above_them_are_the_tree() {
+        for leaves in 1..=96 {
+            let tree = Tree::new(leaves);
+            for replicas in tree.shares() {
+                let each = tree.subtree(replicas).expect("a share").leaves();
+                let sum = |replica| formula(replica * each, each, &|leaf| leaf.to_string());
+                assert_eq!(formula(0, replicas, &sum), expected(leaves));
+            }
+            assert!([0, 3, 5].iter().all(|replicas| tree.subtree(*replicas).is_none()));
+        }
+        assert_eq!(Tree::new(12).shares().collect::<Vec<_>>(), [1, 2, 4]);
+        assert_eq!(Tree::new(12).subtree(8), None);
     }
 
     #[test]

@@ -3,8 +3,10 @@
 pub mod diff;
 pub mod event;
 mod folder;
+mod journal;
 pub mod log;
 mod recipe;
+mod replicas;
 pub mod schedule;
 mod start;
 mod stop;
@@ -12,7 +14,8 @@ mod stuck;
 mod trainer;
 
 pub use folder::{create_run, write_recipe};
-pub use recipe::{PAPER_EPOCHS, Recipe, compare_classes, equivalence_class};
+pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, compare_classes, equivalence_class};
+pub use replicas::{Replicas, train};
 pub use start::Start;
-pub use stop::Stop;
-pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState, train};
+pub use stop::{Signal, Stop};
+pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState};

@@ -17,7 +17,7 @@ use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Spec};
-use crate::plan::UpdateRule;
+use crate::plan::{Tree, UpdateRule};
 
 /// Every decision of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,6 +96,9 @@ pub struct Recipe {
     pub on_bad: OnBad,
     /// Where to compute.
     pub device: String,
+    /// Replicas that share the batch.
+    #[serde(default = "one")]
+    pub replicas: usize,
     /// Arithmetic of the forward and backward passes.
     #[serde(default)]
     pub precision: Precision,
@@ -166,6 +169,7 @@ impl Recipe {
                 self.micro_batch,
             ));
         }
+        check_replicas(self.replicas, self.batch, self.micro_batch)?;
         if self.init_from.is_some() && self.weights.is_some() {
             return Err(Error::Usage(
                 "--init-from copies some layers, --weights all of them: say one of the two".into(),
@@ -236,6 +240,7 @@ impl Recipe {
             "stop-if-stuck",
             "folds",
             "device",
+            "replicas",
             "threads",
             "io",
             "seed",
@@ -270,6 +275,37 @@ impl Recipe {
         }
         Ok(recipe)
     }
+}
+
+fn one() -> usize {
+    1
+}
+
+/// Refuses a number of replicas that cannot own a subtree of the reduction tree each; names those that can, and the
+/// micro-batch with which this one could.
+pub fn check_replicas(replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
+    let tree = Tree::new(batch / micro_batch);
+    if tree.subtree(replicas).is_some() {
+        return Ok(());
+    }
+    let shares: Vec<_> = tree.shares().map(|replicas| replicas.to_string()).collect();
+    let smaller = (1..=micro_batch).rev().find(|smaller| {
+        batch.is_multiple_of(*smaller) && Tree::new(batch / smaller).subtree(replicas).is_some()
+    });
+    let hint = match smaller {
+        Some(smaller) => format!("--micro-batch {smaller} would allow {replicas}"),
+        None => format!("no --micro-batch of --batch {batch} allows {replicas}: powers of two share a batch"),
+    };
+    Err(Error::invalid_hint(
+        "--replicas",
+        format_args!(
+            "{} for {} micro-batches of {micro_batch}",
+            shares.join(", "),
+            tree.leaves()
+        ),
+        replicas,
+        hint,
+    ))
 }
 
 /// The paper trains for 74 epochs (section 3.1).

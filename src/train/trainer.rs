@@ -1,7 +1,10 @@
 //! The training loop.
 //!
-//! State changes only in [`Training::update`] and at validations; everything else can be abandoned at any time, which
+//! State changes only in [`Group::update`] and at validations; everything else can be abandoned at any time, which
 //! is what a signal does: the step under way is dropped and the state of the last finished one is saved.
+//!
+//! Every replica runs this loop. What differs between them, they tell one another ([`agree`]) before they act on it, so
+//! all take the same way; only the first one has a [`Journal`].
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::event::{Event, Fold, Observer};
-use super::log::RunLog;
+use super::journal::Journal;
 use super::recipe::Recipe;
 use super::schedule::{Moment, PlateauState, Schedule};
 use super::start::Start;
-use super::stop::Stop;
+use super::stop::{Signal, Stop};
 use super::stuck::StuckDetector;
 use crate::backend::Backend;
 use crate::data::loader::{self, BadEvent, Loader, Mode, OnBad, Positions};
@@ -23,13 +26,11 @@ use crate::data::preprocess::Preprocess;
 use crate::data::shards::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Tally, tally};
-use crate::exec::{BitFlip, FoldOf, Training, Watch, load};
+use crate::exec::{BitFlip, FoldOf, Shape, SharedParameters, Training, Watch, load};
 use crate::network::Network;
-use crate::plan::{Batch, StepParams, WalkOrder};
-use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, StateHasher, durable, write_checkpoint};
-
-/// Checkpoints that are kept: the newest, and one to fall back on.
-const KEPT_CHECKPOINTS: usize = 2;
+use crate::parallel::{Group, Place, agree, all_well};
+use crate::plan::{Batch, Bucket, StepParams, Tree, WalkOrder};
+use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, StateHasher};
 
 /// Micro-batches between the workers and the network: one in use, one ready, one being filled.
 pub const LOADER_SLOTS: usize = 3;
@@ -75,7 +76,7 @@ pub struct Job {
     pub stop: Stop,
     /// In which order the micro-batches of a step are walked. Changes no bit.
     pub walk: WalkOrder,
-    /// A fault to plant, for tests.
+    /// A fault to plant, for tests; its micro-batch counts within the global batch.
     pub flip: Option<BitFlip>,
 }
 
@@ -88,29 +89,17 @@ pub struct Ended {
     pub error: Option<Error>,
 }
 
-/// Trains until the last step, a signal or an error; always leaves a checkpoint of the last finished step, unless that
-/// cannot be written. An `Err` means that the run could not even start.
-pub fn train<B: Backend>(backend: &B, job: Job, observer: &mut dyn Observer) -> Result<Ended> {
-    let mut trainer = Trainer::new(backend, job, observer)?;
-    let outcome = trainer.run();
-    trainer.end(outcome)
-}
-
-struct Trainer<'a, B: Backend> {
+/// One replica's part of a training run.
+pub(super) struct Trainer<'a, B: Backend, G: Group<B>> {
+    job: &'a Job,
     backend: &'a B,
-    recipe: Recipe,
-    run: RunFolder,
-    network: Network,
-    preprocess: Preprocess,
-    training: Arc<Dataset>,
-    validation: Option<Arc<Dataset>>,
-    class: Value,
-    stop: Stop,
+    group: G,
+    /// The micro-batches of a step that are this replica's.
+    share: Share,
     state: Training<'a, B>,
     progress: Progress,
     total_steps: u64,
-    log: RunLog,
-    observer: &'a mut dyn Observer,
+    journal: Option<Journal<'a>>,
     /// The step whose checkpoint is on disk.
     saved: Option<u64>,
     /// The last validation, and the step it was done at.
@@ -120,10 +109,44 @@ struct Trainer<'a, B: Backend> {
     trained_seconds: f64,
 }
 
+/// Consecutive micro-batches of every step.
+#[derive(Debug, Clone, Copy)]
+struct Share {
+    first: usize,
+    micro_batches: usize,
+}
+
+impl Share {
+    /// A replica's subtree of the reduction tree over `micro_batches`.
+    fn of(place: Place, micro_batches: usize) -> Result<(Self, Tree)> {
+        let whole = Tree::new(micro_batches);
+        let tree = whole.subtree(place.replicas).ok_or_else(|| {
+            let owners = format!("owners of a subtree of {micro_batches} micro-batches each");
+            Error::invalid("--replicas", owners, place.replicas)
+        })?;
+        let micro_batches = tree.leaves();
+        let first = place.rank * micro_batches;
+        Ok((Self { first, micro_batches }, tree))
+    }
+}
+
+/// What a replica says of its part of a step.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Report {
+    /// It was told to stop, and has computed nothing that counts.
+    signal: Option<Signal>,
+    /// The bits of each micro-batch's sum of losses.
+    losses: Vec<u64>,
+    folds: Vec<Fold>,
+    bad: Vec<BadEvent>,
+    /// Seconds that it waited for images.
+    stall: f64,
+}
+
 /// What interrupts the loop without being an error.
-enum Interrupted {
+pub(super) enum Interrupted {
     /// By this signal.
-    Signal(&'static str),
+    Signal(Signal),
     /// By an error.
     Error(Error),
 }
@@ -134,123 +157,164 @@ impl From<Error> for Interrupted {
     }
 }
 
-type Step<T> = std::result::Result<T, Interrupted>;
+pub(super) type Step<T> = std::result::Result<T, Interrupted>;
 
-impl<'a, B: Backend> Trainer<'a, B> {
-    fn new(backend: &'a B, job: Job, observer: &'a mut dyn Observer) -> Result<Self> {
-        let Job {
-            recipe,
-            run,
-            network,
-            preprocess,
-            training,
-            validation,
-            class,
-            start,
-            stop,
-            walk,
-            flip,
-        } = job;
-        let validation = validation.filter(|data| !data.is_empty());
-        if validation.is_none() && recipe.schedule == Schedule::Plateau {
-            return Err(Error::invalid_hint(
-                "--schedule plateau",
-                "a validation split to watch",
-                "a data set without validation images",
-                "use --schedule cosine or step:E,F, or pack images under val/",
-            ));
+impl Job {
+    /// Refuses what cannot work, before anything is allocated.
+    pub(super) fn check(&self) -> Result<()> {
+        let watched = self.validation.as_ref().is_some_and(|data| !data.is_empty());
+        if watched || self.recipe.schedule != Schedule::Plateau {
+            return Ok(());
         }
-        let mut state = Training::new(backend, &network, &preprocess, recipe.update_rule(), walk)?;
-        state.set_state(&start.weights, &start.momentum)?;
-        if let Some(flip) = flip {
-            state.plant(flip);
-        }
-        let total_steps = recipe.total_steps(training.len() as u64);
-        let log = RunLog::resume(&run.log(), start.progress.step)?;
-        let saved = start.class.is_some().then_some(start.progress.step);
-        let mut trainer = Self {
-            backend,
-            stuck: StuckDetector::new(network.classes, recipe.stop_if_stuck),
-            recipe,
-            run,
-            network,
-            preprocess,
-            training,
-            validation,
-            class,
-            stop,
+        Err(Error::invalid_hint(
+            "--schedule plateau",
+            "a validation split to watch",
+            "a data set without validation images",
+            "use --schedule cosine or step:E,F, or pack images under val/",
+        ))
+    }
+}
+
+/// What a replica needs before it can say that it is ready.
+pub(super) struct Prepared<'a, B: Backend> {
+    share: Share,
+    state: Training<'a, B>,
+    journal: Option<Journal<'a>>,
+}
+
+/// Plans and allocates for the replica at `place`; the first one has an observer.
+pub(super) fn prepare<'a, B: Backend>(
+    backend: &'a B,
+    place: Place,
+    parameters: SharedParameters<B>,
+    job: &'a Job,
+    observer: Option<&'a mut dyn Observer>,
+) -> Result<Prepared<'a, B>> {
+    let (share, tree) = Share::of(place, job.recipe.micro_batches())?;
+    let shape = Shape {
+        micro_batch: job.recipe.micro_batch,
+        tree,
+        order: job.walk,
+    };
+    let mut state = Training::new(backend, &job.network, &job.preprocess, shape, parameters)?;
+    let planted = job.flip.as_ref().and_then(|flip| {
+        let micro_batch = flip.micro_batch.checked_sub(share.first)?;
+        (micro_batch < share.micro_batches).then(|| BitFlip {
+            micro_batch,
+            ..flip.clone()
+        })
+    });
+    if let Some(flip) = planted {
+        state.plant(flip);
+    }
+    let journal = observer
+        .map(|observer| Journal::open(&job.run, job.start.progress.step, observer))
+        .transpose()?;
+    Ok(Prepared {
+        share,
+        state,
+        journal,
+    })
+}
+
+impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
+    /// One of the replicas of `job`.
+    pub(super) fn new(backend: &'a B, group: G, job: &'a Job, prepared: Prepared<'a, B>) -> Self {
+        let Prepared {
+            share,
             state,
-            progress: start.progress,
-            total_steps,
-            log,
-            observer,
-            saved,
+            journal,
+        } = prepared;
+        let start = &job.start;
+        Self {
+            backend,
+            group,
+            share,
+            state,
+            progress: start.progress.clone(),
+            total_steps: job.recipe.total_steps(job.training.len() as u64),
+            journal,
+            saved: start.class.is_some().then_some(start.progress.step),
             validated: None,
+            stuck: StuckDetector::new(job.network.classes, job.recipe.stop_if_stuck),
             trained_images: 0,
             trained_seconds: 0.0,
-        };
-        trainer.emit(&Event::Start {
-            recipe: json!(trainer.recipe),
-            class: trainer.class.clone(),
-            step: trainer.progress.step,
-            total_steps,
-            samples: trainer.training.len() as u64,
-            passed_over: start.passed_over,
-            version: env!("CARGO_PKG_VERSION").into(),
-        })?;
-        Ok(trainer)
+            job,
+        }
     }
 
     fn emit(&mut self, event: &Event) -> Result<()> {
-        self.log.append(event)?;
-        self.observer.event(event);
-        Ok(())
+        self.journal
+            .as_mut()
+            .map_or(Ok(()), |journal| journal.emit(event))
     }
 
-    fn run(&mut self) -> Step<()> {
+    /// Trains until the last step, a signal or an error.
+    pub(super) fn run(&mut self) -> Step<()> {
+        self.emit(&Event::Start {
+            recipe: json!(self.job.recipe),
+            class: self.job.class.clone(),
+            step: self.progress.step,
+            total_steps: self.total_steps,
+            samples: self.job.training.len() as u64,
+            passed_over: self.job.start.passed_over.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        })?;
         let mut loader = self.training_loader()?;
         loop {
             let step = self.progress.step;
-            if self.is_due(self.recipe.validate_every) && self.progress.schedule.validated_at < step {
+            let recipe = &self.job.recipe;
+            if self.is_due(recipe.validate_every) && self.progress.schedule.validated_at < step {
                 let tally = self.validate()?;
                 self.progress.schedule.validated_at = step;
-                let rule = self.recipe.plateau_rule();
-                if self.recipe.schedule == Schedule::Plateau
-                    && self.progress.schedule.plateau.validated(tally.correct1, rule)
-                {
-                    let drops = self.progress.schedule.plateau.drops;
-                    let message = format!(
-                        "validation error stopped improving: learning rate divided by 10 (drop {drops})"
-                    );
-                    self.emit(&Event::Warning { step, message })?;
-                }
+                self.watch_validation(&tally)?;
             }
             if step >= self.total_steps {
                 return Ok(());
             }
-            if self.is_due(self.recipe.checkpoint_every) {
+            if self.is_due(recipe.checkpoint_every) {
                 self.checkpoint()?;
             }
-            self.check_stop()?;
             self.step(&mut loader)?;
         }
     }
 
-    /// The images of the rest of the run.
+    /// Lets the plateau rule see a validation.
+    fn watch_validation(&mut self, tally: &Tally) -> Result<()> {
+        let recipe = &self.job.recipe;
+        let plateau = &mut self.progress.schedule.plateau;
+        if recipe.schedule != Schedule::Plateau || !plateau.validated(tally.correct1, recipe.plateau_rule()) {
+            return Ok(());
+        }
+        let drops = plateau.drops;
+        let step = self.progress.step;
+        let message =
+            format!("validation error stopped improving: learning rate divided by 10 (drop {drops})");
+        self.emit(&Event::Warning { step, message })
+    }
+
+    /// This replica's images of the rest of the run.
     fn training_loader(&self) -> Result<Loader<B::HostMemory>> {
-        let (recipe, batch) = (&self.recipe, self.recipe.batch as u64);
-        let positions = Positions::from(self.progress.step * batch, recipe.micro_batch)?;
+        let (recipe, share) = (&self.job.recipe, self.share);
+        let (batch, micro_batch) = (recipe.batch as u64, recipe.micro_batch);
+        let first = self.progress.step * batch + (share.first * micro_batch) as u64;
+        let positions = Positions::share(first, batch, share.micro_batches as u64, micro_batch)?;
         let config = loader::Config {
-            threads: recipe.threads,
+            threads: self.loader_threads(),
             slots: LOADER_SLOTS,
             positions: positions.until(self.total_steps * batch),
-            views: recipe.training_views(self.training.manifest())?,
+            views: recipe.training_views(self.job.training.manifest())?,
             mode: Mode::Train {
-                order: Order::new(recipe.seed, self.training.len())?,
+                order: Order::new(recipe.seed, self.job.training.len())?,
                 on_bad: recipe.on_bad,
             },
         };
-        load(self.backend, self.training.clone(), config)
+        load(self.backend, self.job.training.clone(), config)
+    }
+
+    /// Replicas share the threads that prepare images.
+    fn loader_threads(&self) -> usize {
+        (self.job.recipe.threads / self.group.place().replicas).max(1)
     }
 
     /// Whether something that happens every `interval` steps, or once an epoch, is due at the present step.
@@ -267,88 +331,102 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Moment {
             step,
             total_steps: self.total_steps,
-            batch: self.recipe.batch as u64,
-            samples: self.training.len() as u64,
+            batch: self.job.recipe.batch as u64,
+            samples: self.job.training.len() as u64,
         }
-    }
-
-    fn check_stop(&self) -> Step<()> {
-        self.stop
-            .asked()
-            .map_or(Ok(()), |signal| Err(Interrupted::Signal(signal)))
     }
 
     /// One optimisation step: M leaves, their sum in tree order, one update.
     fn step(&mut self, loader: &mut Loader<B::HostMemory>) -> Step<()> {
         let started = Instant::now();
-        let (step, batch) = (self.progress.step, self.recipe.batch as u64);
-        let rate =
-            self.recipe
-                .schedule
-                .rate(self.recipe.lr, self.moment(step), self.progress.schedule.plateau);
-        let mut params = StepParams {
-            seed: self.recipe.seed,
+        let recipe = &self.job.recipe;
+        let (step, batch) = (self.progress.step, recipe.batch);
+        let params = StepParams {
+            seed: recipe.seed,
             step,
-            position: step * batch,
-            learning_rate: rate,
+            position: step * batch as u64 + (self.share.first * recipe.micro_batch) as u64,
+            learning_rate: recipe
+                .schedule
+                .rate(recipe.lr, self.moment(step), self.progress.schedule.plateau),
         };
-        let mut folds = Folds {
-            wanted: self.recipe.folds,
-            folds: Vec::new(),
-        };
-        let mut stall = 0.0;
-        for micro_batch in 0..self.recipe.micro_batches() {
-            self.check_stop()?;
+        let own = self.leaves(loader, params);
+        let reports = self.agree(own)?;
+        for event in reports.iter().flat_map(|report| &report.bad) {
+            self.report_bad(Some(step + 1), event)?;
+        }
+        let losses = reports.iter().flat_map(|report| &report.losses);
+        let loss = losses.map(|bits| f64::from_bits(*bits)).sum::<f64>() / batch as f64;
+        if !loss.is_finite() {
+            let what = "the loss".into();
+            return Err(Error::NonFinite { step: step + 1, what }.into());
+        }
+        self.group
+            .update(&mut self.state, &recipe.update_rule(), &params)?;
+        self.progress.step += 1;
+
+        let seconds = started.elapsed().as_secs_f64();
+        self.trained_images += batch as u64;
+        self.trained_seconds += seconds;
+        self.emit(&Event::Step {
+            step: step + 1,
+            epoch: self.epochs(),
+            loss,
+            lr: params.learning_rate,
+            images_per_sec: batch as f64 / seconds,
+            data_stall: reports.iter().map(|report| report.stall).fold(0.0, f64::max),
+        })?;
+        if recipe.folds {
+            self.emit(&Event::Folds {
+                step: step + 1,
+                folds: reports.into_iter().flat_map(|report| report.folds).collect(),
+            })?;
+        }
+        self.watch_loss(loss)
+    }
+
+    /// What every replica reports, unless one of them failed or was told to stop.
+    fn agree(&mut self, own: Result<Report>) -> Step<Vec<Report>> {
+        let reports = agree(&mut self.group, own)?;
+        match reports.iter().find_map(|report| report.signal) {
+            Some(signal) => Err(Interrupted::Signal(signal)),
+            None => Ok(reports),
+        }
+    }
+
+    /// This replica's leaves of a step, and the sum of them.
+    fn leaves(&mut self, loader: &mut Loader<B::HostMemory>, mut params: StepParams) -> Result<Report> {
+        let mut report = Report::default();
+        for micro_batch in 0..self.share.micro_batches {
+            if let Some(signal) = self.job.stop.asked() {
+                return Ok(Report {
+                    signal: Some(signal),
+                    ..report
+                });
+            }
             let waited = Instant::now();
             let slot = loader
                 .next_slot()?
                 .ok_or_else(|| Error::invalid("the training stream", "another micro-batch", "its end"))?;
-            stall += waited.elapsed().as_secs_f64();
+            report.stall += waited.elapsed().as_secs_f64();
             let batch = Batch {
                 pixels: slot.pixels.as_ref(),
                 flips: &slot.flips,
                 colours: &slot.colours,
                 labels: &slot.labels,
             };
-            self.state.micro_batch(micro_batch, batch, &params, &mut folds)?;
-            for event in &slot.bad {
-                self.report_bad(step + 1, event)?;
-            }
-            params.position += self.recipe.micro_batch as u64;
+            let mut watch = StepWatch {
+                group: &mut self.group,
+                folds: self.job.recipe.folds.then_some(&mut report.folds),
+                first: self.share.first,
+            };
+            self.state.micro_batch(micro_batch, batch, &params, &mut watch)?;
+            report.bad.extend(slot.bad.iter().cloned());
+            params.position += self.job.recipe.micro_batch as u64;
         }
-        let mut loss_sum = 0.0;
-        for _ in 0..self.recipe.micro_batches() {
-            loss_sum += self.state.outcomes()?.loss_sum();
+        for _ in 0..self.share.micro_batches {
+            report.losses.push(self.state.outcomes()?.loss_sum().to_bits());
         }
-        let loss = loss_sum / batch as f64;
-        if !loss.is_finite() {
-            return Err(Error::NonFinite {
-                step: step + 1,
-                what: "the loss".into(),
-            }
-            .into());
-        }
-        self.state.update(&params)?;
-        self.progress.step += 1;
-
-        let seconds = started.elapsed().as_secs_f64();
-        self.trained_images += batch;
-        self.trained_seconds += seconds;
-        self.emit(&Event::Step {
-            step: step + 1,
-            epoch: self.epochs(),
-            loss,
-            lr: rate,
-            images_per_sec: batch as f64 / seconds,
-            data_stall: stall,
-        })?;
-        if self.recipe.folds {
-            self.emit(&Event::Folds {
-                step: step + 1,
-                folds: folds.folds,
-            })?;
-        }
-        self.watch_loss(loss)
+        Ok(report)
     }
 
     /// Warns, and ends the run where that was asked for, when the loss does not leave ln(classes).
@@ -364,77 +442,90 @@ impl<'a, B: Backend> Trainer<'a, B> {
         Ok(())
     }
 
-    /// Scores the validation split with the present weights.
+    /// Scores the validation split with the present weights. Its micro-batches are dealt to the replicas in turn.
     fn validate(&mut self) -> Step<Tally> {
-        let Some(data) = &self.validation else {
+        let Some(data) = self.job.validation.as_ref().filter(|data| !data.is_empty()) else {
             return Ok(Tally::default());
         };
         let started = Instant::now();
-        let config = loader::Config {
-            threads: self.recipe.threads,
-            slots: LOADER_SLOTS,
-            positions: Positions::from(0, self.recipe.micro_batch)?.until(data.len() as u64),
-            views: self.recipe.test_views()?,
-            mode: Mode::Evaluate { on_bad: OnBad::Skip },
-        };
-        let mut loader = load(self.backend, data.clone(), config)?;
         let mut signal = None;
-        let tally = tally(&mut loader, &mut self.state.validation(), || {
-            signal = self.stop.asked();
-            signal.is_none()
-        })?;
-        if let Some(signal) = signal {
+        let own = self.score(data, &mut signal);
+        let scored = agree(&mut self.group, own.map(|tallies| (signal, tallies)))?;
+        if let Some(signal) = scored.iter().find_map(|(signal, _)| *signal) {
             return Err(Interrupted::Signal(signal));
         }
-        for bad in &tally.bad {
-            self.emit(&Event::BadSample {
-                step: None,
-                sample: bad.sample.clone(),
-                action: bad.action,
-            })?;
+        let tally = Tally::of_turns(scored.into_iter().map(|(_, tallies)| tallies).collect());
+        for event in &tally.bad {
+            self.report_bad(None, event)?;
         }
         let step = self.progress.step;
-        self.emit(&Event::Validation {
-            step,
-            top1_error: tally.top1_error(),
-            top5_error: tally.top5_error(),
-            top1: 100.0 - tally.top1_error(),
-            top5: 100.0 - tally.top5_error(),
-            loss: tally.mean_loss(),
-            n: tally.n,
-            weights_sha256: self.hashes()?.0,
-            seconds: started.elapsed().as_secs_f64(),
-        })?;
+        if self.journal.is_some() {
+            self.emit(&Event::Validation {
+                step,
+                top1_error: tally.top1_error(),
+                top5_error: tally.top5_error(),
+                top1: 100.0 - tally.top1_error(),
+                top5: 100.0 - tally.top5_error(),
+                loss: tally.mean_loss(),
+                n: tally.n,
+                weights_sha256: self.hashes()?.0,
+                seconds: started.elapsed().as_secs_f64(),
+            })?;
+        }
         self.validated = Some((step, tally.clone()));
         Ok(tally)
     }
 
-    fn report_bad(&mut self, step: u64, event: &BadEvent) -> Result<()> {
+    /// Scores this replica's micro-batches of the validation split, unless a signal comes.
+    fn score(&mut self, data: &Arc<Dataset>, signal: &mut Option<Signal>) -> Result<Vec<Tally>> {
+        let (recipe, place) = (&self.job.recipe, self.group.place());
+        let micro_batch = recipe.micro_batch as u64;
+        let (first, turn) = (
+            place.rank as u64 * micro_batch,
+            place.replicas as u64 * micro_batch,
+        );
+        let config = loader::Config {
+            threads: self.loader_threads(),
+            slots: LOADER_SLOTS,
+            positions: Positions::share(first, turn, 1, recipe.micro_batch)?.until(data.len() as u64),
+            views: recipe.test_views()?,
+            mode: Mode::Evaluate { on_bad: OnBad::Skip },
+        };
+        let mut loader = load(self.backend, data.clone(), config)?;
+        tally(&mut loader, &mut self.state.validation(), || {
+            *signal = self.job.stop.asked();
+            signal.is_none()
+        })
+    }
+
+    fn report_bad(&mut self, step: Option<u64>, event: &BadEvent) -> Result<()> {
         self.emit(&Event::BadSample {
-            step: Some(step),
+            step,
             sample: event.sample.clone(),
             action: event.action,
         })
     }
 
     fn epochs(&self) -> f64 {
-        self.progress.step as f64 * self.recipe.batch as f64 / self.training.len() as f64
+        self.progress.step as f64 * self.job.recipe.batch as f64 / self.job.training.len() as f64
     }
 
     /// `weights_sha256` and `state_sha256` of the present state.
     fn hashes(&self) -> Result<(String, String)> {
         let mut hasher = StateHasher::new();
-        let longest = self.network.parameters.iter().map(|p| p.len()).max().unwrap_or(0);
+        let parameters = &self.job.network.parameters;
+        let longest = parameters.iter().map(|p| p.len()).max().unwrap_or(0);
         let mut values = vec![0.0; longest];
-        for parameter in &self.network.parameters {
+        let state = self.state.parameters().view(self.backend);
+        for parameter in parameters {
             let values = &mut values[..parameter.len()];
-            self.state.weights(parameter, values)?;
+            state.weights(parameter, values)?;
             hasher.array(values);
         }
         let weights = hasher.weights();
-        for parameter in &self.network.parameters {
+        for parameter in parameters {
             let values = &mut values[..parameter.len()];
-            self.state.momentum(parameter, values)?;
+            state.momentum(parameter, values)?;
             hasher.array(values);
         }
         Ok((
@@ -445,54 +536,54 @@ impl<'a, B: Backend> Trainer<'a, B> {
 
     /// Saves the present state, unless it is saved already, and forgets all but the newest checkpoints.
     fn checkpoint(&mut self) -> Result<()> {
-        let step = self.progress.step;
-        if self.saved == Some(step) {
+        if self.saved == Some(self.progress.step) {
             return Ok(());
         }
+        let own = self
+            .group
+            .complete_state(&mut self.state)
+            .and_then(|()| self.save());
+        all_well(&mut self.group, own)?;
+        self.saved = Some(self.progress.step);
+        Ok(())
+    }
+
+    /// Writes the checkpoint, where that is this replica's business.
+    fn save(&mut self) -> Result<()> {
+        let Some(journal) = &self.journal else {
+            return Ok(());
+        };
         let started = Instant::now();
         let (weights_sha256, state_sha256) = self.hashes()?;
+        let step = self.progress.step;
         let meta = CheckpointMeta {
-            spec: self.recipe.spec(self.network.classes),
-            class_names: self.training.manifest().classes.clone(),
-            preprocess: self.preprocess.clone(),
-            scale: self.recipe.scale.middle(),
+            spec: self.job.recipe.spec(self.job.network.classes),
+            class_names: self.job.training.manifest().classes.clone(),
+            preprocess: self.job.preprocess.clone(),
+            scale: self.job.recipe.scale.middle(),
             step,
             epoch: self.epochs(),
             schedule: json!(self.progress.schedule),
-            recipe: json!(self.recipe),
-            class: self.class.clone(),
+            recipe: json!(self.job.recipe),
+            class: self.job.class.clone(),
             weights_sha256: weights_sha256.clone(),
             state_sha256: state_sha256.clone(),
         };
-        let path = self.run.checkpoint(step);
-        let folder = self.run.checkpoints();
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Checkpoint {
-            path: path.clone(),
-            source,
-        })?;
-        write_checkpoint(&path, &meta, &self.network.parameters, &self.state)?;
-        self.saved = Some(step);
-        let file = path
-            .strip_prefix(self.run.root())
-            .unwrap_or(&path)
-            .display()
-            .to_string();
-        let seconds = started.elapsed().as_secs_f64();
+        let state = self.state.parameters().view(self.backend);
+        let file = journal.save(&meta, &self.job.network.parameters, &state)?;
+        drop(state);
         self.emit(&Event::Checkpoint {
             step,
             file,
             weights_sha256,
             state_sha256,
-            seconds,
+            seconds: started.elapsed().as_secs_f64(),
         })?;
-        for (_, old) in self.run.list_checkpoints()?.into_iter().skip(KEPT_CHECKPOINTS) {
-            std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
-        }
-        durable::remove_orphans(&folder).map_err(Error::io("clean", &folder))
+        self.journal.as_ref().map_or(Ok(()), Journal::tidy)
     }
 
-    /// Saves what there is, says how it ended.
-    fn end(mut self, outcome: Step<()>) -> Result<Ended> {
+    /// Saves what there is, says how it ended. Nothing to say but for the first replica.
+    pub(super) fn end(mut self, outcome: Step<()>) -> Result<Option<Ended>> {
         let error = match outcome {
             Ok(()) => self.finish().err(),
             Err(Interrupted::Error(error)) => {
@@ -502,13 +593,16 @@ impl<'a, B: Backend> Trainer<'a, B> {
             }
             Err(Interrupted::Signal(signal)) => Some(match self.checkpoint() {
                 Ok(()) => Error::Stopped {
-                    signal,
+                    signal: signal.name(),
                     step: self.progress.step,
-                    run: self.run.root().into(),
+                    run: self.job.run.root().into(),
                 },
                 Err(error) => error,
             }),
         };
+        if self.journal.is_none() {
+            return Ok(None);
+        }
         let reason = match &error {
             None => "finished".into(),
             Some(Error::Stopped { signal, .. }) => (*signal).into(),
@@ -532,7 +626,7 @@ impl<'a, B: Backend> Trainer<'a, B> {
             top5: accuracy(Tally::top5_error),
         };
         self.emit(&event)?;
-        Ok(Ended { event, error })
+        Ok(Some(Ended { event, error }))
     }
 
     /// The last checkpoint, and a validation of the final weights where the last one is older. That validation is for
@@ -540,7 +634,8 @@ impl<'a, B: Backend> Trainer<'a, B> {
     fn finish(&mut self) -> Result<()> {
         self.checkpoint()?;
         let step = self.progress.step;
-        if self.validation.is_none() || self.validated.as_ref().is_some_and(|(at, _)| *at == step) {
+        let nothing_to_see = self.job.validation.as_ref().is_none_or(|data| data.is_empty());
+        if nothing_to_see || self.validated.as_ref().is_some_and(|(at, _)| *at == step) {
             return Ok(());
         }
         match self.validate() {
@@ -550,23 +645,32 @@ impl<'a, B: Backend> Trainer<'a, B> {
     }
 }
 
-/// Collects the folds of one step.
-struct Folds {
-    wanted: bool,
-    folds: Vec<Fold>,
+/// Looks on while a replica computes its part of a step.
+struct StepWatch<'s, G> {
+    group: &'s mut G,
+    /// Where folds are wanted.
+    folds: Option<&'s mut Vec<Fold>>,
+    /// The replica's first micro-batch.
+    first: usize,
 }
 
-impl Watch for Folds {
+impl<B: Backend, G: Group<B>> Watch<B> for StepWatch<'_, G> {
     fn wants_folds(&self) -> bool {
-        self.wanted
+        self.folds.is_some()
     }
 
     fn fold(&mut self, micro_batch: usize, layer: &str, pass: FoldOf, fold: u64) {
-        self.folds.push(Fold {
-            micro_batch,
-            layer: layer.into(),
-            pass,
-            fold: format!("{fold:016x}"),
-        });
+        if let Some(folds) = &mut self.folds {
+            folds.push(Fold {
+                micro_batch: self.first + micro_batch,
+                layer: layer.into(),
+                pass,
+                fold: format!("{fold:016x}"),
+            });
+        }
+    }
+
+    fn bucket_final(&mut self, bucket: &Bucket, sum: &mut B::Buffer) -> Result<()> {
+        self.group.bucket_final(bucket, sum)
     }
 }

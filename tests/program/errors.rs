@@ -35,17 +35,7 @@ fn bad_flags_are_usage_errors() {
         &[
             "train", "--data", "x", "--run", "y", "--config", "A", "--reduce", "nccl",
         ],
-        &[
-            "train",
-            "--data",
-            "x",
-            "--run",
-            "y",
-            "--config",
-            "A",
-            "--replicas",
-            "2",
-        ],
+        &["eval", "--data", "x", "--weights", "y", "--replicas", "2"],
         &[
             "train",
             "--data",

@@ -9,7 +9,7 @@ use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::exec::BitFlip;
 use verydeep::plan::WalkOrder;
 use verydeep::train::event::{Event, Observer};
-use verydeep::train::{Job, Recipe, Start, Stop, create_run, train};
+use verydeep::train::{Job, Recipe, Replicas, Start, Stop, create_run, train};
 
 use crate::images::shards;
 use crate::tool::{command, run_json, run_ok, small};
@@ -41,7 +41,12 @@ fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
         flip,
     };
     let cpu = Cpu::new(2).unwrap();
-    assert!(train(&cpu, job, &mut Silent).unwrap().error.is_none());
+    assert!(
+        train(Replicas::one(&cpu), job, &mut Silent)
+            .unwrap()
+            .error
+            .is_none()
+    );
 }
 
 #[test]

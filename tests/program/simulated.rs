@@ -68,6 +68,23 @@ fn a_run_on_the_simulated_device_follows_the_cpu_and_resumes_to_the_bit() {
     );
 }
 
+/// Each with streams of its own on one device, also with graphs.
+#[test]
+fn replicas_on_one_simulated_device_give_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let trained = [("1", None), ("2", None), ("4", Some("--cuda-graph"))].map(|(replicas, graph)| {
+        let run = folder.path().join(replicas);
+        let mut flags = small(shards(), &run);
+        flags.extend(["A", "--batch-norm", "--iterations", "2", "--device", "cuda:0"]);
+        flags.extend(["--replicas", replicas]);
+        flags.extend(graph);
+        self::run(&flags, replicas);
+        hashes(&run)
+    });
+    assert_eq!(trained[0], trained[1]);
+    assert_eq!(trained[0], trained[2]);
+}
+
 #[test]
 fn doctor_lists_simulated_devices() {
     let output = command(["doctor", "--device", "cuda", "--json"])

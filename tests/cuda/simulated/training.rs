@@ -4,9 +4,10 @@ use verydeep::backend::Backend;
 use verydeep::backend::cuda::{Cuda, Options};
 use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::error::Result;
-use verydeep::exec::{Score, Training, Unwatched};
+use verydeep::exec::{Score, Shape, SharedParameters, Training, Unwatched};
 use verydeep::network::{Builder, Network};
-use verydeep::plan::{Batch, StepParams, UpdateRule, WalkOrder};
+use verydeep::parallel::{Group as _, Local};
+use verydeep::plan::{Batch, StepParams, Tree, UpdateRule, WalkOrder};
 use verydeep::rng::{Purpose, Stream};
 use verydeep::shape::Chw;
 use verydeep::weights::CheckpointView;
@@ -66,11 +67,17 @@ pub(crate) fn train(options: Options, order: WalkOrder, steps: u64) -> Result<Tr
         batch: 4,
         micro_batches: 2,
     };
-    let mut training = Training::new(&cuda, &network, &preprocess, rule, order)?;
     let weights: Vec<f32> = (0..network.flat_len())
         .map(|i| 0.1 * (i % 7) as f32 - 0.25)
         .collect();
-    training.set_state(&weights, &vec![0.0; network.flat_len()])?;
+    let parameters = SharedParameters::new(&cuda, &network, &weights, &vec![0.0; network.flat_len()])?;
+    let shape = Shape {
+        micro_batch: 2,
+        tree: Tree::new(rule.micro_batches),
+        order,
+    };
+    let mut training = Training::new(&cuda, &network, &preprocess, shape, parameters)?;
+    let mut group = Local::alone(&cuda, training.parameters());
     let mut slot = cuda.allocate_host(2 * network.input.len())?;
     for step in 0..steps {
         let params = |micro_batch| StepParams {
@@ -89,14 +96,15 @@ pub(crate) fn train(options: Options, order: WalkOrder, steps: u64) -> Result<Tr
             let losses = &training.outcomes()?.losses;
             assert!(losses.iter().all(|loss| *loss > 0.0), "{losses:?}");
         }
-        training.update(&params(0))?;
+        group.update(&mut training, &rule, &params(0))?;
         let mut validation = training.validation();
         validation.submit(batch(slot.as_ref()))?;
         validation.collect()?;
     }
     let mut trained = vec![0.0; network.flat_len()];
+    let view = training.parameters().view(&cuda);
     for parameter in &network.parameters {
-        training.weights(parameter, &mut trained[parameter.range()])?;
+        view.weights(parameter, &mut trained[parameter.range()])?;
     }
     Ok(Trained {
         weights: trained,
