@@ -305,13 +305,13 @@ fn ranks_that_do_different_things_are_told() {
 
 #[test]
 fn a_frozen_thread_is_named_in_time() {
-    for frozen in [0, 2] {
+    let freeze = |frozen: usize| {
         let lost = job(3, free_port(), |rank, control| {
             let control = control.unwrap();
             control.barrier("start").unwrap();
             let started = Instant::now();
             if rank == frozen {
-                control.command(Command::Freeze(settings().silence * 3));
+                control.command(Command::Freeze(settings().silence * 2));
                 return None;
             }
             let lost = control.await_failure().unwrap();
@@ -321,5 +321,10 @@ fn a_frozen_thread_is_named_in_time() {
         });
         let expected: Vec<_> = (0..3).map(|rank| (rank != frozen).then_some(frozen)).collect();
         assert_eq!(lost, expected);
-    }
+    };
+    std::thread::scope(|scope| {
+        for thread in [0, 2].map(|frozen| scope.spawn(move || freeze(frozen))) {
+            thread.join().unwrap();
+        }
+    });
 }
