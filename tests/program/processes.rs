@@ -129,10 +129,8 @@ fn exchanged(run: &Path) -> Vec<u64> {
         &lowering,
     )
     .unwrap();
-    plan.buckets
-        .iter()
-        .map(|bucket| bucket.elements.len() as u64)
-        .sum()
+    let elements = |bucket: &Bucket| bucket.elements.len() as u64;
+    plan.buckets.iter().map(elements).collect()
 }
 
 /// What all processes have sent by send and receive; and that to other nodes, by node.

@@ -13,6 +13,8 @@ use crate::error::{Loss, LostPeer};
 
 mod joining;
 mod rounds;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 /// A connection's number; never used twice.

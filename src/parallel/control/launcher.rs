@@ -84,11 +84,10 @@ impl Meeting {
 
 impl fmt::Display for Meeting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self.ports.first().copied().unwrap_or_default();
-        write!(f, "{}:{first}", self.host)?;
-        match self.ports.last() {
-            Some(last) if *last != first => write!(f, "..{last}"),
-            _ => Ok(()),
+        match (&self.host, self.ports.as_slice()) {
+            (host, []) => f.write_str(host),
+            (host, [port]) => write!(f, "{host}:{port}"),
+            (host, [first, .., last]) => write!(f, "{host}:{first}..{last}"),
         }
     }
 }

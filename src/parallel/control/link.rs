@@ -12,6 +12,7 @@ use super::{Settings, wire};
 use crate::error::{Error, LostPeer, Result};
 
 mod board;
+mod dial;
 mod driver;
 mod poll;
 mod socket;

@@ -12,7 +12,7 @@
 //! | `simulated` | a seeded network for the machines, with delay, loss, crashes, freezes and clock jumps (tests) |
 //!
 //! **Times** are those that a process was awake: a process that was stopped, or whose clock jumped, does not take the
-//! others to have been silent meanwhile ([`attention`]).
+//! others to have been silent meanwhile.
 
 use std::time::Duration;
 

@@ -74,8 +74,21 @@ fn a_million_schedules_keep_the_rules() {
     run(first, count);
 }
 
-/// What was found once stays found: seeds of schedules that broke a rule while the machines were written.
+/// Schedules that broke a rule while the machines and the rules were written, and the first few.
 #[test]
 fn schedules_that_once_broke_a_rule() {
+    for seed in [
+        897_779_306_507_700_656,
+        897_779_321_746_965_520,
+        897_779_353_452_068_820,
+        897_779_563_922_796_999,
+        897_779_666_605_699_702,
+        897_779_705_384_859_460,
+        897_779_705_385_161_319,
+        897_779_866_710_940_759,
+        897_779_866_710_951_098,
+    ] {
+        run(seed, 1);
+    }
     run(1, 200);
 }

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use super::board::Board;
+use super::dial::connect;
 use super::poll::{self, Interest, Waker, Woken};
 use super::socket::Socket;
 use crate::parallel::control::Settings;
@@ -23,9 +24,6 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// For the last messages of a connection to be read.
 const LINGER: Duration = Duration::from_secs(2);
-
-/// For a connection to be made.
-const DIAL: Duration = Duration::from_secs(3);
 
 /// What the driver is asked for.
 pub(super) enum Command {
@@ -284,21 +282,6 @@ impl Driver {
             let _ = commands.send(Command::NotDialled(error.to_string()));
         }
     }
-}
-
-fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the host's name has no address");
-    for address in (host, port).to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, DIAL) {
-            // Where nobody listens, the system may connect a socket to itself.
-            Ok(stream) if stream.local_addr()? == stream.peer_addr()? => {
-                last = io::ErrorKind::ConnectionRefused.into();
-            }
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// Whoever waits must learn that the driver has ended, however it did.

@@ -1,16 +1,18 @@
 //! Jobs with real sockets on 127.0.0.1: threads where that is enough, processes where signals count.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::process::{Child, Command as Program, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::*;
 use crate::error::Loss;
 use crate::parallel::control::launcher::Launcher;
-use crate::parallel::control::message::Message;
+
+mod guests;
+mod processes;
+
+pub(crate) use processes::say;
 
 fn settings() -> Settings {
     Settings {
@@ -22,10 +24,16 @@ fn settings() -> Settings {
     }
 }
 
-/// A port that is free now.
+/// A port that is free now, below those that the system gives away by itself.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind((LOOPBACK, 0)).unwrap();
-    listener.local_addr().unwrap().port()
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let candidate = std::process::id() * 16 + TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + u16::try_from(candidate % 10_000).unwrap();
+        if TcpListener::bind((LOOPBACK, port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn launch(rank: usize, size: usize, ports: &[u16]) -> Launch {
@@ -103,6 +111,41 @@ fn four_ranks_meet_and_work_together() {
     assert_eq!(exits, [75; 4]);
 }
 
+/// A process whose trainer hangs while its link lives.
+#[test]
+fn a_rank_that_does_not_get_on_is_named() {
+    let port = free_port();
+    let meet = |rank: usize| {
+        let launch = launch(rank, 3, &[port]);
+        let settings = Settings {
+            stall: Some(Duration::from_secs(2)),
+            ..settings()
+        };
+        let control = Control::join(&launch, hello(&launch), settings).unwrap();
+        for step in 0..3 {
+            control.beat(step, "reduce");
+            control.barrier("step").unwrap();
+        }
+        if rank != 1 {
+            control.beat(3, "reduce");
+        }
+        control.await_failure().unwrap()
+    };
+    std::thread::scope(|scope| {
+        for thread in [0, 1, 2].map(|rank| scope.spawn(move || meet(rank))) {
+            let lost = thread.join().unwrap();
+            assert_eq!((lost.rank, lost.step), (1, 2));
+            assert!(matches!(lost.how, Loss::Stalled { .. }), "{lost}");
+        }
+    });
+}
+
+/// Threads may share it.
+const _: fn() = || {
+    fn shared<T: Send + Sync>() {}
+    shared::<Control>();
+};
+
 #[test]
 fn one_process_is_a_job() {
     let launch = Launch::solo();
@@ -162,138 +205,6 @@ fn the_absent_are_named() {
             assert!(
                 text.contains("expected 4 processes") && text.contains("ranks 1, 3 did not come"),
                 "{text}"
-            );
-        }
-    });
-}
-
-/// Errors of two ranks of which the second is changed by `change`.
-fn misfits(change: impl Fn(&mut Launch, &mut Hello) + Sync) -> [Error; 2] {
-    let port = free_port();
-    std::thread::scope(|scope| {
-        let change = &change;
-        let meet = move |rank: usize| {
-            let mut launch = launch(rank, 2, &[port]);
-            let mut hello = hello(&launch);
-            if rank == 1 {
-                change(&mut launch, &mut hello);
-            }
-            Control::join(&launch, hello, settings()).map(drop).unwrap_err()
-        };
-        [0, 1]
-            .map(|rank| scope.spawn(move || meet(rank)))
-            .map(|thread| thread.join().unwrap())
-    })
-}
-
-#[test]
-fn who_does_not_fit_is_refused_and_told_why() {
-    type Change = fn(&mut Launch, &mut Hello);
-    let cases: [(Change, &str); 5] = [
-        (
-            |_, hello| hello.class["backend"]["cudnn"] = Value::from(8),
-            "field backend.cudnn: expected 9 as rank 0 has, found 8; the weights would not be the same",
-        ),
-        (
-            |_, hello| hello.devices = vec!["GPU-0".into()],
-            "device GPU-0 on host",
-        ),
-        (
-            |_, hello| hello.version = "0.0.9".into(),
-            "the program's version of rank 1",
-        ),
-        (|_, hello| hello.size = 3, "the number of processes of rank 1"),
-        (|_, hello| hello.rank = 0, "rank 0: expected one process"),
-    ];
-    for (change, expected) in cases {
-        for error in misfits(change) {
-            let text = error.to_string();
-            assert_eq!(error.exit_code(), 3, "{text}");
-            assert!(text.contains(expected), "{text}");
-        }
-    }
-}
-
-#[test]
-fn drift_that_rank_0_allows_is_reported() {
-    let port = free_port();
-    std::thread::scope(|scope| {
-        for rank in 0..2 {
-            scope.spawn(move || {
-                let launch = launch(rank, 2, &[port]);
-                let mut hello = hello(&launch);
-                hello.allow_drift = rank == 0;
-                hello.class["version"] = Value::from(rank);
-                let control = Control::join(&launch, hello, settings()).unwrap();
-                let drift = control.membership().drift.clone().unwrap();
-                assert!(drift.what.ends_with("field version"), "{drift}");
-                control.leave(0).unwrap();
-            });
-        }
-    });
-}
-
-/// Rubbish of every kind at rank 0's port, before and while a job runs.
-#[test]
-fn rubbish_neither_stops_nor_slows_a_job() {
-    let port = free_port();
-    let rubbish = move || {
-        let header = &wire::encode(&Message::Heard, launch(0, 2, &[]).token()).unwrap()[..12];
-        let oversized = [header, &u32::MAX.to_le_bytes()].concat();
-        let stranger = wire::encode(&Message::Heard, 1).unwrap();
-        let mut early = wire::encode(&Message::Leave { exit: 0 }, launch(0, 2, &[]).token()).unwrap();
-        let half = early[..9].to_vec();
-        let mut open = Vec::new();
-        for _ in 0..40 {
-            for bytes in [
-                &b"GET / HTTP/1.1\r\n\r\n"[..],
-                &oversized,
-                &stranger,
-                &early,
-                &half,
-                &[],
-                &[0; 100_000],
-            ] {
-                let mut stream = loop {
-                    match TcpStream::connect((LOOPBACK, port)) {
-                        Ok(stream) => break stream,
-                        Err(_) => std::thread::sleep(Duration::from_millis(5)),
-                    }
-                };
-                // Rank 0 may have hung up already.
-                let _ = stream.write_all(bytes);
-                open.push(stream);
-            }
-            early.rotate_left(1);
-        }
-        open
-    };
-    std::thread::scope(|scope| {
-        let rubbish = scope.spawn(rubbish);
-        let ranks = [0, 1].map(|rank| {
-            scope.spawn(move || {
-                if rank == 1 {
-                    std::thread::sleep(Duration::from_millis(500));
-                }
-                let control = join(rank, 2, port).unwrap();
-                let started = Instant::now();
-                for _ in 0..200 {
-                    control.barrier("step").unwrap();
-                }
-                assert!(started.elapsed() < Duration::from_secs(5));
-                control.leave(0).unwrap();
-            })
-        });
-        for rank in ranks {
-            rank.join().unwrap();
-        }
-        for mut stream in rubbish.join().unwrap() {
-            // Rank 0 has closed them all, one way or the other.
-            stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-            let end = stream.read(&mut [0; 1]).map_err(|error| error.kind());
-            assert!(
-                matches!(end, Ok(0) | Err(std::io::ErrorKind::ConnectionReset)),
-                "{end:?}"
             );
         }
     });
@@ -394,13 +305,13 @@ fn ranks_that_do_different_things_are_told() {
 
 #[test]
 fn a_frozen_thread_is_named_in_time() {
-    for frozen in [0, 2] {
+    let freeze = |frozen: usize| {
         let lost = job(3, free_port(), |rank, control| {
             let control = control.unwrap();
             control.barrier("start").unwrap();
             let started = Instant::now();
             if rank == frozen {
-                control.command(Command::Freeze(settings().silence * 3));
+                control.command(Command::Freeze(settings().silence * 2));
                 return None;
             }
             let lost = control.await_failure().unwrap();
@@ -410,110 +321,10 @@ fn a_frozen_thread_is_named_in_time() {
         });
         let expected: Vec<_> = (0..3).map(|rank| (rank != frozen).then_some(frozen)).collect();
         assert_eq!(lost, expected);
-    }
-}
-
-/// Writes a line to standard error, past the test harness.
-pub(crate) fn say(line: &str) {
-    let path = "/proc/self/fd/2";
-    let mut file = std::fs::OpenOptions::new().append(true).open(path).unwrap();
-    file.write_all(format!("{line}\n").as_bytes()).unwrap();
-}
-
-/// The program of the tests below: a rank that works until it is stopped or somebody is lost. It exits as the trainer
-/// does, and writes the error to standard error.
-#[test]
-#[ignore = "started by other tests"]
-fn process_of_a_job() {
-    let launch = Launch::from_env().unwrap();
-    let outcome = Control::join(&launch, hello(&launch), settings()).and_then(|control| {
-        let mut step = 0;
-        while control.stop_wanted(step, None)?.is_none() {
-            control.beat(step, "reduce");
-            std::thread::sleep(Duration::from_millis(20));
-            control.barrier("step")?;
-            step += 1;
-            if launch.rank == 0 && step == 10 {
-                say("running");
-            }
-        }
-        control.leave(75)
-    });
-    let exit = match outcome {
-        Ok(exit) => exit,
-        Err(error) => {
-            say(&error.to_string());
-            error.exit_code()
-        }
     };
-    std::process::exit(exit.into());
-}
-
-/// Four processes of [`process_of_a_job`], once they work.
-fn processes() -> Vec<Child> {
-    let meeting = format!("{LOOPBACK}:{}", free_port());
-    let mut children: Vec<Child> = (0..4)
-        .map(|rank| {
-            Program::new(std::env::current_exe().unwrap())
-                .args(["--exact", "parallel::control::link::tests::process_of_a_job"])
-                .args(["--ignored", "--nocapture", "--test-threads=1"])
-                .env("VERYDEEP_RANK", rank.to_string())
-                .env("VERYDEEP_SIZE", "4")
-                .env("VERYDEEP_COORDINATOR", &meeting)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    let mut seen = Vec::new();
-    let errors = children[0].stderr.as_mut().unwrap();
-    while !seen.ends_with(b"running\n") {
-        let mut byte = [0];
-        assert_eq!(
-            errors.read(&mut byte).unwrap(),
-            1,
-            "{}",
-            String::from_utf8_lossy(&seen)
-        );
-        seen.extend(byte);
-    }
-    children
-}
-
-fn send(child: &Child, signal: i32) {
-    // SAFETY: the process is a child of ours that has not been waited for, so its number is still its own.
-    let sent = unsafe { libc::kill(child.id() as i32, signal) };
-    assert_eq!(sent, 0);
-}
-
-#[test]
-fn a_process_that_is_killed_or_stopped_is_named_by_all_others() {
-    for (victim, signal, how) in [
-        (2, libc::SIGKILL, "its connection closed"),
-        (0, libc::SIGKILL, "its connection closed"),
-        (3, libc::SIGSTOP, "it has been silent"),
-        (0, libc::SIGSTOP, "it has been silent"),
-    ] {
-        let mut children = processes();
-        let started = Instant::now();
-        send(&children[victim], signal);
-        for (rank, child) in children.iter_mut().enumerate() {
-            if rank == victim {
-                continue;
-            }
-            let exit = child.wait().unwrap();
-            let mut text = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-            assert_eq!(exit.code(), Some(8), "rank {rank}: {text}");
-            assert!(
-                text.contains(&format!("rank {victim} (host")) && text.contains(how),
-                "rank {rank}: {text}"
-            );
-            assert!(text.contains("last collective step"), "{text}");
+    std::thread::scope(|scope| {
+        for thread in [0, 2].map(|frozen| scope.spawn(move || freeze(frozen))) {
+            thread.join().unwrap();
         }
-        assert!(started.elapsed() < Duration::from_secs(10));
-        children[victim].kill().unwrap();
-        children[victim].wait().unwrap();
-    }
+    });
 }

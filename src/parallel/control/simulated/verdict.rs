@@ -200,9 +200,15 @@ fn in_time(schedule: &Schedule, world: &World<'_>) -> Rule {
         return Ok(()); // it ends with the meeting's own time
     }
     let met = met.flatten().unwrap_or_default();
-    // A connection that breaks before all have met is made again.
-    let counts = |time: Duration, fault: &Fault| {
-        fault.loses().is_some() && (time >= met || !matches!(fault, Fault::Cut { .. } | Fault::Hole { .. }))
+    // A connection that breaks before all have met is made again. Rank 0 is the first to know that they have.
+    let welcome = world.processes[0].app.joined.unwrap_or_default();
+    let healed = |time: Duration, rank: usize| {
+        let again = Duration::from_micros(world.redialled[rank]);
+        again > time && again <= welcome
+    };
+    let counts = |time: Duration, fault: &Fault| match *fault {
+        Fault::Cut { rank } | Fault::Hole { rank } => !healed(time, rank),
+        _ => fault.loses().is_some(),
     };
     let struck = world
         .struck

@@ -15,6 +15,8 @@ use crate::parallel::control::message::{Bytes, Hello, Message};
 use crate::parallel::control::node::{Input, Node, Output};
 use crate::rng::{Purpose, Stream};
 
+mod faults;
+
 /// Between two looks of a process at its clock.
 const TICK: u64 = 100 * MS;
 
@@ -67,6 +69,7 @@ pub(super) struct Process {
     pub(super) app: App,
     pub(super) alive: bool,
     pub(super) frozen: bool,
+    frozen_until: u64,
     backlog: Vec<Input>,
     resumed: bool,
     offset: i64,
@@ -80,6 +83,8 @@ pub(super) struct World<'a> {
     queue: BTreeMap<(u64, u64), Happening>,
     pub(super) processes: Vec<Process>,
     lines: Vec<Line>,
+    /// When each rank last reached rank 0, in microseconds.
+    pub(super) redialled: Vec<u64>,
     /// Microseconds at which each fault that happened to a running process happened.
     pub(super) struck: Vec<(u64, Fault)>,
 }
@@ -94,6 +99,7 @@ impl<'a> World<'a> {
             queue: BTreeMap::new(),
             processes: (0..schedule.size).map(|rank| process(schedule, rank)).collect(),
             lines: Vec::new(),
+            redialled: vec![0; schedule.size],
             struck: Vec::new(),
         };
         for (rank, start) in schedule.starts.iter().enumerate() {
@@ -234,6 +240,9 @@ impl<'a> World<'a> {
 
     fn thaw(&mut self, rank: usize) {
         let process = &mut self.processes[rank];
+        if self.now < process.frozen_until {
+            return; // it was stopped again, for longer
+        }
         process.frozen = false;
         let backlog = std::mem::take(&mut process.backlog);
         let resumed = std::mem::take(&mut process.resumed);
@@ -309,6 +318,7 @@ impl<'a> World<'a> {
     fn dialled(&mut self, rank: usize, port: usize) {
         let there = port == self.schedule.port;
         if there && self.processes[0].alive {
+            self.redialled[rank] = self.now;
             let connection = self.line(Some(rank), false);
             self.feed(0, Input::Accepted(connection));
             self.feed(rank, Input::Dialled(connection));
@@ -317,82 +327,6 @@ impl<'a> World<'a> {
             self.feed(rank, Input::Dialled(connection));
         } else {
             self.feed(rank, Input::NotDialled("connection refused".into()));
-        }
-    }
-
-    fn strike(&mut self, fault: Fault) {
-        let alive = |rank: usize| self.processes[rank].alive && self.processes[rank].app.end.is_none();
-        // A process that is stopped does not come to its own error.
-        let sleeps = matches!(fault, Fault::OwnError { rank, .. } if self.processes[rank].frozen);
-        if sleeps || fault.loses().is_some_and(|rank| !alive(rank)) {
-            return;
-        }
-        self.struck.push((self.now, fault.clone()));
-        let now = self.time();
-        match fault {
-            Fault::Crash { rank, loses } => {
-                if loses {
-                    let up = |way: &Way| (*way == Way::Up) == (rank != 0);
-                    let lines = self.lines_of(rank);
-                    self.queue.retain(|_, next| {
-                        !matches!(next, Happening::Deliver(line, way, _) if lines.contains(line) && up(way))
-                    });
-                }
-                self.exit(rank, "connection reset by peer");
-            }
-            Fault::PowerOff { rank } => {
-                self.processes[rank].alive = false;
-                self.lines_of(rank)
-                    .into_iter()
-                    .for_each(|line| self.lines[line].hole = true);
-            }
-            Fault::Freeze { rank, micros } => {
-                self.processes[rank].frozen = true;
-                if let Some(micros) = micros {
-                    self.at(self.now + micros, Happening::Thaw(rank));
-                }
-            }
-            Fault::Cut { rank } => {
-                for line in self.lines_of(rank) {
-                    let connection = line as Connection + 1;
-                    self.send(rank, connection, Item::End("connection reset by peer"));
-                    self.send(0, connection, Item::End("connection reset by peer"));
-                }
-            }
-            Fault::Hole { rank } => {
-                self.lines_of(rank)
-                    .into_iter()
-                    .for_each(|line| self.lines[line].hole = true);
-            }
-            Fault::Jump { rank, micros } => self.processes[rank].offset += micros,
-            Fault::Signal { rank } => {
-                if alive(rank) && !self.processes[rank].frozen {
-                    let wants = self.processes[rank].app.signal();
-                    self.wanted(rank, wants);
-                }
-            }
-            Fault::OwnError { rank, exit } => {
-                let wants = self.processes[rank].app.fail(now, exit);
-                self.wanted(rank, wants);
-            }
-            Fault::Stranger { speaks } => self.stranger(speaks.then_some(Message::Wish {
-                signal: "SIGTERM".into(),
-            })),
-            Fault::Twice { rank } => {
-                let mut hello = hello(self.schedule, rank);
-                hello.pid += 1000;
-                self.stranger(Some(Message::Hello(Box::new(hello))));
-            }
-        }
-    }
-
-    fn stranger(&mut self, says: Option<Message>) {
-        if self.processes[0].alive {
-            let connection = self.line(None, false);
-            self.feed(0, Input::Accepted(connection));
-            if let Some(message) = says {
-                self.feed(0, Input::Received(connection, message));
-            }
         }
     }
 
@@ -455,6 +389,7 @@ fn process(schedule: &Schedule, rank: usize) -> Process {
         app: App::new(schedule, rank),
         alive: false,
         frozen: false,
+        frozen_until: 0,
         backlog: Vec::new(),
         resumed: false,
         offset: 0,
