@@ -5,12 +5,10 @@
 mod common;
 
 use common::agreement::{self, Judge};
-use common::{accuracy, alike, differences, exact, sentinels, ten_steps};
-use std::sync::Once;
+use common::{accuracy, alike, device, differences, exact, sentinels, ten_steps};
 
 use verydeep::backend::Precision;
 use verydeep::backend::cpu::{ConvAlgorithm, Cpu};
-use verydeep::backend::cuda::libraries::Libraries;
 use verydeep::backend::cuda::{Cuda, Options};
 use verydeep::backend::reference::Reference;
 
@@ -111,9 +109,6 @@ fn cpu_with(algorithm: ConvAlgorithm) -> Cpu {
     Cpu::new(2).unwrap().with_convolution(algorithm)
 }
 
-/// The device that the CUDA back end is judged on: one of the simulator, which `cargo build --workspace` puts beside the
-/// tests, or a real one where VERYDEEP_TEST_DEVICE names it (`cuda:N`), with NVIDIA's libraries as VERYDEEP_CUDA_LIBS
-/// says. `tools/gpu-check` says both.
 fn cuda() -> Cuda {
     cuda_in(Precision::Fp32)
 }
@@ -123,19 +118,29 @@ fn cuda_in(precision: Precision) -> Cuda {
         precision,
         ..Options::default()
     };
-    static SIMULATOR: Once = Once::new();
-    let Ok(device) = std::env::var("VERYDEEP_TEST_DEVICE") else {
-        // SAFETY: the variable is set once, and whoever reads it comes here first.
-        SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-        return Cuda::open(0, Libraries::load(&[]).unwrap(), options).unwrap();
-    };
-    let ordinal = device
-        .strip_prefix("cuda:")
-        .and_then(|number| number.parse().ok());
-    let ordinal = ordinal.expect("VERYDEEP_TEST_DEVICE: cuda:N");
-    let folders = std::env::var_os("VERYDEEP_CUDA_LIBS").unwrap_or_default();
-    let folders: Vec<_> = std::env::split_paths(&folders).collect();
-    Cuda::open(ordinal, Libraries::load(&folders).unwrap(), options).unwrap()
+    let device = device::under_test();
+    Cuda::open(device.ordinal, device.libraries, options).unwrap()
+}
+
+mod cuda_in_tf32_on_the_simulated_device {
+    use super::*;
+
+    #[test]
+    fn every_operation_agrees_with_the_reference() {
+        agreement::on_every_operation(Judge::tf32(), &cuda_in(Precision::Tf32));
+    }
+
+    #[test]
+    fn whole_networks_agree_with_the_reference() {
+        agreement::on_whole_networks(Judge::tf32(), &cuda_in(Precision::Tf32));
+    }
+
+    /// A judge that rounds nothing notices that factors are rounded.
+    #[test]
+    #[should_panic(expected = "allowed")]
+    fn factors_are_rounded() {
+        agreement::on_every_operation(Judge::fp32(), &cuda_in(Precision::Tf32));
+    }
 }
 
 mod cuda_in_bf16_on_the_simulated_device {

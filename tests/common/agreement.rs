@@ -40,6 +40,14 @@ impl Judge {
         }
     }
 
+    /// Of a back end that computes in f32, with the factors of products rounded to TF32.
+    pub(crate) fn tf32() -> Self {
+        Self {
+            reference: Reference::new().with_tf32_roundings(),
+            is_bf16: false,
+        }
+    }
+
     /// Of a back end that keeps activations and their gradients in bf16.
     pub(crate) fn bf16() -> Self {
         Self {

@@ -4,6 +4,7 @@ pub(crate) mod accuracy;
 pub(crate) mod agreement;
 pub(crate) mod alike;
 pub(crate) mod cases;
+pub(crate) mod device;
 pub(crate) mod differences;
 pub(crate) mod draw;
 pub(crate) mod exact;

@@ -1,14 +1,15 @@
-//! The simulated device, and views of its memory between guards.
+//! The device under test, and views of its memory between guards.
 
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtr as _};
 use verydeep::backend::cuda::device::{DeviceFacts, devices};
 use verydeep::backend::cuda::launch::Launcher;
-use verydeep::backend::cuda::libraries::{Libraries, Library};
+use verydeep::backend::cuda::libraries::Library;
 
 use super::draw::Draw;
 use super::element::{Element, Stored};
+use super::under_test;
 
 /// Elements before and after every view: a multiple of 16 bytes of every type.
 const GUARD: usize = 16;
@@ -95,6 +96,8 @@ pub(crate) struct Bench {
     pub(crate) draw: Draw,
     /// Whether new views start at 16-byte boundaries, or anywhere.
     pub(crate) aligned: bool,
+    /// Whether the device counts launches and bytes: the simulated one does.
+    pub(crate) counts: bool,
     /// Of at most 8 blocks, and of as many as there is work for.
     launchers: [Launcher; 2],
     /// Whoever counts traffic is alone.
@@ -104,16 +107,17 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         static TURN: Mutex<()> = Mutex::new(());
-        static SIMULATOR: Once = Once::new();
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the variable is set once, and whoever reads it comes here first.
-        SIMULATOR.call_once(|| unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "1") });
-        let libraries = Libraries::load(&[]).unwrap();
+        let under_test::Device {
+            ordinal,
+            libraries,
+            counts,
+        } = under_test::under_test();
         for library in [Library::Driver, Library::Nvrtc] {
             libraries.need(library).unwrap();
         }
-        let facts = devices(libraries).unwrap().remove(0);
-        let context = CudaContext::new(0).unwrap();
+        let facts = devices(libraries).unwrap().remove(ordinal);
+        let context = CudaContext::new(ordinal).unwrap();
         // SAFETY: everything is enqueued on one stream.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().unwrap();
@@ -127,6 +131,7 @@ impl Bench {
         Self {
             draw: Draw::new(),
             aligned: true,
+            counts,
             launchers,
             _turn: turn,
         }
@@ -174,7 +179,7 @@ macro_rules! launch {
 }
 pub(crate) use launch;
 
-/// Launches of a kernel, and the bytes that it has read and written, so far.
+/// Launches of a kernel, and the bytes that it has read and written, so far. Only the simulated device counts them.
 pub(crate) fn traffic(kernel: &str) -> [u64; 3] {
     type Traffic = unsafe extern "C" fn(*const std::ffi::c_char, *mut [u64; 3]);
     let name = std::ffi::CString::new(kernel).unwrap();

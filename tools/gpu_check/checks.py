@@ -12,8 +12,8 @@ from .runner import CommandFailed, OutOfTime, Refused, last_line, parse
 PRECISIONS = ["fp32", "tf32", "bf16"]
 
 # The loss of the first step against the CPU's, from the same state. fp32: the promise about whole networks. bf16: what
-# the judge allows it against fp32 (BF16_AGAINST_FP32 of tests/common/ten_steps.rs); its promise is per layer, by the
-# judge. TF32 has no tests in the judge: of it only what is grossly wrong is seen, here; it rounds less than bf16 does.
+# the judge allows it against fp32 (BF16_AGAINST_FP32 of tests/common/ten_steps.rs), and tf32, which rounds less, too: the
+# promises of both are per layer, by the judge.
 LOSS_TOLERANCE = {"fp32": 1e-5, "tf32": 5e-2, "bf16": 5e-2}
 
 # The one thing that the program may refuse, and how it says so.
@@ -50,6 +50,8 @@ class Sizes:
     iterations: int
     # Tests of the judge by a part of their names, which say where they usually run.
     judged: dict
+    # Tests of single kernels, likewise.
+    kernels: dict
     # The network that is tuned, of `networks`; None: none is.
     tuned: object
 
@@ -64,10 +66,12 @@ GPU = Sizes(
     iterations=20,
     judged={
         "fp32": "cuda_on_the_simulated_device",
+        "tf32": "cuda_in_tf32_on_the_simulated_device",
         "bf16": "cuda_in_bf16_on_the_simulated_device",
         "ten steps, fp32": "ten_steps_of_the_simulated_device_agree_with_the_cpu",
         "the bits of the CPU": "the_simulated_device_gives_the_bits_of_the_cpu",
     },
+    kernels={"all": "on_the_simulated_device"},
     tuned="D",
 )
 
@@ -83,6 +87,7 @@ SIMULATED = Sizes(
     trained="--config A --width 0.0625 --crop 32 --scale 32 --fc 16 --batch 4 --micro-batch 2".split(),
     iterations=2,
     judged={"dropout, fp32": "cuda_on_the_simulated_device::dropout_draws"},
+    kernels={"relu": "on_the_simulated_device::relu", "bytes": "on_the_simulated_device::kernels_move"},
     tuned=None,
 )
 
@@ -93,8 +98,9 @@ class Bench:
 
     runner: object
     sizes: Sizes
-    # The test binary, or why there is none.
+    # The binaries of tests/backend.rs and tests/kernels; None: there is none.
     judge: object
+    kernels: object
     # Shards.
     data: object
     # A folder for runs and for what the checks find.
@@ -141,21 +147,39 @@ def judge(bench):
     if bench.judge is None:
         yield Row("judge", "skipped", "no judge beside the program: pack a bundle, or say --judge")
         return
-    for what, name in bench.sizes.judged.items():
-        yield row_of(f"judge: {what}", judged, bench, name)
+    yield from run_tests(bench, "judge", bench.judge, bench.sizes.judged)
 
 
-def judged(bench, name):
+def kernels(bench):
+    """Every kernel alone against plain loops, to the bit, at any address."""
+    if bench.kernels is None:
+        yield Row("kernels", "skipped", "no tests of kernels beside the program: pack a bundle, or say --kernels")
+        return
+    yield from run_tests(bench, "kernels", bench.kernels, bench.sizes.kernels)
+
+
+def run_tests(bench, check, binary, wanted):
+    """A row for each part of the tests of a binary, and one for each test that says that it was skipped."""
+    for what, name in wanted.items():
+        row = row_of(f"{check}: {what}", tested, bench, binary, name)
+        yield row
+        for test, why in row.numbers.get("skipped", {}).items():
+            yield Row(f"{check}: {test}", "skipped", why)
+
+
+def tested(bench, binary, name):
     """The tests with this part in their names. That none has it is a failure: they were renamed."""
-    where = {} if bench.simulated else {"VERYDEEP_TEST_DEVICE": bench.runner.device}
-    code, out, _ = bench.runner.run([bench.judge, name], environment=where)
+    where = {"VERYDEEP_TEST_DEVICE": bench.runner.device}
+    code, out, err = bench.runner.run([binary, name], environment=where)
     found = re.search(r"test result: (\w+)\. (\d+) passed; (\d+) failed", out)
     if code != 0 or found is None or found[1] != "ok":
         failed = sorted(set(re.findall(r"^test (\S+) \.\.\. FAILED", out, re.MULTILINE)))
         raise CommandFailed(f"{name}: exit code {code}, failed: {', '.join(failed) or 'see the log'}")
-    if int(found[2]) == 0:
+    skipped = dict(re.findall(r"^skipped: (\w+): (.*)$", err, re.MULTILINE))
+    passed = int(found[2]) - len(skipped)
+    if passed + len(skipped) == 0:
         raise CommandFailed(f"no test is called {name}")
-    return "ok", f"{found[2]} tests", {"passed": int(found[2])}
+    return "ok", f"{passed} tests", {"passed": passed, "skipped": skipped}
 
 
 def train(bench, name, *more, device=None):
@@ -366,4 +390,4 @@ def peer(bench):
 
 
 # In the order in which a person wants to know; last what may be left out for want of time.
-ALL = [doctor, judge, exactness, against_the_cpu, layers, speed, peer, tuned]
+ALL = [doctor, judge, kernels, exactness, against_the_cpu, layers, speed, peer, tuned]

@@ -13,6 +13,7 @@ import time
 
 from . import checks, images
 from .checks import Bench
+from .pack import TESTS, pack
 from .runner import Runner
 
 TOOLS = pathlib.Path(__file__).resolve().parents[1]
@@ -36,12 +37,12 @@ def find_program(simulated):
     return newest(folder / "verydeep" for folder in folders)
 
 
-def find_judge(program):
-    """The tests of tests/backend.rs, in the bundle or where cargo puts them."""
-    bundled = program.parent / "judge"
-    if bundled.is_file():
-        return bundled
-    found = [path for path in (program.parent / "deps").glob("backend-*") if os.access(path, os.X_OK)]
+def find_test(program, bundled):
+    """A test program, in the bundle or where cargo puts it."""
+    beside = program.parent / bundled
+    if beside.is_file():
+        return beside
+    found = [path for path in (program.parent / "deps").glob(f"{TESTS[bundled]}-*") if os.access(path, os.X_OK)]
     return newest(path for path in found if not path.suffix)
 
 
@@ -104,6 +105,7 @@ def parse(description):
     parser.add_argument("--only", nargs="+", choices=names, metavar="CHECK", help=f"some of {', '.join(names)}")
     parser.add_argument("--program", type=pathlib.Path, help="the program (default: the bundle's, or target's)")
     parser.add_argument("--judge", type=pathlib.Path, help="the binary of tests/backend.rs (default: as above)")
+    parser.add_argument("--kernels", type=pathlib.Path, help="the binary of tests/kernels (default: as above)")
     parser.add_argument("--data", type=pathlib.Path, help="a shard folder (default: the quick start's; with --simulated a few small images)")
     parser.add_argument("--simulated", action="store_true", help="tiny sizes on the simulated device")
     parser.add_argument("--pack", metavar="BUNDLE.tar.gz", help="build and pack the bundle")
@@ -113,8 +115,6 @@ def parse(description):
 def main(description):
     arguments = parse(description)
     if arguments.pack:
-        from .pack import pack
-
         return pack(arguments.pack)
     program = arguments.program or find_program(arguments.simulated)
     data = arguments.data or find_data()
@@ -143,7 +143,8 @@ def main(description):
         bench = Bench(
             runner=runner,
             sizes=checks.SIMULATED if arguments.simulated else checks.GPU,
-            judge=arguments.judge or find_judge(program),
+            judge=arguments.judge or find_test(program, "judge"),
+            kernels=arguments.kernels or find_test(program, "kernels"),
             data=data,
             folder=runs,
             simulated=arguments.simulated,

@@ -13,6 +13,9 @@ TOOLS = pathlib.Path(__file__).resolve().parents[1]
 REPOSITORY = TOOLS.parent
 LARGEST_PROGRAM = 60_000_000  # bytes
 
+# Test programs: their names in the bundle, and in `tests/`.
+TESTS = {"judge": "backend", "kernels": "kernels"}
+
 
 def cargo(*arguments):
     """Runs cargo and returns the messages that it printed."""
@@ -42,10 +45,11 @@ def strip(source, to):
 def pack(out):
     """Builds, strips, and writes the bundle."""
     program = executable(cargo("build", "--release", "--bin", "verydeep"), "verydeep", False)
-    judge = executable(cargo("test", "--release", "--no-run", "--test", "backend"), "backend", True)
+    tests = cargo("test", "--release", "--no-run", *(word for name in TESTS.values() for word in ("--test", name)))
+    tests = {bundled: executable(tests, name, True) for bundled, name in TESTS.items()}
     with tempfile.TemporaryDirectory() as folder:
         bundle = pathlib.Path(folder) / "gpu-check"
-        assemble(bundle, program, judge)
+        assemble(bundle, program, tests)
         size = (bundle / "bin" / "verydeep").stat().st_size
         if size > LARGEST_PROGRAM:
             sys.exit(f"gpu-check: the program: expected at most {LARGEST_PROGRAM} bytes, found {size}")
@@ -56,11 +60,12 @@ def pack(out):
     return 0
 
 
-def assemble(bundle, program, judge, copy=strip):
-    """Puts tool, programs and data into a folder."""
+def assemble(bundle, program, tests, copy=strip):
+    """Puts tool, program, tests and data into a folder."""
     (bundle / "bin").mkdir(parents=True)
     shutil.copy2(TOOLS / "gpu-check", bundle)
     shutil.copytree(TOOLS / "gpu_check", bundle / "gpu_check", ignore=shutil.ignore_patterns("__pycache__", "test_*"))
     copy(program, bundle / "bin" / "verydeep")
-    copy(judge, bundle / "bin" / "judge")
+    for name, test in tests.items():
+        copy(test, bundle / "bin" / name)
     shutil.copytree(REPOSITORY / "examples" / "quickstart-data", bundle / "data")

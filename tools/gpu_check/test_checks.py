@@ -13,8 +13,7 @@ import sys
 import tempfile
 import unittest
 
-from gpu_check import checks
-from gpu_check.pack import REPOSITORY, assemble
+from gpu_check import checks, pack
 
 TOOL = pathlib.Path(__file__).resolve().parents[1] / "gpu-check"
 
@@ -83,12 +82,18 @@ else:
     print(json.dumps({**rates, "fraction_of_peak": 0.5, "fraction_of_roofline": 0.6}))
 '''
 
-JUDGE = r"""
-import os, sys
-if os.environ.get("FAULT") == "judge":
+# Either of the test programs; FAULT names it.
+TESTS = r"""
+import os, pathlib, sys
+
+fault, name = os.environ.get("FAULT"), pathlib.Path(sys.argv[0]).name
+assert os.environ["VERYDEEP_TEST_DEVICE"] == "cuda:0"
+if fault == name:
     print("test some_layer ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored")
     sys.exit(101)
-number = 0 if os.environ.get("FAULT") == "no tests" else 3
+if "kernels_move" in sys.argv[1]:
+    print("skipped: kernels_move_what_they_state: nobody counts", file=sys.stderr)
+number = 0 if fault == f"no {name}" else 1 if "kernels_move" in sys.argv[1] else 3
 print(f"test result: ok. {number} passed; 0 failed; 0 ignored")
 """
 
@@ -99,7 +104,7 @@ class GpuCheck(unittest.TestCase):
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
         self.program = self.script("verydeep", PROGRAM)
-        self.judge = self.script("judge", JUDGE)
+        self.tests = {name: self.script(name, TESTS) for name in pack.TESTS}
 
     def script(self, name, text):
         path = self.folder / name
@@ -110,7 +115,8 @@ class GpuCheck(unittest.TestCase):
     def check(self, fault="", *more):
         """Exit code, {check: status}, and the report."""
         out = self.folder / "out"
-        command = [TOOL, "--simulated", "--program", self.program, "--judge", self.judge, "--data", self.folder]
+        command = [TOOL, "--simulated", "--program", self.program, "--data", self.folder]
+        command += [word for name, test in self.tests.items() for word in (f"--{name}", test)]
         done = subprocess.run(
             [*command, "--out", out, *more],
             env={**os.environ, "FAULT": fault},
@@ -127,7 +133,10 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 0, rows)
         self.assertTrue(report["passed"])
         others = {check: status for check, status in rows.items() if status != "ok"}
-        expected = {"exactness in fp32: 2 replicas": "refused"}
+        expected = {
+            "exactness in fp32: 2 replicas": "refused",
+            "kernels: kernels_move_what_they_state": "skipped",
+        }
         self.assertEqual(others, {**expected, "torchvision VGG-16": "skipped", "bench tune": "skipped"})
         for precision in ("fp32", "tf32", "bf16"):
             for what in ("a first run", "a second run", "--cuda-graph", "resumed after step 1"):
@@ -147,7 +156,7 @@ class GpuCheck(unittest.TestCase):
 
     def test_a_bundle_needs_nothing_but_itself(self):
         bundle = self.folder / "bundle"
-        assemble(bundle, self.program, self.judge, shutil.copy2)
+        pack.assemble(bundle, self.program, self.tests, shutil.copy2)
         out = self.folder / "out"
         environment = {**os.environ, "FAULT": "", "CARGO_TARGET_DIR": "/nonexistent"}
         done = subprocess.run(
@@ -157,7 +166,9 @@ class GpuCheck(unittest.TestCase):
         report = json.loads((out / "report.json").read_text(encoding="utf-8"))
         statuses = {row["check"]: row["status"] for row in report["rows"]}
         self.assertEqual(statuses["judge: fp32"], "ok")
+        self.assertEqual(statuses["judge: tf32"], "ok")
         self.assertEqual(statuses["judge: bf16"], "ok")
+        self.assertEqual(statuses["kernels: all"], "ok")
         self.assertEqual(statuses["exactness in fp32: 4 replicas"], "refused")
         details = {row["check"]: row["detail"] for row in report["rows"]}
         times = "2 plans; each once 200.00 ms by the default rule, 100.00 ms tuned"
@@ -171,7 +182,7 @@ class GpuCheck(unittest.TestCase):
         for fault, check, line, others in [
             ("doctor", "doctor", "doctor", 0),
             ("judge", "judge", "judge: dropout, fp32", 0),
-            ("no tests", "judge", "judge: dropout, fp32", 0),
+            ("no judge", "judge", "judge: dropout, fp32", 0),
             # Without its first run a precision has nothing to compare: 5 rows of 13 are one.
             ("first", "exactness", "exactness in fp32: a first run", 8),
             ("second", "exactness", "exactness in fp32: a second run", 12),
@@ -191,6 +202,21 @@ class GpuCheck(unittest.TestCase):
                 self.assertEqual(rows[line], "FAILED", rows)
                 self.assertEqual([check for check, status in rows.items() if status == "FAILED"], [line])
                 self.assertEqual(len(rows), others + 1, rows)
+
+    def test_kernels_that_fail_or_are_not_there_are_failures(self):
+        for fault in ("kernels", "no kernels"):
+            with self.subTest(fault):
+                self.setUp()
+                code, rows, _ = self.check(fault, "--only", "kernels")
+                self.assertEqual(code, 1)
+                self.assertEqual(rows["kernels: relu"], "FAILED")
+
+    def test_the_tests_of_kernels_are_those_of_the_bundle(self):
+        source = (pack.REPOSITORY / "tests" / "kernels" / "main.rs").read_text(encoding="utf-8")
+        (part,) = checks.GPU.kernels.values()
+        self.assertIn(f"mod {part} {{", source)
+        self.assertIn("fn kernels_move_what_they_state", source)
+        self.assertIn("relu: elementwise::relu", source)
 
     def test_only_replicas_may_be_refused(self):
         code, rows, report = self.check("bf16", "--only", "exactness", "against_the_cpu", "layers", "speed")
@@ -212,7 +238,7 @@ class GpuCheck(unittest.TestCase):
                 self.assertEqual(set(rows.values()), {"FAILED"}, rows)
 
     def test_every_test_of_a_device_is_judged_on_the_gpu(self):
-        source = (REPOSITORY / "tests" / "backend.rs").read_text(encoding="utf-8")
+        source = (pack.REPOSITORY / "tests" / "backend.rs").read_text(encoding="utf-8")
         named = re.findall(r"^(?:judge!\(|mod |fn )(\w*simulated\w*)", source, re.MULTILINE)
         self.assertGreaterEqual(len(named), 4)
         filters = checks.GPU.judged.values()
@@ -233,7 +259,7 @@ class GpuCheck(unittest.TestCase):
     def test_tuning_is_left_out_where_there_is_no_time(self):
         out = self.folder / "out"
         bundle = self.folder / "bundle"
-        assemble(bundle, self.program, self.judge, shutil.copy2)
+        pack.assemble(bundle, self.program, self.tests, shutil.copy2)
         done = subprocess.run(
             [bundle / "gpu-check", "--out", out, "--budget", "4", "--only", "doctor", "tuned"],
             env={**os.environ, "FAULT": "slow tuning"},

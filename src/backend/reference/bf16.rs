@@ -1,5 +1,6 @@
 //! The roundings of the precision bf16 around the passes of the reference.
 
+use super::factors::Factors;
 use super::regions::{elements, part_mut};
 use super::{Real, passes};
 use crate::backend::Memory;
@@ -26,7 +27,7 @@ pub(super) fn run<T: Real>(
         weights: &weights,
         ..memory.reborrow()
     };
-    passes::run(plan, index, pass, rounded, params)?;
+    passes::run(plan, index, pass, rounded, params, Factors::AsTheyAre)?;
 
     let written = match pass {
         Pass::Forward if step.op == StepOp::Loss => Region::default(),

@@ -38,8 +38,8 @@ impl Linear {
         }
     }
 
-    /// `dw[o,i] = sum over n of dy[n,o] * x[n,i]` and `db[o] = sum over n of dy[n,o]`. Overwrites dw and db.
-    pub(super) fn backward_parameters<T: Real>(self, x: &[T], dy: &[T], dw: &mut [T], db: &mut [T]) {
+    /// `dw[o,i] = sum over n of dy[n,o] * x[n,i]`. Overwrites dw.
+    pub(super) fn backward_weight<T: Real>(self, x: &[T], dy: &[T], dw: &mut [T]) {
         for (o, i) in grid(self.outputs, self.inputs) {
             let mut sum = 0.0;
             for n in 0..self.batch {
@@ -47,6 +47,10 @@ impl Linear {
             }
             dw[o * self.inputs + i] = T::round(sum);
         }
+    }
+
+    /// `db[o] = sum over n of dy[n,o]`. Overwrites db.
+    pub(super) fn backward_bias<T: Real>(self, dy: &[T], db: &mut [T]) {
         for (o, db) in db.iter_mut().enumerate() {
             let sum = (0..self.batch).map(|n| dy[n * self.outputs + o].into()).sum();
             *db = T::round(sum);

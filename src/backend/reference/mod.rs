@@ -9,6 +9,7 @@ mod batch_norm;
 mod bf16;
 mod conv;
 mod dropout;
+mod factors;
 mod input;
 mod linear;
 mod loss;
@@ -25,6 +26,7 @@ use std::ops::Range;
 
 pub use real::Real;
 
+use self::factors::Factors;
 use self::regions::{elements, part, part_mut};
 use super::{Backend, Memory, State, Tensor, fold_element};
 use crate::error::{Error, Result};
@@ -39,9 +41,19 @@ use crate::shape::Chw;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Reference<T> {
     fused: bool,
-    /// Whether tensors are rounded to bf16 where a back end keeps them in bf16; see [`bf16`].
-    bf16: bool,
+    roundings: Roundings,
     real: PhantomData<T>,
+}
+
+/// What is rounded beyond what the number type rounds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Roundings {
+    #[default]
+    None,
+    /// Tensors that a back end keeps in bf16; see [`bf16`].
+    Bf16,
+    /// Factors of products; see [`factors`].
+    Tf32,
 }
 
 impl<T: Real> Reference<T> {
@@ -49,7 +61,7 @@ impl<T: Real> Reference<T> {
     pub fn new() -> Self {
         Self {
             fused: false,
-            bf16: false,
+            roundings: Roundings::None,
             real: PhantomData,
         }
     }
@@ -66,7 +78,19 @@ impl<T: Real> Reference<T> {
     /// weights and biases before they are used, of every step the value and the data gradient, and the gradients of
     /// filters. What stays as it is: the loss and the posteriors, statistics, the other gradients of parameters.
     pub fn with_bf16_roundings(self) -> Self {
-        Self { bf16: true, ..self }
+        Self {
+            roundings: Roundings::Bf16,
+            ..self
+        }
+    }
+
+    /// Rounds to TF32 what the precision tf32 rounds, and nothing else: the factors of convolutions and of fully connected
+    /// layers, in every pass. What is added stays as it is: biases, and gradients that make up the gradient of a bias.
+    pub fn with_tf32_roundings(self) -> Self {
+        Self {
+            roundings: Roundings::Tf32,
+            ..self
+        }
     }
 
     /// A tensor of one step, (N, C, H, W), at full precision.
@@ -151,10 +175,11 @@ impl<T: Real> Backend for Reference<T> {
         params: &StepParams,
     ) -> Result<()> {
         check_batch(plan, &plan.steps[step], memory.batch)?;
-        if self.bf16 {
-            return bf16::run(plan, step, pass, memory, params);
+        match self.roundings {
+            Roundings::None => passes::run(plan, step, pass, memory, params, Factors::AsTheyAre),
+            Roundings::Bf16 => bf16::run(plan, step, pass, memory, params),
+            Roundings::Tf32 => passes::run(plan, step, pass, memory, params, Factors::Tf32),
         }
-        passes::run(plan, step, pass, memory, params)
     }
 
     fn read_tensor(

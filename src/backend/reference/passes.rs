@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::batch_norm::{BatchNorm, Statistics};
 use super::conv::Conv;
 use super::dropout::Dropout;
+use super::factors::Factors;
 use super::linear::Linear;
 use super::lrn::Lrn;
 use super::max_pool::MaxPool;
@@ -21,10 +22,11 @@ pub(super) fn run<T: Real>(
     pass: Pass,
     memory: Memory<'_, Vec<T>>,
     params: &StepParams,
+    factors: Factors,
 ) -> Result<()> {
     match pass {
-        Pass::Forward => forward(plan, index, memory, params),
-        Pass::Backward => backward(plan, index, memory, params),
+        Pass::Forward => forward(plan, index, memory, params, factors),
+        Pass::Backward => backward(plan, index, memory, params, factors),
     }
 }
 
@@ -34,6 +36,7 @@ fn forward<T: Real>(
     index: usize,
     memory: Memory<'_, Vec<T>>,
     params: &StepParams,
+    factors: Factors,
 ) -> Result<()> {
     let step = &plan.steps[index];
     let regions = Regions::of(plan, index, Pass::Forward, memory.arena)?;
@@ -49,11 +52,13 @@ fn forward<T: Real>(
         StepOp::Input => input::forward(&plan.preprocess, step.output, memory.batch, y),
         StepOp::Conv { kernel, .. } => {
             let [w, b] = arrays(plan, index);
-            conv(step, kernel).forward(x, part(weights, w)?, part(weights, b)?, y);
+            let (x, w) = (factors.of(x), factors.of(part(weights, w)?));
+            conv(step, kernel).forward(&x, &w, part(weights, b)?, y);
         }
         StepOp::Linear { .. } => {
             let [w, b] = arrays(plan, index);
-            linear(step).forward(x, part(weights, w)?, part(weights, b)?, y);
+            let (x, w) = (factors.of(x), factors.of(part(weights, w)?));
+            linear(step).forward(&x, &w, part(weights, b)?, y);
         }
         StepOp::BatchNorm { .. } => {
             let [gamma, beta, mean, variance] = arrays(plan, index);
@@ -104,6 +109,7 @@ fn backward<T: Real>(
     index: usize,
     memory: Memory<'_, Vec<T>>,
     params: &StepParams,
+    factors: Factors,
 ) -> Result<()> {
     let step = &plan.steps[index];
     let regions = Regions::of(plan, index, Pass::Backward, memory.arena)?;
@@ -130,19 +136,22 @@ fn backward<T: Real>(
             let op = conv(step, kernel);
             let [w, b] = arrays(plan, index);
             let [dw, db] = disjoint(memory.gradient, [w.clone(), b], &step.name)?;
-            op.backward_weight(x, dy, dw);
             op.backward_bias(dy, db);
+            let (x, dy) = (factors.of(x), factors.of(dy));
+            op.backward_weight(&x, &dy, dw);
             if wanted {
-                op.backward_data(part(memory.weights, w)?, dy, dx);
+                op.backward_data(&factors.of(part(memory.weights, w)?), &dy, dx);
             }
         }
         StepOp::Linear { .. } => {
             let op = linear(step);
             let [w, b] = arrays(plan, index);
             let [dw, db] = disjoint(memory.gradient, [w.clone(), b], &step.name)?;
-            op.backward_parameters(x, dy, dw, db);
+            op.backward_bias(dy, db);
+            let (x, dy) = (factors.of(x), factors.of(dy));
+            op.backward_weight(&x, &dy, dw);
             if wanted {
-                op.backward_data(part(memory.weights, w)?, dy, dx);
+                op.backward_data(&factors.of(part(memory.weights, w)?), &dy, dx);
             }
         }
         StepOp::BatchNorm { .. } => {

@@ -18,8 +18,8 @@ use crate::sim::{Action, Handle, Locked, Sim};
 /// How long nothing may happen while somebody waits; CUDASIM_PATIENCE_MS overrides it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often is looked whether other processes have done something.
-const LOOK: Duration = Duration::from_micros(200);
+/// How often is looked whether other processes have done something: at first, and where they let wait long.
+const LOOK: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(1));
 
 /// Something has changed that others may be waiting for.
 static CHANGED: Condvar = Condvar::new();
@@ -121,7 +121,7 @@ impl Sim {
     /// Runs operations until `done`; says whether that could be reached.
     pub(crate) fn wait(sim: &mut Locked, what: &str, done: impl Fn(&Self) -> bool) -> bool {
         let patience = patience();
-        let mut quiet = Quiet::begin(sim);
+        let (mut quiet, begun) = (Quiet::begin(sim), Instant::now());
         loop {
             if done(sim) {
                 return true;
@@ -132,7 +132,7 @@ impl Sim {
             let before = sim.changes;
             sim.waiting += 1;
             let hopeless = if sim.expects_others() {
-                CHANGED.wait_for(sim, LOOK);
+                CHANGED.wait_for(sim, (begun.elapsed() / 8).clamp(LOOK.0, LOOK.1));
                 quiet.lasts(sim) >= patience
             } else {
                 let all_wait = sim.waiting >= THREADS.load(Ordering::SeqCst);

@@ -12,15 +12,18 @@ macro_rules! mistakes {
         $(
             #[test]
             fn $name() {
-                breaks($program, Rule::$rule);
+                breaks($program, 2, Rule::$rule);
             }
         )+
     };
 }
 
-fn breaks(program: &str, rule: Rule) {
+fn breaks(program: &str, processes: usize, rule: Rule) {
     // Who waits for ever is told soon.
-    let ended = start(program, &[1, 1], |_| vec![("CUDASIM_PATIENCE_MS", "1500".into())]).end(&[]);
+    let ended = start(program, &vec![1; processes], |_| {
+        vec![("CUDASIM_PATIENCE_MS", "1500".into())]
+    })
+    .end(&[]);
     assert_eq!(ended.rules(), BTreeSet::from([rule.id()]), "{:?}", ended.reports);
 }
 
@@ -37,4 +40,9 @@ mistakes! {
     a_process_that_thinks_that_there_are_more: "other size" breaks CollectiveMismatch;
     a_source_that_is_overwritten_meanwhile: "overwritten" breaks StreamRace;
     a_source_that_nobody_has_written: "unwritten" breaks Uninitialised;
+}
+
+#[test]
+fn who_is_refused_does_not_disturb_the_others() {
+    breaks("one too many", 3, Rule::CollectiveMismatch);
 }

@@ -22,6 +22,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("absent", absent),
     ("same rank", same_rank),
     ("same device", same_device),
+    ("one too many", one_too_many),
     ("other size", other_size),
     ("overwritten", overwritten),
     ("unwritten", unwritten),
@@ -198,6 +199,19 @@ fn collide(rank: &Rank<'_>, ranks: usize, number: usize) {
 
 fn same_rank(rank: &Rank<'_>) {
     collide(rank, rank.ranks, 0);
+}
+
+/// A communicator of two that three processes want to join, the second of them as rank 0, too: the others do not notice.
+fn one_too_many(rank: &Rank<'_>) {
+    sleep(Duration::from_millis(400) * rank.rank as u32);
+    let (joined, comm) = rank.try_join(2, rank.rank / 2);
+    if rank.rank == 1 {
+        assert_ne!(joined, SUCCESS);
+        return;
+    }
+    let x = rank.numbers();
+    assert_eq!(all_reduce(rank, comm, x, x), SUCCESS);
+    leave(rank, comm);
 }
 
 fn same_device(rank: &Rank<'_>) {

@@ -74,9 +74,38 @@ struct Joining<'a> {
     at_home: bool,
 }
 
+/// The number and seed of a communicator, a rank, and how many there are.
+struct Wish {
+    number: u64,
+    seed: u64,
+    rank: usize,
+    ranks: usize,
+}
+
+impl Joining<'_> {
+    fn checked(&self) -> Result<Wish, (Outcome, String)> {
+        let invalid = |why: &str| refuse(Outcome::ncclInvalidArgument, why);
+        let Some((number, seed)) = self.id.read() else {
+            return invalid("ncclGetUniqueId has not made this id");
+        };
+        let (rank, ranks) = (usize::try_from(self.rank), usize::try_from(self.ranks));
+        match (rank, ranks) {
+            (Ok(rank), Ok(ranks)) if rank < ranks && ranks <= MOST_RANKS => Ok(Wish {
+                number,
+                seed,
+                rank,
+                ranks,
+            }),
+            _ => invalid(&format!(
+                "rank {} of {}; the simulator has {MOST_RANKS} at most",
+                self.rank, self.ranks
+            )),
+        }
+    }
+}
+
 /// Makes a rank a member of its clique. The communicator can be used once all have joined.
 fn join(sim: &mut Sim, joining: &Joining<'_>) -> Result<Handle, (Outcome, String)> {
-    let invalid = |why: String| refuse(Outcome::ncclInvalidArgument, why);
     let Some(device) = current() else {
         sim.report(
             Rule::NoContext,
@@ -87,17 +116,12 @@ fn join(sim: &mut Sim, joining: &Joining<'_>) -> Result<Handle, (Outcome, String
     if sim.faults.meet(Fault::Other).is_err() {
         return refuse(Outcome::ncclSystemError, "planned by CUDASIM_FAIL");
     }
-    let Some((number, seed)) = joining.id.read() else {
-        return invalid("ncclGetUniqueId has not made this id".into());
-    };
-    let (Ok(ranks), Ok(rank)) = (usize::try_from(joining.ranks), usize::try_from(joining.rank)) else {
-        return invalid(format!("rank {} of {}", joining.rank, joining.ranks));
-    };
-    if rank >= ranks || ranks > MOST_RANKS {
-        return invalid(format!(
-            "rank {rank} of {ranks}; the simulator has {MOST_RANKS} at most"
-        ));
-    }
+    let Wish {
+        number,
+        seed,
+        rank,
+        ranks,
+    } = joining.checked()?;
     if let Entry::Vacant(place) = sim.nccl.cliques.entry(number) {
         let board = (!joining.at_home).then(|| Board::open(&format!("{number:016x}"), ranks));
         let board = board.transpose().or_else(unavailable)?;

@@ -233,7 +233,8 @@ impl Board {
 
 impl Drop for Board {
     fn drop(&mut self) {
-        if !self.is_complete() {
+        // A process that was refused leaves the others alone.
+        if !self.mine.is_empty() && !self.is_complete() {
             self.remove_name();
         }
     }
