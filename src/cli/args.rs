@@ -326,10 +326,10 @@ pub(super) struct ComputeArgs {
     /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
     #[arg(long, value_name = "DIR")]
     pub(super) cuda_libs: Option<PathBuf>,
-    /// Replicas that share the batch, a power of two that divides the number of micro-batches; train only. The weights
-    /// are the same to the bit for any number of them [default: 1]
-    #[arg(long, value_name = "R")]
-    pub(super) replicas: Option<usize>,
+    /// Replicas that share the batch, a power of two that divides the number of micro-batches: the weights are the same to
+    /// the bit for any number of them [default: 1]; `bench scale` takes several numbers
+    #[arg(long, value_name = "R", value_delimiter = ',')]
+    pub(super) replicas: Vec<usize>,
     /// How replicas add their gradients [default: exact]
     #[arg(long)]
     pub(super) reduce: Option<Reduce>,
@@ -454,8 +454,44 @@ pub(super) enum BenchCommand {
     Layers(BenchLayersArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
+    /// Training steps of several numbers of replicas, and what adding their gradients in a fixed order costs
+    Scale(BenchScaleArgs),
+    /// Sums of the replicas' gradients, in the columns of nccl-tests
+    Reduce(BenchReduceArgs),
     /// Find the fastest engines and algorithms of NVIDIA's libraries for a network, and write them to a plan file
     Tune(BenchTuneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchScaleArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Global batch in images
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Images per micro-batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(super) micro_batch: usize,
+    /// Steps that are measured in each of three rounds, after some that are not
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) steps: usize,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchReduceArgs {
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@
 mod args;
 mod bench;
 mod bench_layers;
+mod bench_scale;
 mod compute;
 mod decide;
 mod doctor;
@@ -56,6 +57,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
         Command::Bench(BenchCommand::Layers(args)) => bench_layers::layers(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Bench(BenchCommand::Scale(args)) => bench_scale::scale(&args),
+        Command::Bench(BenchCommand::Reduce(args)) => bench_scale::reduce(&args),
         Command::Bench(BenchCommand::Tune(args)) => plans::tune(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),

@@ -1,5 +1,6 @@
 //! Where a run starts from: random weights, other people's, another run's, or its own newest checkpoint.
 
+use std::mem;
 use std::path::Path;
 
 use super::recipe::Recipe;
@@ -25,6 +26,11 @@ pub struct Start {
 }
 
 impl Start {
+    /// Hands out weights and momentum: they are as large as the network.
+    pub(super) fn take(&mut self) -> (Vec<f32>, Vec<f32>) {
+        (mem::take(&mut self.weights), mem::take(&mut self.momentum))
+    }
+
     /// The start of a new run, as its recipe says.
     pub fn new_run(recipe: &Recipe, network: &Network) -> Result<Self> {
         let mut weights = vec![0.0; network.flat_len()];
