@@ -1,15 +1,18 @@
 //! Walks a plan on a back end.
 //!
-//! [`Inference`] owns what evaluation needs; [`Training`] adds momentum and the gradient slots of the reduction tree.
-//! Neither knows where images come from or why a learning rate is what it is.
+//! [`Inference`] owns what evaluation of one size of images needs, [`Scorer`] what it needs for images of any size;
+//! [`Training`] adds momentum and the gradient slots of the reduction tree. Neither knows where images come from or why a
+//! learning rate is what it is.
 
 mod images;
 mod inference;
 mod scored;
+mod scores;
 mod training;
 
 pub use images::load;
 pub use inference::Inference;
+pub use scores::Scorer;
 pub use training::{BitFlip, Training, Validation};
 
 use crate::error::Result;

@@ -11,5 +11,6 @@ mod images;
 mod interruption;
 mod plans;
 mod planted;
+mod protocols;
 mod simulated;
 mod tool;

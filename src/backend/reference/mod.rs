@@ -19,6 +19,7 @@ mod real;
 mod regions;
 mod relu;
 mod update;
+mod windows;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -262,7 +263,7 @@ fn footprint<T>(step: &Step) -> Footprint {
         StepOp::Conv { .. } | StepOp::Linear { .. } | StepOp::BatchNorm { .. } => (true, masks_own_value),
         StepOp::Lrn | StepOp::MaxPool => (true, false),
         StepOp::Relu | StepOp::Loss => (false, true),
-        StepOp::Input | StepOp::Dropout { .. } => (false, false),
+        StepOp::Input | StepOp::Windows { .. } | StepOp::Dropout { .. } => (false, false),
     };
     Footprint {
         value,
@@ -285,6 +286,7 @@ fn epilogue(op: StepOp) -> Epilogue {
             epilogue
         }
         StepOp::Input
+        | StepOp::Windows { .. }
         | StepOp::Relu
         | StepOp::Lrn
         | StepOp::MaxPool
@@ -390,6 +392,7 @@ fn check_batch(plan: &Plan, step: &Step, batch: Batch<'_>) -> Result<()> {
             })
         }
         StepOp::Conv { .. }
+        | StepOp::Windows { .. }
         | StepOp::Linear { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu

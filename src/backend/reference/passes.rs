@@ -9,6 +9,7 @@ use super::linear::Linear;
 use super::lrn::Lrn;
 use super::max_pool::MaxPool;
 use super::regions::{Regions, disjoint, part};
+use super::windows::Windows;
 use super::{Real, epilogue, input, loss, relu, result_shape};
 use crate::backend::Memory;
 use crate::error::Result;
@@ -51,6 +52,7 @@ fn forward<T: Real>(
             let [w, b] = arrays(plan, index);
             conv(step, kernel).forward(x, part(weights, w)?, part(weights, b)?, y);
         }
+        StepOp::Windows { side } => windows(step, side).forward(x, y),
         StepOp::Linear { .. } => {
             let [w, b] = arrays(plan, index);
             linear(step).forward(x, part(weights, w)?, part(weights, b)?, y);
@@ -125,7 +127,7 @@ fn backward<T: Real>(
         }
     };
     match step.op {
-        StepOp::Input => {}
+        StepOp::Input | StepOp::Windows { .. } => {}
         StepOp::Conv { kernel, .. } => {
             let op = conv(step, kernel);
             let [w, b] = arrays(plan, index);
@@ -185,6 +187,14 @@ fn conv(step: &Step, kernel: usize) -> Conv {
         input: step.input,
         output: result_shape(step),
         kernel,
+    }
+}
+
+fn windows(step: &Step, side: usize) -> Windows {
+    Windows {
+        input: step.input,
+        side,
+        count: step.windows(side),
     }
 }
 

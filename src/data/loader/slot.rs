@@ -32,7 +32,7 @@ pub struct Slot<B = Vec<u8>> {
 }
 
 /// What happened to an image with which something is wrong.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadEvent {
     /// Where in the stream.
     pub position: u64,
