@@ -2,7 +2,7 @@
 
 mod eval;
 
-pub(super) use eval::{EvalArgs, LookArgs, PredictArgs, WeightsArg};
+pub(super) use eval::{ConvertArgs, EvalArgs, FromArg, LookArgs, PredictArgs, ToArg, WeightsArg};
 
 use std::path::PathBuf;
 
@@ -48,6 +48,8 @@ pub(super) enum Command {
     Eval(EvalArgs),
     /// Classify images
     Predict(PredictArgs),
+    /// Bring weights from and to the files of other programs
+    Convert(ConvertArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -156,8 +156,8 @@ fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
 
 /// As the weights say, or the data set's mean.
 fn preprocess_of(model: &Model, data: &Dataset) -> Preprocess {
-    match &model.meta {
-        Some(meta) => meta.preprocess.clone(),
+    match &model.about {
+        Some(about) => about.preprocess.clone(),
         None => {
             note("the weights do not say how images are preprocessed: pixels minus the data set's mean RGB");
             Preprocess::subtract_mean(data.manifest().mean_rgb)
@@ -179,12 +179,7 @@ impl LookArgs {
     /// Scales: the network's own, or as said for all, or what the weights say, or the paper's 256.
     pub(super) fn decide(&self, weights: &WeightsArg, model: &Model) -> Look {
         let scales = match (weights.scales.as_slice(), self.scales.as_slice()) {
-            ([], []) => vec![
-                model
-                    .meta
-                    .as_ref()
-                    .map_or(model.spec.crop.max(256), |meta| meta.scale),
-            ],
+            ([], []) => vec![model.scale()],
             ([], said) => said.to_vec(),
             (own, _) => own.to_vec(),
         };

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod bench_layers;
 mod compute;
+mod convert;
 mod doctor;
 mod eval;
 mod forecast_gpu;
@@ -49,6 +50,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Train(args) => train::train(&args),
         Command::Diff(args) => train::diff(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Convert(args) => convert::convert(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),

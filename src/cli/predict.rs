@@ -45,12 +45,12 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
             top,
         ));
     }
-    let Some(meta) = &model.meta else {
+    let Some(about) = &model.about else {
         return Err(Error::invalid_hint(
             args.weights.display(),
             "weights that say how their images are preprocessed",
             "a plain weights file",
-            "use a run folder or a checkpoint",
+            "use a run folder or a checkpoint, or convert the file first",
         ));
     };
     let weights = WeightsArg {
@@ -59,7 +59,7 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     };
     let look = args.look.decide(&weights, &model);
     let predictions = on_device!(&args.compute.open()?, backend => {
-        predictions(backend, args, &model, &meta.preprocess, &look, top)?
+        predictions(backend, args, &model, &about.preprocess, &look, top)?
     });
     if args.json {
         print_json(&json!({ "predictions": predictions }));

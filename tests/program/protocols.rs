@@ -153,3 +153,30 @@ fn scales_below_the_crop_are_refused() {
         assert!(said.contains("32") && said.contains("31"), "{said}");
     }
 }
+
+#[test]
+fn converted_weights_evaluate_as_the_run_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let (plain, onnx) = (at("net.safetensors"), at("net.onnx"));
+    let run = trained().to_str().unwrap();
+    let converted = run_json(["convert", run, &plain]);
+    assert_eq!(
+        (&converted["config"], &converted["batch_norm"]),
+        (&"A".into(), &true.into())
+    );
+    let flags = ["--protocol", "dense"];
+    let now = run_json([&["eval", "--data", shards(), "--weights", &plain], &flags[..]].concat());
+    assert_eq!(without_time(now), without_time(eval(&flags)));
+    let inspected = run_json(["inspect", &plain]);
+    assert_eq!(inspected["weights_sha256"], converted["weights_sha256"]);
+    assert!(inspected["preprocess"].is_object() && inspected["step"].is_null());
+    assert_eq!(
+        run_json(["convert", &plain, &onnx])["weights_sha256"],
+        converted["weights_sha256"]
+    );
+
+    assert!(run_fails(2, ["convert", &plain, &at("net.pkl")]).contains(".onnx"));
+    assert!(run_fails(3, ["convert", &plain, &at("x.onnx"), "--config", "D"]).contains("configuration A"));
+    assert!(run_fails(3, ["convert", &at("nowhere"), &at("x.onnx")]).contains("nowhere"));
+}

@@ -1,4 +1,4 @@
-//! The flags of `eval` and `predict`.
+//! The flags of `eval`, `predict` and `convert`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use super::ComputeArgs;
 use crate::data::shards::IoMode;
 use crate::eval::{Protocol, ScoreAverage};
+use crate::network::Config;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum ProtocolArg {
@@ -143,6 +144,44 @@ pub(in crate::cli) struct PredictArgs {
     pub(in crate::cli) batch: usize,
     #[command(flatten)]
     pub(in crate::cli) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum FromArg {
+    /// A state dictionary of PyTorch 1.6 or later (.pth, .pt)
+    Torch,
+    /// Safetensors with torchvision's names
+    Safetensors,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum ToArg {
+    /// With torchvision's names
+    Safetensors,
+    /// A graph from preprocessed images to scores
+    Onnx,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ConvertArgs {
+    /// A run folder, a checkpoint, or a weights file of this or another program
+    #[arg(value_name = "IN")]
+    pub(in crate::cli) input: PathBuf,
+    /// The file to write; what is there is replaced
+    #[arg(value_name = "OUT")]
+    pub(in crate::cli) output: PathBuf,
+    /// What the weights must be of [default: whatever they fit]
+    #[arg(long)]
+    pub(in crate::cli) config: Option<Config>,
+    /// Format of IN [default: by its content]
+    #[arg(long)]
+    pub(in crate::cli) from: Option<FromArg>,
+    /// Format of OUT [default: by its name, .safetensors or .onnx]
+    #[arg(long)]
+    pub(in crate::cli) to: Option<ToArg>,
     /// Print one JSON object
     #[arg(long)]
     pub(in crate::cli) json: bool,

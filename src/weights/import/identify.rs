@@ -10,8 +10,13 @@ type Shape = (String, Vec<usize>);
 
 /// The network whose parameters have exactly these names and shapes, `wanted` or any. Errors name the first array that
 /// differs from `wanted`, and the configuration that the arrays do fit.
-pub fn identify(path: &Path, shapes: &[Shape], wanted: Option<Config>) -> Result<Spec> {
-    let dims = |name: &str| shapes.iter().find(|(n, _)| n == name).map(|(_, dims)| dims.as_slice());
+pub(in crate::weights) fn identify(path: &Path, shapes: &[Shape], wanted: Option<Config>) -> Result<Spec> {
+    let dims = |name: &str| {
+        shapes
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, dims)| dims.as_slice())
+    };
     let unknown = || {
         Error::invalid_hint(
             path.display(),
@@ -26,7 +31,9 @@ pub fn identify(path: &Path, shapes: &[Shape], wanted: Option<Config>) -> Result
     };
     let width = channels as f64 / 64.0;
     let last = ((512.0 * width).round() as usize).max(1);
-    let side = (1..=128).find(|side| side * side * last == inputs).ok_or_else(unknown)?;
+    let side = (1..=128)
+        .find(|side| side * side * last == inputs)
+        .ok_or_else(unknown)?;
     let spec = |config, batch_norm| Spec {
         batch_norm,
         classes,
@@ -39,7 +46,10 @@ pub fn identify(path: &Path, shapes: &[Shape], wanted: Option<Config>) -> Result
         [false, true]
             .into_iter()
             .map(|batch_norm| spec(config, batch_norm))
-            .find(|spec| spec.build().is_ok_and(|network| first_difference(&network, shapes).is_none()))
+            .find(|spec| {
+                spec.build()
+                    .is_ok_and(|network| first_difference(&network, shapes).is_none())
+            })
     };
     let fitting = Config::all().find_map(fits);
     let Some(wanted) = wanted else {

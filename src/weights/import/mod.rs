@@ -9,7 +9,7 @@ mod safetensors;
 mod torch;
 mod zip;
 
-pub use identify::identify;
+pub(super) use identify::identify;
 
 use std::path::Path;
 
@@ -27,22 +27,22 @@ pub enum Format {
 
 /// Arrays under torchvision's names, and how their images are preprocessed.
 #[derive(Debug)]
-pub struct Imported {
+pub(super) struct Imported {
     /// In the order of the file.
-    pub arrays: Vec<NamedArray>,
+    pub(super) arrays: Vec<NamedArray>,
     /// By the convention of where they come from.
-    pub preprocess: Preprocess,
+    pub(super) preprocess: Preprocess,
 }
 
 /// One array, converted to f32.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NamedArray {
+pub(super) struct NamedArray {
     /// torchvision's.
-    pub name: String,
+    pub(super) name: String,
     /// Shape in torch's layout.
-    pub dims: Vec<usize>,
+    pub(super) dims: Vec<usize>,
     /// Row by row.
-    pub values: Vec<f32>,
+    pub(super) values: Vec<f32>,
 }
 
 /// Bytes of a file that are looked at to tell its format.
@@ -66,7 +66,7 @@ impl Format {
 }
 
 /// Reads all arrays of a file.
-pub fn import(path: &Path, format: Option<Format>) -> Result<Imported> {
+pub(super) fn import(path: &Path, format: Option<Format>) -> Result<Imported> {
     let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
     // SAFETY: the map is only read. A file that somebody else truncates meanwhile would end the process, as it would any
     // reader of maps; nothing is decided by bytes that are read twice.
@@ -124,7 +124,8 @@ fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32>
 
 /// Product of a shape's sides, if it is a number.
 fn elements(dims: &[usize]) -> Option<usize> {
-    dims.iter().try_fold(1usize, |product, &side| product.checked_mul(side))
+    dims.iter()
+        .try_fold(1usize, |product, &side| product.checked_mul(side))
 }
 
 fn damaged(path: &Path, expected: &str, found: impl std::fmt::Display) -> Error {

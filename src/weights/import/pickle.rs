@@ -81,16 +81,24 @@ type Result<T> = std::result::Result<T, String>;
 /// The tensors of a state dictionary by name, or of a dictionary that holds one as `state_dict` or `model`.
 pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
     if bytes.len() > LONGEST {
-        return Err(format!("a pickle of {} bytes, which is too long for a state dictionary", bytes.len()));
+        return Err(format!(
+            "a pickle of {} bytes, which is too long for a state dictionary",
+            bytes.len()
+        ));
     }
     let mut machine = Machine::new(bytes);
     let top = machine.run()?;
     let inner = |machine: &Machine<'_>, key: &str| {
         let entries = machine.dict(top).ok()?;
         let text = |at: At| matches!(&machine.values[at], Value::Text(text) if text == key);
-        entries.iter().find(|(name, _)| text(*name)).map(|(_, value)| *value)
+        entries
+            .iter()
+            .find(|(name, _)| text(*name))
+            .map(|(_, value)| *value)
     };
-    let found = ["state_dict", "model"].iter().find_map(|key| inner(&machine, key));
+    let found = ["state_dict", "model"]
+        .iter()
+        .find_map(|key| inner(&machine, key));
     machine.tensors(found.unwrap_or(top))
 }
 
@@ -240,7 +248,10 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest.iter().position(|byte| *byte == b'\n').ok_or("a name without an end")?;
+        let len = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or("a name without an end")?;
         self.at += len + 1;
         String::from_utf8(rest[..len].to_vec()).map_err(|_| "a name that is no text".into())
     }
@@ -255,7 +266,9 @@ impl<'a> Machine<'a> {
         if self.marks.last().is_some_and(|mark| *mark >= self.stack.len()) {
             return Err("too few values behind a mark".into());
         }
-        self.stack.pop().ok_or_else(|| "too few values on its stack".into())
+        self.stack
+            .pop()
+            .ok_or_else(|| "too few values on its stack".into())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<At>> {
@@ -264,7 +277,10 @@ impl<'a> Machine<'a> {
     }
 
     fn top(&self) -> Result<At> {
-        self.stack.last().copied().ok_or_else(|| "too few values on its stack".into())
+        self.stack
+            .last()
+            .copied()
+            .ok_or_else(|| "too few values on its stack".into())
     }
 
     fn pop_text(&mut self) -> Result<String> {
@@ -277,7 +293,10 @@ impl<'a> Machine<'a> {
 
     fn number<const N: usize>(&mut self) -> Result<()> {
         let bytes = self.array::<N>()?;
-        let value = bytes.iter().rev().fold(0, |value, byte| value << 8 | i64::from(*byte));
+        let value = bytes
+            .iter()
+            .rev()
+            .fold(0, |value, byte| value << 8 | i64::from(*byte));
         self.push(Value::Int(value))
     }
 
@@ -338,7 +357,9 @@ impl<'a> Machine<'a> {
     fn name(&mut self, module: &str, name: &str) -> Result<()> {
         match Known::of(module, name) {
             Some(known) => self.push(Value::Known(known)),
-            None => Err(format!("{module}.{name}, which no state dictionary needs; it was not called")),
+            None => Err(format!(
+                "{module}.{name}, which no state dictionary needs; it was not called"
+            )),
         }
     }
 
@@ -350,15 +371,16 @@ impl<'a> Machine<'a> {
         };
         let value = |at: &At| &self.values[*at];
         let storage = match (value(kind), value(number), value(key), value(len)) {
-            (Value::Text(kind), Value::Known(Known::StorageOf(number)), Value::Text(key), Value::Int(len))
-                if kind == "storage" && *len >= 0 =>
-            {
-                Storage {
-                    number: *number,
-                    key: key.clone(),
-                    len: *len as usize,
-                }
-            }
+            (
+                Value::Text(kind),
+                Value::Known(Known::StorageOf(number)),
+                Value::Text(key),
+                Value::Int(len),
+            ) if kind == "storage" && *len >= 0 => Storage {
+                number: *number,
+                key: key.clone(),
+                len: *len as usize,
+            },
             _ => return Err("a storage that is described otherwise".into()),
         };
         self.push(Value::Storage(storage))
@@ -438,10 +460,12 @@ impl<'a> Machine<'a> {
 
     fn tensors(&self, at: At) -> Result<Vec<(String, Tensor)>> {
         let entries = self.dict(at)?.iter();
-        let named = entries.map(|(name, value)| match (&self.values[*name], &self.values[*value]) {
-            (Value::Text(name), Value::Tensor(tensor)) => Ok((name.clone(), tensor.clone())),
-            (name, value) => Err(format!("an entry {name:?} with {value:?}, not a tensor")),
-        });
+        let named = entries.map(
+            |(name, value)| match (&self.values[*name], &self.values[*value]) {
+                (Value::Text(name), Value::Tensor(tensor)) => Ok((name.clone(), tensor.clone())),
+                (name, value) => Err(format!("an entry {name:?} with {value:?}, not a tensor")),
+            },
+        );
         named.collect()
     }
 }

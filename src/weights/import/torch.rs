@@ -48,9 +48,9 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Imported> {
 
 /// The format before version 1.6 has its own error: torchvision's own files of VGG are among them.
 pub(super) fn old_format(path: &Path) -> Error {
-    let shown = path.display();
+    let shown = path.display().to_string();
     Error::invalid_hint(
-        shown,
+        &shown,
         "the zip format of PyTorch 1.6 and later",
         "the older format, a pickle that cannot be read without running it",
         format_args!(
@@ -71,7 +71,10 @@ fn check_sizes(tensors: &[(String, Tensor)], file: usize) -> Result<(), String> 
         let bytes = elements(&tensor.dims).and_then(|n| n.checked_mul(tensor.storage.number.bytes()));
         let sum = bytes.and_then(|bytes| total.checked_add(bytes));
         total = sum.filter(|sum| *sum <= file).ok_or_else(|| {
-            format!("{name} of shape {:?}: more numbers than the file has", tensor.dims)
+            format!(
+                "{name} of shape {:?}: more numbers than the file has",
+                tensor.dims
+            )
         })?;
     }
     Ok(())
@@ -79,16 +82,26 @@ fn check_sizes(tensors: &[(String, Tensor)], file: usize) -> Result<(), String> 
 
 /// The numbers of a tensor, out of its storage.
 fn values(tensor: &Tensor, storage: &[u8]) -> Result<Vec<f32>, String> {
-    let Tensor { storage: said, offset, dims, strides } = tensor;
+    let Tensor {
+        storage: said,
+        offset,
+        dims,
+        strides,
+    } = tensor;
     let size = said.number.bytes();
     if said.len.checked_mul(size) != Some(storage.len()) {
         let found = storage.len();
-        return Err(format!("a storage of {found} bytes that says it has {} numbers of {size}", said.len));
+        return Err(format!(
+            "a storage of {found} bytes that says it has {} numbers of {size}",
+            said.len
+        ));
     }
     let mut expected = 1;
     for (side, stride) in dims.iter().zip(strides).rev() {
         if *side != 1 && *stride != expected {
-            return Err(format!("strides {strides:?} of shape {dims:?}: save it with .contiguous()"));
+            return Err(format!(
+                "strides {strides:?} of shape {dims:?}: save it with .contiguous()"
+            ));
         }
         expected *= side; // no overflow: the product is no larger than the file
     }

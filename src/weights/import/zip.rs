@@ -47,8 +47,8 @@ impl<'a> Zip<'a> {
     /// The bytes of a member, with their checksum compared.
     pub(super) fn read(&self, name: &str) -> Result<&'a [u8]> {
         let member = self.members.iter().find(|member| member.name == name);
-        let member = member
-            .ok_or_else(|| damaged(self.path, &format!("a member {name}"), "an archive without it"))?;
+        let member =
+            member.ok_or_else(|| damaged(self.path, &format!("a member {name}"), "an archive without it"))?;
         let content = &self.bytes[member.start..member.start + member.len];
         if crc32(content) != member.crc {
             let expected = format!("member {name} with its checksum");
@@ -110,7 +110,12 @@ fn member(bytes: &[u8], entry: &[u8]) -> Option<Result<(Member, usize), String>>
     }
     let name = match std::str::from_utf8(name) {
         Ok(name) if !name.split('/').any(|part| part == "..") && !name.starts_with('/') => name,
-        _ => return Some(Err(format!("a member called {:?}", String::from_utf8_lossy(name)))),
+        _ => {
+            return Some(Err(format!(
+                "a member called {:?}",
+                String::from_utf8_lossy(name)
+            )));
+        }
     };
     if method != 0 || stored != len || flags & 1 != 0 {
         return Some(Err(format!("member {name} compressed or encrypted")));
@@ -122,7 +127,9 @@ fn member(bytes: &[u8], entry: &[u8]) -> Option<Result<(Member, usize), String>>
     };
     let start = local + LOCAL_LEN + u16_at(header, 26)? + u16_at(header, 28)?;
     if start.checked_add(len).is_none_or(|end| end > bytes.len()) {
-        return Some(Err(format!("member {name} of {len} bytes, more than the file has")));
+        return Some(Err(format!(
+            "member {name} of {len} bytes, more than the file has"
+        )));
     }
     let member = Member {
         name: name.into(),
@@ -139,7 +146,10 @@ fn check_apart(members: &[Member]) -> Result<(), String> {
     sorted.sort_by_key(|member| member.start);
     for pair in sorted.windows(2) {
         if pair[0].start + pair[0].len > pair[1].start {
-            return Err(format!("members {} and {} that overlap", pair[0].name, pair[1].name));
+            return Err(format!(
+                "members {} and {} that overlap",
+                pair[0].name, pair[1].name
+            ));
         }
     }
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
@@ -171,7 +181,11 @@ const fn tables() -> [[u32; 256]; 8] {
         let mut crc = byte as u32;
         let mut bit = 0;
         while bit < 8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            };
             bit += 1;
         }
         tables[0][byte] = crc;
