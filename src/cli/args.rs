@@ -2,7 +2,10 @@
 
 mod eval;
 
-pub(super) use eval::{ConvertArgs, EvalArgs, FromArg, LookArgs, PredictArgs, ToArg, WeightsArg};
+pub(super) use eval::{
+    ConvertArgs, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs, ScalesArg, TableArg,
+    ToArg, WeightsArg,
+};
 
 use std::path::PathBuf;
 
@@ -46,8 +49,12 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Evaluate weights on the validation split
     Eval(EvalArgs),
+    /// Print a table of the paper: ours, the paper's, and the difference, for every row whose networks are given
+    Reproduce(ReproduceArgs),
     /// Classify images
     Predict(PredictArgs),
+    /// Write what a fully connected layer makes of images, for classifiers of your own
+    Features(FeaturesArgs),
     /// Bring weights from and to the files of other programs
     Convert(ConvertArgs),
     /// Measure speed

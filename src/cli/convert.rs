@@ -54,6 +54,8 @@ fn read(args: &ConvertArgs) -> Result<Model> {
     let from = args.from.map(|from| match from {
         FromArg::Torch => Format::Torch,
         FromArg::Safetensors => Format::Safetensors,
+        FromArg::Onnx => Format::Onnx,
+        FromArg::Caffe => Format::Caffe,
     });
     if from.is_none() && is_ours(&args.input)? {
         let model = open_model(&args.input)?;

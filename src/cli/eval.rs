@@ -141,7 +141,7 @@ fn averaged(args: &EvalArgs, data: &Dataset, ensemble: Ensemble) -> Result<Outco
     })
 }
 
-fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
+pub(super) fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
     let classes = data.manifest().classes.len();
     if classes == model.spec.classes {
         return Ok(());
@@ -155,7 +155,7 @@ fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
 }
 
 /// As the weights say, or the data set's mean.
-fn preprocess_of(model: &Model, data: &Dataset) -> Preprocess {
+pub(super) fn preprocess_of(model: &Model, data: &Dataset) -> Preprocess {
     match &model.about {
         Some(about) => about.preprocess.clone(),
         None => {

@@ -8,6 +8,7 @@ mod compute;
 mod convert;
 mod doctor;
 mod eval;
+mod features;
 mod forecast_gpu;
 mod inspect;
 mod output;
@@ -18,6 +19,7 @@ mod predict;
 mod progress;
 mod quickstart;
 mod recipe_file;
+mod reproduce;
 mod train;
 
 use std::ffi::OsString;
@@ -50,6 +52,8 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Train(args) => train::train(&args),
         Command::Diff(args) => train::diff(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Reproduce(args) => reproduce::reproduce(&args),
+        Command::Features(args) => features::features(&args),
         Command::Convert(args) => convert::convert(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),

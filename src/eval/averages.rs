@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::network::Sink;
 use super::tally::Tally;
 use crate::data::loader::{Action, BadEvent, Source};
 use crate::error::{BadSample, Error, Result};
@@ -161,6 +162,20 @@ impl Averages {
             tally.add(loss, rank_of(posteriors, label));
         }
         Ok(tally)
+    }
+}
+
+impl Sink for Averages {
+    fn add(&mut self, image: usize, scores: &[f32], weight: f64) {
+        Self::add(self, image, scores, weight);
+    }
+
+    fn note(&mut self, image: usize, sample: BadSample, action: Action) {
+        Self::note(self, image, sample, action);
+    }
+
+    fn is_left_out(&self, image: usize) -> bool {
+        Self::is_left_out(self, image)
     }
 }
 

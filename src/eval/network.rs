@@ -6,7 +6,7 @@ use super::views::{Pass, Rendered};
 use crate::backend::Backend;
 use crate::data::loader::{Action, Source};
 use crate::data::preprocess::{Flip, Preprocess};
-use crate::error::{Error, Result};
+use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
 use crate::network::{Network, dense};
 use crate::plan::Batch;
@@ -42,10 +42,7 @@ pub fn posteriors<B: Backend>(
     if source.is_empty() {
         return Err(Error::invalid("the data set", "images to evaluate", "none"));
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(resources.threads);
-    let pool = pool
-        .build()
-        .map_err(|error| Error::invalid("--threads", "threads that the system can start", error))?;
+    let pool = decoders(resources)?;
     let mut averages = Averages::new(source.len(), model.spec.classes);
     let mut scorer = Scorer::new(backend, &model.weights)?;
     for &scale in &look.scales {
@@ -57,35 +54,69 @@ pub fn posteriors<B: Backend>(
                 crop: model.spec.crop,
                 pool: &pool,
             };
-            let batcher = Batcher {
-                scorer: &mut scorer,
-                network: &model.network,
-                preprocess,
-                kind,
-                most: resources.batch,
-                weight: look.weight(kind),
-                averages: &mut averages,
-                planned: None,
-                size: (0, 0),
-                images: Vec::new(),
-                flips: Vec::new(),
-                pixels: Vec::new(),
-            };
-            batcher.walk(&pass, kind.flips(look))?;
+            let network = (&model.network, preprocess);
+            walk(&pass, look, &mut scorer, network, resources.batch, &mut averages)?;
         }
     }
     Ok(averages)
 }
 
-/// Collects views of one size into micro-batches, and adds their scores.
-struct Batcher<'a, 'b, B: Backend> {
+/// The threads that decode.
+pub(super) fn decoders(resources: Resources) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(resources.threads)
+        .build()
+        .map_err(|error| Error::invalid("--threads", "threads that the system can start", error))
+}
+
+/// Where the values of views go.
+pub(super) trait Sink {
+    /// The values (windows, classes) of one view of an image, and its weight in the mean over all of the network's views.
+    fn add(&mut self, image: usize, values: &[f32], weight: f64);
+
+    /// What is wrong with an image.
+    fn note(&mut self, image: usize, sample: BadSample, action: Action);
+
+    /// Whether an image is not looked at any more.
+    fn is_left_out(&self, image: usize) -> bool;
+}
+
+/// Computes the views of one kind at one scale and gives their values to `sink`, in an order that does not depend on
+/// `batch`.
+pub(super) fn walk<B: Backend>(
+    pass: &Pass<'_>,
+    look: &Look,
+    scorer: &mut Scorer<'_, B>,
+    (network, preprocess): (&Network, &Preprocess),
+    batch: usize,
+    sink: &mut impl Sink,
+) -> Result<()> {
+    let batcher = Batcher {
+        scorer,
+        network,
+        preprocess,
+        kind: pass.kind,
+        most: batch,
+        weight: look.weight(pass.kind),
+        sink,
+        planned: None,
+        size: (0, 0),
+        images: Vec::new(),
+        flips: Vec::new(),
+        pixels: Vec::new(),
+    };
+    batcher.walk(pass, pass.kind.flips(look))
+}
+
+/// Collects views of one size into micro-batches, and hands out their values.
+struct Batcher<'a, 'b, B: Backend, S: Sink> {
     scorer: &'a mut Scorer<'b, B>,
     network: &'a Network,
     preprocess: &'a Preprocess,
     kind: Kind,
     most: usize,
     weight: f64,
-    averages: &'a mut Averages,
+    sink: &'a mut S,
     /// Size and number of views that the scorer is planned for.
     planned: Option<((usize, usize), usize)>,
     /// Rows and columns of the views that wait.
@@ -97,13 +128,13 @@ struct Batcher<'a, 'b, B: Backend> {
     pixels: Vec<u8>,
 }
 
-impl<B: Backend> Batcher<'_, '_, B> {
+impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
     fn walk(mut self, pass: &Pass<'_>, flips: &[Flip]) -> Result<()> {
         let (mut wanted, unusable) = pass.order()?;
         for (image, bad) in unusable {
-            self.averages.note(image, bad, Action::LeftOut);
+            self.sink.note(image, bad, Action::LeftOut);
         }
-        wanted.retain(|wanted| !self.averages.is_left_out(wanted.image));
+        wanted.retain(|wanted| !self.sink.is_left_out(wanted.image));
         pass.each(&wanted, |rendered| self.take(rendered, flips))?;
         self.flush()
     }
@@ -112,11 +143,11 @@ impl<B: Backend> Batcher<'_, '_, B> {
     fn take(&mut self, rendered: Rendered, flips: &[Flip]) -> Result<()> {
         let image = rendered.wanted.image;
         if let Some(bad) = rendered.unusable {
-            self.averages.note(image, bad, Action::LeftOut);
+            self.sink.note(image, bad, Action::LeftOut);
             return Ok(());
         }
         if let Some(odd) = rendered.warning {
-            self.averages.note(image, odd, Action::Kept);
+            self.sink.note(image, odd, Action::Kept);
         }
         if rendered.wanted.size != self.size {
             self.flush()?;
@@ -156,7 +187,7 @@ impl<B: Backend> Batcher<'_, '_, B> {
             labels: &vec![0; views],
         })?;
         for (&image, scores) in self.images.iter().zip(scores.chunks_exact(scores.len() / views)) {
-            self.averages.add(image, scores, self.weight);
+            self.sink.add(image, scores, self.weight);
         }
         self.images.clear();
         self.flips.clear();

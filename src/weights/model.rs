@@ -55,7 +55,7 @@ impl Model {
 
     /// Reads another program's file, of which `format` and `config` may say what it is.
     pub fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Self> {
-        let Imported { arrays, preprocess } = import(path, format)?;
+        let Imported { arrays, preprocess } = import(path, format, config)?;
         let shapes: Vec<_> = arrays
             .iter()
             .map(|array| (array.name.clone(), array.dims.clone()))

@@ -180,3 +180,119 @@ fn converted_weights_evaluate_as_the_run_does() {
     assert!(run_fails(3, ["convert", &plain, &at("x.onnx"), "--config", "D"]).contains("configuration A"));
     assert!(run_fails(3, ["convert", &at("nowhere"), &at("x.onnx")]).contains("nowhere"));
 }
+
+#[test]
+fn tables_of_the_paper_stand_beside_ours() {
+    let weights = format!("A/256={}", trained().display());
+    let flags = |table: &'static str| ["reproduce", table, "--data", shards(), "--weights", &weights];
+    let report = run_json(flags("table3"));
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 12);
+    let first = &rows[0];
+    assert_eq!(
+        (&first["name"], &first["paper"]["top1_error"]),
+        (&"A/256, dense".into(), &29.6.into())
+    );
+    // The run was trained at 32..40: it is tested at the middle, densely and with flips.
+    let own = eval(&["--protocol", "dense", "--flip", "--scales", "36"]);
+    assert_eq!(first["ours"]["top1_error"], own["top1_error"]);
+    let difference = first["difference"]["top1_error"].as_f64().unwrap();
+    assert!((difference - (own["top1_error"].as_f64().unwrap() - 29.6)).abs() < 1e-9);
+    assert!(rows[1..].iter().all(|row| row["ours"].is_null()));
+
+    let others = run_json(flags("table7"));
+    let names: Vec<_> = others["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["name"].clone())
+        .collect();
+    assert_eq!(names.len(), 15);
+    assert!(names.contains(&"GoogLeNet, 7 nets".into()));
+    assert!(
+        run_fails(
+            3,
+            ["reproduce", "table3", "--data", shards(), "--weights", "Q/256=x"]
+        )
+        .contains("A-LRN")
+    );
+    assert!(
+        run_fails(2, ["reproduce", "table3", "--data", shards(), "--weights", "x"]).contains("NAME=FILE")
+    );
+}
+
+#[test]
+fn features_are_rows_of_length_one() {
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_string();
+    let (npy, tensors, raw) = (at("f.npy"), at("f.safetensors"), at("raw.safetensors"));
+    let (weights, images) = (trained().to_str().unwrap(), folder().join("val"));
+    let run = |file: &str, more: &[&str]| {
+        let base = [
+            "features",
+            "--weights",
+            weights,
+            "--out",
+            file,
+            images.to_str().unwrap(),
+            "--flip",
+        ];
+        run_json([&base[..], more].concat())
+    };
+    let said = run(&npy, &["--scales", "36,64", "--across-scales", "stack"]);
+    assert_eq!(
+        (&said["features"], said["files"].as_array().unwrap().len()),
+        (&64.into(), 20)
+    );
+    let bytes = std::fs::read(&npy).unwrap();
+    assert!(bytes.starts_with(b"\x93NUMPY\x01\x00") && bytes.len() == 128 + 20 * 64 * 4);
+    assert!(String::from_utf8_lossy(&bytes[..128]).contains("'shape': (20, 64)"));
+    for row in bytes[128..].chunks(64 * 4) {
+        let squares = row.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x).powi(2));
+        assert!((squares.sum::<f32>() - 1.0).abs() < 1e-5);
+    }
+    let again = at("again.npy");
+    run(
+        &again,
+        &[
+            "--scales",
+            "36,64",
+            "--across-scales",
+            "stack",
+            "--batch",
+            "3",
+            "--threads",
+            "1",
+        ],
+    );
+    assert_eq!(std::fs::read(&again).unwrap(), bytes);
+
+    run(&tensors, &[]);
+    assert_eq!(
+        run(&raw, &["--layer", "fc8", "--raw", "--scales", "40"])["features"],
+        CLASSES
+    );
+    assert!(
+        run_fails(
+            3,
+            [
+                "features",
+                "--weights",
+                weights,
+                "--out",
+                &npy,
+                images.to_str().unwrap(),
+                "--layer",
+                "conv9"
+            ]
+        )
+        .contains("fc7")
+    );
+    assert!(
+        run_fails(
+            2,
+            ["features", "--weights", weights, "--out", &at("x.txt"), "x.png"]
+        )
+        .contains(".npy")
+    );
+}

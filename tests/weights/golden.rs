@@ -99,6 +99,26 @@ fn scores_of_crops_and_maps_are_pytorchs() {
     );
 }
 
+/// A graph that TensorFlow bore flattens as H, W, C; Caffe sees blue first and subtracts a mean.
+#[test]
+fn scores_of_other_programs_weights_are_pytorchs() {
+    let expected = std::fs::read_to_string(file("expected.json")).unwrap();
+    let expected: Value = serde_json::from_str(&expected).unwrap();
+    for (name, of) in [
+        ("channels_last.onnx", "vgg11"),
+        ("current.caffemodel", "caffe"),
+        ("older.caffemodel", "caffe"),
+    ] {
+        let model = Model::import(&file(name), None, Some(Config::A)).unwrap();
+        assert_eq!(model.spec.crop, 64);
+        close(&scores(&model, 2, None), &expected[of]["crop"], 1e-5, name);
+        let error = Model::import(&file(name), None, Some(Config::ALrn))
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("--config A"), "{error}");
+    }
+}
+
 #[test]
 fn the_older_format_is_refused_with_advice() {
     let error = Model::import(&file("old.pth"), None, None).err().unwrap();

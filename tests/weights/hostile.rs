@@ -162,7 +162,14 @@ fn every_cut_and_many_changes_of_a_good_file_are_refused_or_read() {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         (state >> 33) as usize % below
     };
-    for (bytes, format) in [(&members, Format::Torch), (&safetensors, Format::Safetensors)] {
+    let [onnx, caffe] =
+        ["channels_last.onnx", "current.caffemodel"].map(|name| std::fs::read(file(name)).unwrap());
+    for (bytes, format) in [
+        (&members, Format::Torch),
+        (&safetensors, Format::Safetensors),
+        (&onnx, Format::Onnx),
+        (&caffe, Format::Caffe),
+    ] {
         for _ in 0..40 {
             let cut = random(bytes.len());
             refused(&bytes[..cut], Some(format));

@@ -150,11 +150,97 @@ pub(in crate::cli) struct PredictArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum TableArg {
+    /// Single networks at one test scale
+    Table3,
+    /// Single networks at three test scales
+    Table4,
+    /// Dense, multi-crop and both
+    Table5,
+    /// Fusion of networks
+    Table6,
+    /// Comparison with other systems, whose numbers are as published
+    Table7,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ReproduceArgs {
+    /// Which table
+    pub(in crate::cli) table: TableArg,
+    /// The shard folder; its validation split is evaluated
+    #[arg(long, value_name = "SHARDS")]
+    pub(in crate::cli) data: PathBuf,
+    /// A network of the paper and its weights: CONFIG/256, CONFIG/384 or CONFIG/256..512 as the paper trains them, and a run
+    /// or file. A run that was trained at other scales is tested at scales in proportion
+    #[arg(long, value_name = "NAME=RUN|FILE")]
+    pub(in crate::cli) weights: Vec<String>,
+    /// Views per batch; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(in crate::cli) batch: usize,
+    /// How shards are read
+    #[arg(long, default_value = "mmap")]
+    pub(in crate::cli) io: IoMode,
+    #[command(flatten)]
+    pub(in crate::cli) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(in crate::cli) enum ScalesArg {
+    /// Their mean
+    Average,
+    /// One after the other
+    Stack,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct FeaturesArgs {
+    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
+    #[arg(long, value_name = "RUN|FILE")]
+    pub(in crate::cli) weights: PathBuf,
+    /// Images, or folders whose images are taken in the order of their paths
+    #[arg(required = true, value_name = "IMAGE|DIR")]
+    pub(in crate::cli) images: Vec<PathBuf>,
+    /// The file to write: an array (images, features) of f32
+    #[arg(long, value_name = "F.npy|F.safetensors")]
+    pub(in crate::cli) out: PathBuf,
+    /// Whose values: fc6 or fc7 with their ReLU, or fc8
+    #[arg(long, default_value = "fc7")]
+    pub(in crate::cli) layer: String,
+    /// Shorter sides Q in pixels [default: the training scale, or its middle]
+    #[arg(long, value_name = "Q,Q", value_delimiter = ',')]
+    pub(in crate::cli) scales: Vec<usize>,
+    /// What becomes of several scales
+    #[arg(long, default_value = "average")]
+    pub(in crate::cli) across_scales: ScalesArg,
+    /// Average with the mirror image
+    #[arg(long)]
+    pub(in crate::cli) flip: bool,
+    /// Leave the features as long as they are; else every image's have length 1, at every scale and in the end
+    #[arg(long)]
+    pub(in crate::cli) raw: bool,
+    /// Views per batch; the result does not depend on it
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(in crate::cli) batch: usize,
+    #[command(flatten)]
+    pub(in crate::cli) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum FromArg {
     /// A state dictionary of PyTorch 1.6 or later (.pth, .pt)
     Torch,
     /// Safetensors with torchvision's names
     Safetensors,
+    /// A graph of VGG's shape, its weights in the same file
+    Onnx,
+    /// Caffe's .caffemodel, of either format of layers
+    Caffe,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

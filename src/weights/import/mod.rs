@@ -3,9 +3,13 @@
 //! Nothing in a file is trusted: sizes and offsets are checked before anything of that size is read or allocated, names are
 //! never paths, and nothing is ever executed.
 
+mod caffe;
+mod graph;
 mod identify;
+mod onnx;
 mod pickle;
 mod safetensors;
+mod sequence;
 mod torch;
 mod zip;
 
@@ -15,6 +19,7 @@ use std::path::Path;
 
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
+use crate::network::Config;
 
 /// File formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +28,10 @@ pub enum Format {
     Torch,
     /// Safetensors with torchvision's names.
     Safetensors,
+    /// ONNX graphs of VGG's shape.
+    Onnx,
+    /// Caffe's `.caffemodel`.
+    Caffe,
 }
 
 /// Arrays under torchvision's names, and how their images are preprocessed.
@@ -32,6 +41,12 @@ pub(super) struct Imported {
     pub(super) arrays: Vec<NamedArray>,
     /// By the convention of where they come from.
     pub(super) preprocess: Preprocess,
+}
+
+impl From<(Vec<NamedArray>, Preprocess)> for Imported {
+    fn from((arrays, preprocess): (Vec<NamedArray>, Preprocess)) -> Self {
+        Self { arrays, preprocess }
+    }
 }
 
 /// One array, converted to f32.
@@ -49,15 +64,18 @@ pub(super) struct NamedArray {
 const MAGIC: usize = 16;
 
 impl Format {
-    /// Tells the format from the first bytes. Errors say what is not read and what to do with it.
+    /// Tells the format from the first bytes; ONNX and Caffe's files have no mark of their own and are told by their names.
+    /// Errors say what is not read and what to do with it.
     pub fn of(path: &Path, bytes: &[u8]) -> Result<Self> {
         match bytes {
             [b'P', b'K', 3, 4, ..] => Ok(Self::Torch),
             [0x80, 2, 0x8a, ..] => Err(torch::old_format(path)),
             [_, _, _, _, _, _, _, _, b'{', ..] => Ok(Self::Safetensors),
+            _ if path.extension().is_some_and(|name| name == "onnx") => Ok(Self::Onnx),
+            _ if path.extension().is_some_and(|name| name == "caffemodel") => Ok(Self::Caffe),
             _ => Err(Error::invalid_hint(
                 path.display(),
-                "weights: a .pth of PyTorch or safetensors",
+                "weights: a .pth of PyTorch, safetensors, .onnx or .caffemodel",
                 format_args!("bytes {:02x?}", &bytes[..bytes.len().min(MAGIC)]),
                 "say which with --from if you know better",
             )),
@@ -65,8 +83,8 @@ impl Format {
     }
 }
 
-/// Reads all arrays of a file.
-pub(super) fn import(path: &Path, format: Option<Format>) -> Result<Imported> {
+/// Reads all arrays of a file; `config` may say which network they must be of.
+pub(super) fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Imported> {
     let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
     // SAFETY: the map is only read. A file that somebody else truncates meanwhile would end the process, as it would any
     // reader of maps; nothing is decided by bytes that are read twice.
@@ -78,6 +96,8 @@ pub(super) fn import(path: &Path, format: Option<Format>) -> Result<Imported> {
     match format {
         Format::Torch => torch::read(path, &bytes),
         Format::Safetensors => safetensors::read(path, &bytes),
+        Format::Onnx => onnx::read(path, &bytes, config).map(Imported::from),
+        Format::Caffe => caffe::read(path, &bytes, config).map(Imported::from),
     }
 }
 

@@ -5,76 +5,18 @@
 //! they are recognised, not called. Everything else is refused. Values live in one list and refer to each other by index,
 //! so that nothing can be made to grow faster than the file is long, and nothing recurses.
 
-use super::Number;
+mod reader;
+mod value;
+
+pub(super) use value::Tensor;
+
+use reader::Reader;
+use value::{At, Known, Storage, Value};
 
 /// Bytes of a pickle, of a text in it, and sides of a tensor, at most. A network of 19 layers has a pickle of 20 KB.
 const LONGEST: usize = 1 << 20;
 const LONGEST_TEXT: usize = 256;
 const MOST_SIDES: usize = 8;
-
-/// Index of a value.
-type At = usize;
-
-#[derive(Debug, Clone, PartialEq)]
-enum Value {
-    None,
-    Bool,
-    Int(i64),
-    Float,
-    Text(String),
-    Tuple(Vec<At>),
-    List(Vec<At>),
-    Dict(Vec<(At, At)>),
-    Known(Known),
-    Storage(Storage),
-    Tensor(Tensor),
-}
-
-/// Names that a pickle may mention.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Known {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    StorageOf(Number),
-}
-
-impl Known {
-    fn of(module: &str, name: &str) -> Option<Self> {
-        Some(match (module, name) {
-            ("collections", "OrderedDict") => Self::OrderedDict,
-            ("torch._utils", "_rebuild_tensor_v2") => Self::RebuildTensor,
-            ("torch._utils", "_rebuild_parameter") => Self::RebuildParameter,
-            ("torch", "DoubleStorage") => Self::StorageOf(Number::F64),
-            ("torch", "FloatStorage") => Self::StorageOf(Number::F32),
-            ("torch", "HalfStorage") => Self::StorageOf(Number::F16),
-            ("torch", "BFloat16Storage") => Self::StorageOf(Number::Bf16),
-            ("torch", "LongStorage") => Self::StorageOf(Number::I64),
-            _ => return None,
-        })
-    }
-}
-
-/// Where a tensor's numbers are.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Storage {
-    /// Type of its numbers.
-    pub(super) number: Number,
-    /// The member `data/<key>` of the archive.
-    pub(super) key: String,
-    /// How many numbers it says it has.
-    pub(super) len: usize,
-}
-
-/// A tensor, described.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Tensor {
-    pub(super) storage: Storage,
-    /// The first of its numbers in the storage.
-    pub(super) offset: usize,
-    pub(super) dims: Vec<usize>,
-    pub(super) strides: Vec<usize>,
-}
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -103,8 +45,7 @@ pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
 }
 
 struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    input: Reader<'a>,
     values: Vec<Value>,
     stack: Vec<At>,
     marks: Vec<usize>,
@@ -115,8 +56,7 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn new(bytes: &'a [u8]) -> Self {
         Self {
-            bytes,
-            at: 0,
+            input: Reader::new(bytes),
             values: Vec::new(),
             stack: Vec::new(),
             marks: Vec::new(),
@@ -127,18 +67,18 @@ impl<'a> Machine<'a> {
     /// Runs to the end and returns what is left on the stack.
     fn run(&mut self) -> Result<At> {
         loop {
-            let opcode = self.byte()?;
+            let opcode = self.input.byte()?;
             if opcode == b'.' {
                 return self.pop();
             }
             self.step(opcode)
-                .map_err(|why| format!("{why} (byte {} of its pickle)", self.at))?;
+                .map_err(|why| format!("{why} (byte {} of its pickle)", self.input.at()))?;
         }
     }
 
     fn step(&mut self, opcode: u8) -> Result<()> {
         match opcode {
-            0x80 => match self.byte()? {
+            0x80 => match self.input.byte()? {
                 2..=4 => Ok(()),
                 version => Err(format!("pickle protocol {version}")),
             },
@@ -147,20 +87,20 @@ impl<'a> Machine<'a> {
             b'K' => self.number::<1>(),
             b'M' => self.number::<2>(),
             b'J' => {
-                let value = i32::from_le_bytes(self.array()?);
+                let value = i32::from_le_bytes(self.input.array()?);
                 self.push(Value::Int(value.into()))
             }
             0x8a => self.long(),
             b'G' => {
-                self.array::<8>()?;
+                self.input.array::<8>()?;
                 self.push(Value::Float)
             }
             b'X' => {
-                let len = u32::from_le_bytes(self.array()?) as usize;
+                let len = u32::from_le_bytes(self.input.array()?) as usize;
                 self.text(len)
             }
             0x8c => {
-                let len = self.byte()?;
+                let len = self.input.byte()?;
                 self.text(len.into())
             }
             b'(' => {
@@ -196,64 +136,36 @@ impl<'a> Machine<'a> {
                 self.set(items)
             }
             b'q' => {
-                let index = self.byte()?;
+                let index = self.input.byte()?;
                 self.remember(index.into())
             }
             b'r' => {
-                let index = u32::from_le_bytes(self.array()?);
+                let index = u32::from_le_bytes(self.input.array()?);
                 self.remember(index as usize)
             }
             0x94 => self.remember(self.memo.len()),
             b'h' => {
-                let index = self.byte()?;
+                let index = self.input.byte()?;
                 self.recall(index.into())
             }
             b'j' => {
-                let index = u32::from_le_bytes(self.array()?);
+                let index = u32::from_le_bytes(self.input.array()?);
                 self.recall(index as usize)
             }
             b'c' => {
-                let (module, name) = (self.line()?, self.line()?);
+                let (module, name) = (self.input.line()?, self.input.line()?);
                 self.name(&module, &name)
             }
             0x93 => {
                 let (name, module) = (self.pop_text()?, self.pop_text()?);
                 self.name(&module, &name)
             }
-            0x95 => self.array::<8>().map(|_| ()),
+            0x95 => self.input.array::<8>().map(|_| ()),
             b'Q' => self.storage(),
             b'R' => self.reduce(),
             b'b' => self.build(),
             _ => Err(format!("opcode 0x{opcode:02x}, which no state dictionary needs")),
         }
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        Ok(self.array::<1>()?[0])
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
-        let found = self.bytes.get(self.at..).and_then(|rest| rest.first_chunk());
-        self.at += N;
-        found.copied().ok_or_else(|| "a pickle that is cut short".into())
-    }
-
-    fn slice(&mut self, len: usize) -> Result<&'a [u8]> {
-        let end = self.at.checked_add(len);
-        let found = end.and_then(|end| self.bytes.get(self.at..end));
-        let found = found.ok_or("a pickle that is cut short")?;
-        self.at += len;
-        Ok(found)
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or("a name without an end")?;
-        self.at += len + 1;
-        String::from_utf8(rest[..len].to_vec()).map_err(|_| "a name that is no text".into())
     }
 
     fn push(&mut self, value: Value) -> Result<()> {
@@ -292,7 +204,7 @@ impl<'a> Machine<'a> {
     }
 
     fn number<const N: usize>(&mut self) -> Result<()> {
-        let bytes = self.array::<N>()?;
+        let bytes = self.input.array::<N>()?;
         let value = bytes
             .iter()
             .rev()
@@ -302,8 +214,8 @@ impl<'a> Machine<'a> {
 
     /// A little-endian number of up to eight bytes, in two's complement.
     fn long(&mut self) -> Result<()> {
-        let len = self.byte()?;
-        let bytes = self.slice(len.into())?;
+        let len = self.input.byte()?;
+        let bytes = self.input.slice(len.into())?;
         if bytes.len() > 8 {
             return Err("a number of more than 64 bits".into());
         }
@@ -317,7 +229,7 @@ impl<'a> Machine<'a> {
         if len > LONGEST_TEXT {
             return Err(format!("a text of {len} bytes"));
         }
-        let text = String::from_utf8(self.slice(len)?.to_vec()).map_err(|_| "a text that is none")?;
+        let text = String::from_utf8(self.input.slice(len)?.to_vec()).map_err(|_| "a text that is none")?;
         self.push(Value::Text(text))
     }
 
