@@ -1,5 +1,12 @@
 //! What was said: the flags of every sub-command, by their stable names. What they decide is in the command's module.
 
+mod eval;
+
+pub(super) use eval::{
+    ConvertArgs, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs, ScalesArg, TableArg,
+    ToArg, WeightsArg,
+};
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,8 +49,14 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Evaluate weights on the validation split
     Eval(EvalArgs),
+    /// Print a table of the paper: ours, the paper's, and the difference, for every row whose networks are given
+    Reproduce(ReproduceArgs),
     /// Classify images
     Predict(PredictArgs),
+    /// Write what a fully connected layer makes of images, for classifiers of your own
+    Features(FeaturesArgs),
+    /// Bring weights from and to the files of other programs
+    Convert(ConvertArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -382,63 +395,6 @@ pub(super) struct DiffArgs {
     pub(super) left: PathBuf,
     /// Another
     pub(super) right: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Protocol {
-    /// The middle training-size crop of the image rescaled to Q
-    Center,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct EvalArgs {
-    /// The shard folder; its validation split is evaluated
-    #[arg(long, value_name = "SHARDS")]
-    pub(super) data: PathBuf,
-    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
-    #[arg(long, value_name = "RUN|FILE", required = true)]
-    pub(super) weights: Vec<PathBuf>,
-    /// How an image is looked at
-    #[arg(long, default_value = "center")]
-    pub(super) protocol: Protocol,
-    /// Shorter side Q of the test images in pixels [default: the training scale, or its middle]
-    #[arg(long, value_name = "Q", value_delimiter = ',')]
-    pub(super) scales: Vec<usize>,
-    /// Images per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) batch: usize,
-    /// How shards are read
-    #[arg(long, default_value = "mmap")]
-    pub(super) io: IoMode,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PredictArgs {
-    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
-    #[arg(long, value_name = "RUN|FILE")]
-    pub(super) weights: PathBuf,
-    /// Images to classify
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(super) images: Vec<PathBuf>,
-    /// Classes to name per image [default: 5, or all where there are fewer]
-    #[arg(long, value_name = "N")]
-    pub(super) top: Option<usize>,
-    /// How an image is looked at
-    #[arg(long, default_value = "center")]
-    pub(super) protocol: Protocol,
-    /// Shorter side Q in pixels [default: the training scale, or its middle]
-    #[arg(long, value_name = "Q", value_delimiter = ',')]
-    pub(super) scales: Vec<usize>,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,

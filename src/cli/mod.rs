@@ -6,9 +6,11 @@ mod bench;
 mod bench_layers;
 mod bench_scale;
 mod compute;
+mod convert;
 mod decide;
 mod doctor;
 mod eval;
+mod features;
 mod forecast_gpu;
 mod inspect;
 mod output;
@@ -20,6 +22,7 @@ mod processes;
 mod progress;
 mod quickstart;
 mod recipe_file;
+mod reproduce;
 mod train;
 
 use std::ffi::OsString;
@@ -52,6 +55,9 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Train(args) => train::train(&args),
         Command::Diff(args) => train::diff(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Reproduce(args) => reproduce::reproduce(&args),
+        Command::Features(args) => features::features(&args),
+        Command::Convert(args) => convert::convert(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),

@@ -62,6 +62,7 @@ impl Plan {
             }
             StepOp::BatchNorm { .. } if part == Part::FilterGradient => return None,
             StepOp::Input
+            | StepOp::Windows { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -130,6 +131,9 @@ fn elementwise_bytes(step: &Step, part: Part, mode: Mode, element: u64) -> Optio
     };
     let bytes = match (step.op, part) {
         (_, Part::FilterGradient) | (StepOp::Input, Part::DataGradient) => return None,
+        // Every window is read and written; neighbours share most of what they read, in caches.
+        (StepOp::Windows { .. }, Part::Forward) => element * 2 * y,
+        (StepOp::Windows { .. }, Part::DataGradient) => return None,
         // One byte per pixel and channel comes in.
         (StepOp::Input, Part::Forward) => x + element * y,
         // The statistics are one more sweep over x, and over x and dy on the way back.

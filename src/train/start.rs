@@ -101,8 +101,8 @@ const STAGED: [&str; 7] = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "f
 /// Copies the staged layers of a trained network A into `weights`.
 fn stage(path: &Path, config: Config, network: &Network, weights: &mut [f32]) -> Result<Vec<Error>> {
     let copy = |file: &Loaded| -> Result<()> {
-        let source_spec = match &file.meta {
-            Some(meta) => meta.spec.clone(),
+        let source_spec = match &file.about {
+            Some(about) => about.spec.clone(),
             None => {
                 return Err(Error::invalid_hint(
                     path.display(),

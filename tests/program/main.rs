@@ -13,6 +13,7 @@ mod interruption;
 mod plans;
 mod planted;
 mod processes;
+mod protocols;
 mod replicas;
 mod simulated;
 mod tool;
