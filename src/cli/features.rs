@@ -117,7 +117,7 @@ fn write_npy(path: &Path, features: &Features) -> Result<()> {
 }
 
 /// Files as they are said; the images of folders in the order of their paths, hidden ones left out.
-fn images(said: &[PathBuf]) -> Result<Vec<PathBuf>> {
+pub(super) fn images(said: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for path in said {
         if path.is_dir() {

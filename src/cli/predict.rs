@@ -8,6 +8,7 @@ use serde_json::json;
 use super::args::{PredictArgs, WeightsArg};
 use super::compute::on_device;
 use super::eval::open_model;
+use super::features::images;
 use super::output::{print_json, say};
 use crate::backend::Backend;
 use crate::data::loader::Action;
@@ -91,7 +92,7 @@ fn predictions<B: Backend>(
         batch: args.batch,
         threads: args.compute.threads()?,
     };
-    let files = Files(args.images.clone());
+    let files = Files(images(&args.images)?);
     let averages = posteriors(backend, model, preprocess, &files, look, resources)?;
     if let Some(bad) = averages.bad().find(|event| event.action == Action::LeftOut) {
         return Err(Error::Sample(Box::new(bad.sample.clone())));
@@ -111,5 +112,5 @@ fn predictions<B: Backend>(
             top: order[..top].iter().map(guess).collect(),
         }
     };
-    Ok(args.images.iter().enumerate().map(prediction).collect())
+    Ok(files.0.iter().enumerate().map(prediction).collect())
 }

@@ -131,8 +131,8 @@ pub(in crate::cli) struct PredictArgs {
     /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
     #[arg(long, value_name = "RUN|FILE")]
     pub(in crate::cli) weights: PathBuf,
-    /// Images to classify
-    #[arg(required = true, value_name = "IMAGE")]
+    /// Images to classify, or folders whose images are taken in the order of their paths
+    #[arg(required = true, value_name = "IMAGE|DIR")]
     pub(in crate::cli) images: Vec<PathBuf>,
     /// Classes to name per image [default: 5, or all where there are fewer]
     #[arg(long, value_name = "N")]
