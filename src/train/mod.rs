@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod event;
 mod folder;
+mod job;
 mod journal;
 pub mod log;
 mod recipe;
@@ -14,8 +15,9 @@ mod stuck;
 mod trainer;
 
 pub use folder::{create_run, write_recipe};
+pub use job::{Ended, Job, Progress, ScheduleState};
 pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, compare_classes, equivalence_class};
 pub use replicas::{train, train_on_devices};
 pub use start::Start;
 pub use stop::{Signal, Stop};
-pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState};
+pub use trainer::LOADER_SLOTS;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::thread;
 
 use super::event::Observer;
-use super::trainer::{Ended, Job, Trainer, prepare};
+use super::job::{Ended, Job};
+use super::trainer::{Trainer, prepare};
 use crate::backend::Backend;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;

@@ -3,8 +3,8 @@
 use std::mem;
 use std::path::Path;
 
+use super::job::Progress;
 use super::recipe::Recipe;
-use super::trainer::Progress;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Op};
 use crate::weights::{Loaded, Newest, RunFolder, newest_checkpoint, open_weights, weights_sha256};

@@ -6,88 +6,35 @@
 //! Every replica runs this loop. What differs between them, they tell one another ([`agree`]) before they act on it, so
 //! all take the same way; only the first one has a [`Journal`].
 
+mod ending;
+mod prepared;
+
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::event::{Event, Fold, Observer};
+use super::event::{Event, Fold};
+use super::job::{Job, Progress};
 use super::journal::Journal;
-use super::recipe::Recipe;
-use super::schedule::{Moment, PlateauState, Schedule};
-use super::start::Start;
-use super::stop::{Signal, Stop};
+use super::schedule::{Moment, Schedule};
+use super::stop::Signal;
 use super::stuck::StuckDetector;
 use crate::backend::Backend;
 use crate::data::loader::{self, BadEvent, Loader, Mode, OnBad, Positions};
 use crate::data::order::Order;
-use crate::data::preprocess::Preprocess;
 use crate::data::shards::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{Tally, tally};
-use crate::exec::{BitFlip, FoldOf, Shape, SharedParameters, Training, Watch, load};
-use crate::network::Network;
-use crate::parallel::{Group, Place, agree, all_well};
-use crate::plan::{Batch, Bucket, StepParams, Tree, WalkOrder};
-use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, StateHasher};
+use crate::exec::{FoldOf, Training, Watch, load};
+use crate::parallel::{Group, agree};
+use crate::plan::{Batch, Bucket, StepParams};
+use prepared::Share;
+pub(super) use prepared::{Prepared, prepare};
 
 /// Micro-batches between the workers and the network: one in use, one ready, one being filled.
 pub const LOADER_SLOTS: usize = 3;
-
-/// How far a run is, besides weights and momentum.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Progress {
-    /// Finished steps.
-    pub step: u64,
-    /// State of the schedule.
-    pub schedule: ScheduleState,
-}
-
-/// What the schedule remembers. Integers only, so that its hash is exact.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ScheduleState {
-    /// What the plateau rule has seen.
-    #[serde(flatten)]
-    pub plateau: PlateauState,
-    /// The step of the last validation that was due; a run stopped during one does it again.
-    pub validated_at: u64,
-}
-
-/// Everything that a run needs besides a back end.
-pub struct Job {
-    /// What to do.
-    pub recipe: Recipe,
-    /// Where to write.
-    pub run: RunFolder,
-    /// The network.
-    pub network: Network,
-    /// From pixels to its input.
-    pub preprocess: Preprocess,
-    /// Training images.
-    pub training: Arc<Dataset>,
-    /// Validation images; `None` or empty where there are none.
-    pub validation: Option<Arc<Dataset>>,
-    /// The equivalence class.
-    pub class: Value,
-    /// Where it starts from.
-    pub start: Start,
-    /// Whether to stop.
-    pub stop: Stop,
-    /// In which order the micro-batches of a step are walked. Changes no bit.
-    pub walk: WalkOrder,
-    /// A fault to plant, for tests; its micro-batch counts within the global batch.
-    pub flip: Option<BitFlip>,
-}
-
-/// How a run ended: the `end` event, and the error where there was one.
-#[derive(Debug)]
-pub struct Ended {
-    /// The last line of the log; `None` in a process that has no log.
-    pub event: Option<Event>,
-    /// Why, if not by reaching its last step.
-    pub error: Option<Error>,
-}
 
 /// One replica's part of a training run.
 pub(super) struct Trainer<'a, B: Backend, G: Group<B>> {
@@ -107,27 +54,6 @@ pub(super) struct Trainer<'a, B: Backend, G: Group<B>> {
     stuck: StuckDetector,
     trained_images: u64,
     trained_seconds: f64,
-}
-
-/// Consecutive micro-batches of every step.
-#[derive(Debug, Clone, Copy)]
-struct Share {
-    first: usize,
-    micro_batches: usize,
-}
-
-impl Share {
-    /// A replica's subtree of the reduction tree over `micro_batches`.
-    fn of(place: Place, micro_batches: usize) -> Result<(Self, Tree)> {
-        let whole = Tree::new(micro_batches);
-        let tree = whole.subtree(place.replicas).ok_or_else(|| {
-            let owners = format!("owners of a subtree of {micro_batches} micro-batches each");
-            Error::invalid("--replicas", owners, place.replicas)
-        })?;
-        let micro_batches = tree.leaves();
-        let first = place.rank * micro_batches;
-        Ok((Self { first, micro_batches }, tree))
-    }
 }
 
 /// What a replica says of its part of a step.
@@ -164,64 +90,6 @@ impl From<Error> for Interrupted {
 }
 
 pub(super) type Step<T> = std::result::Result<T, Interrupted>;
-
-impl Job {
-    /// Refuses what cannot work, before anything is allocated.
-    pub(super) fn check(&self) -> Result<()> {
-        let watched = self.validation.as_ref().is_some_and(|data| !data.is_empty());
-        if watched || self.recipe.schedule != Schedule::Plateau {
-            return Ok(());
-        }
-        Err(Error::invalid_hint(
-            "--schedule plateau",
-            "a validation split to watch",
-            "a data set without validation images",
-            "use --schedule cosine or step:E,F, or pack images under val/",
-        ))
-    }
-}
-
-/// What a replica needs before it can say that it is ready.
-pub(super) struct Prepared<'a, B: Backend> {
-    share: Share,
-    state: Training<'a, B>,
-    journal: Option<Journal<'a>>,
-}
-
-/// Plans and allocates for the replica at `place`; the first one has an observer.
-pub(super) fn prepare<'a, B: Backend>(
-    backend: &'a B,
-    place: Place,
-    parameters: SharedParameters<B>,
-    job: &'a Job,
-    observer: Option<&'a mut dyn Observer>,
-) -> Result<Prepared<'a, B>> {
-    let (share, tree) = Share::of(place, job.recipe.micro_batches())?;
-    let shape = Shape {
-        micro_batch: job.recipe.micro_batch,
-        tree,
-        order: job.walk,
-    };
-    let mut state = Training::new(backend, &job.network, &job.preprocess, shape, parameters)?;
-    let planted = job.flip.as_ref().and_then(|flip| {
-        let micro_batch = flip.micro_batch.checked_sub(share.first)?;
-        (micro_batch < share.micro_batches).then(|| BitFlip {
-            micro_batch,
-            ..flip.clone()
-        })
-    });
-    if let Some(flip) = planted {
-        state.plant(flip);
-    }
-    let journal = observer
-        .map(|observer| Journal::open(&job.run, job.start.progress.step, observer))
-        .transpose()?;
-    Ok(Prepared {
-        share,
-        state,
-        journal,
-    })
-}
 
 impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
     /// One of the replicas of `job`.
@@ -515,151 +383,6 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
 
     fn epochs(&self) -> f64 {
         self.progress.step as f64 * self.job.recipe.batch as f64 / self.job.training.len() as f64
-    }
-
-    /// `weights_sha256` and `state_sha256` of the present state.
-    fn hashes(&self) -> Result<(String, String)> {
-        let mut hasher = StateHasher::new();
-        let parameters = &self.job.network.parameters;
-        let longest = parameters.iter().map(|p| p.len()).max().unwrap_or(0);
-        let mut values = vec![0.0; longest];
-        let state = self.state.parameters().view(self.backend);
-        for parameter in parameters {
-            let values = &mut values[..parameter.len()];
-            state.weights(parameter, values)?;
-            hasher.array(values);
-        }
-        let weights = hasher.weights();
-        for parameter in parameters {
-            let values = &mut values[..parameter.len()];
-            state.momentum(parameter, values)?;
-            hasher.array(values);
-        }
-        Ok((
-            weights,
-            hasher.state(self.progress.step, &json!(self.progress.schedule)),
-        ))
-    }
-
-    /// Saves the present state, unless it is saved already, and forgets all but the newest checkpoints.
-    fn checkpoint(&mut self) -> Step<()> {
-        if self.saved == Some(self.progress.step) {
-            return Ok(());
-        }
-        let own = self
-            .group
-            .complete_state(&mut self.state)
-            .and_then(|()| self.save());
-        all_well(&mut self.group, own).map_err(Interrupted::Agreed)?;
-        self.saved = Some(self.progress.step);
-        Ok(())
-    }
-
-    /// Writes the checkpoint, where that is this replica's business.
-    fn save(&mut self) -> Result<()> {
-        let Some(journal) = &self.journal else {
-            return Ok(());
-        };
-        let started = Instant::now();
-        let (weights_sha256, state_sha256) = self.hashes()?;
-        let step = self.progress.step;
-        let meta = CheckpointMeta {
-            spec: self.job.recipe.spec(self.job.network.classes),
-            class_names: self.job.training.manifest().classes.clone(),
-            preprocess: self.job.preprocess.clone(),
-            scale: self.job.recipe.scale.middle(),
-            step,
-            epoch: self.epochs(),
-            schedule: json!(self.progress.schedule),
-            recipe: json!(self.job.recipe),
-            class: self.job.class.clone(),
-            weights_sha256: weights_sha256.clone(),
-            state_sha256: state_sha256.clone(),
-        };
-        let state = self.state.parameters().view(self.backend);
-        let file = journal.save(&meta, &self.job.network.parameters, &state)?;
-        drop(state);
-        self.emit(&Event::Checkpoint {
-            step,
-            file,
-            weights_sha256,
-            state_sha256,
-            seconds: started.elapsed().as_secs_f64(),
-        })?;
-        self.journal.as_ref().map_or(Ok(()), Journal::tidy)
-    }
-
-    /// Saves what there is, says how it ended. Nothing to say but for the first replica.
-    pub(super) fn end(mut self, outcome: Step<()>) -> Result<Ended> {
-        let error = match outcome.and_then(|()| self.finish()) {
-            Ok(()) => None,
-            Err(Interrupted::Signal(signal)) => match self.checkpoint() {
-                Ok(()) | Err(Interrupted::Signal(_)) => Some(Error::Stopped {
-                    signal: signal.name(),
-                    step: self.progress.step,
-                    run: self.job.run.root().into(),
-                }),
-                Err(Interrupted::Agreed(error) | Interrupted::Own(error)) => Some(error),
-            },
-            Err(Interrupted::Agreed(error)) => {
-                // The error of the loop is the one to report, even if the state cannot be saved either.
-                self.checkpoint().err();
-                Some(error)
-            }
-            Err(Interrupted::Own(error)) => {
-                self.group.last_words(&error);
-                if self.group.place().replicas == 1 {
-                    self.checkpoint().err();
-                }
-                Some(error)
-            }
-        };
-        if matches!(error, None | Some(Error::Stopped { .. })) {
-            self.group.leave()?;
-        }
-        if self.journal.is_none() {
-            return Ok(Ended { event: None, error });
-        }
-        let reason = match &error {
-            None => "finished".into(),
-            Some(Error::Stopped { signal, .. }) => (*signal).into(),
-            Some(error) => error.to_string(),
-        };
-        let (weights_sha256, state_sha256) = self.hashes()?;
-        let accuracy =
-            |error: fn(&Tally) -> f64| self.validated.as_ref().map(|(_, tally)| 100.0 - error(tally));
-        let event = Event::End {
-            step: self.progress.step,
-            reason,
-            weights_sha256,
-            state_sha256,
-            images_per_sec: if self.trained_images == 0 {
-                0.0
-            } else {
-                self.trained_images as f64 / self.trained_seconds
-            },
-            exit: error.as_ref().map_or(0, Error::exit_code),
-            top1: accuracy(Tally::top1_error),
-            top5: accuracy(Tally::top5_error),
-        };
-        self.emit(&event)?;
-        let event = Some(event);
-        Ok(Ended { event, error })
-    }
-
-    /// The last checkpoint, and a validation of the final weights where the last one is older. That validation is for
-    /// people: the schedule does not see it, so a longer run takes the same steps.
-    fn finish(&mut self) -> Step<()> {
-        self.checkpoint()?;
-        let step = self.progress.step;
-        let nothing_to_see = self.job.validation.as_ref().is_none_or(|data| data.is_empty());
-        if nothing_to_see || self.validated.as_ref().is_some_and(|(at, _)| *at == step) {
-            return Ok(());
-        }
-        match self.validate() {
-            Ok(_) | Err(Interrupted::Signal(_)) => Ok(()),
-            Err(why) => Err(why),
-        }
     }
 }
 
