@@ -146,15 +146,25 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N")]
     pub(super) micro_batch: Option<usize>,
     /// Replicas that share the batch on one device: a power of two that divides the number of micro-batches
-    #[arg(long, value_name = "R", default_value_t = 1)]
+    #[arg(long, value_name = "R", default_value_t = 1, conflicts_with_all = ["nodes", "gpus"])]
     pub(super) replicas: usize,
     /// Where it would run: cpu, cuda or cuda:N [default: cpu, and cuda with --gpu]
     #[arg(long)]
     pub(super) device: Option<String>,
-    /// Forecast the time of a training step on a GPU that need not be here: h200, h100, a100, rtx3090, v100, p100 or
-    /// titanx
+    /// Forecast the time of a training step on a GPU that need not be here: h200, h100, a100, rtx3090, v100, p100,
+    /// titanx or titanblack
     #[arg(long, value_name = "GPU")]
     pub(super) gpu: Option<String>,
+    /// Forecast it on so many nodes, too, with a replica on each of their GPUs: a power of two that divides the number
+    /// of micro-batches [default: 1]
+    #[arg(long, value_name = "N", requires = "gpu")]
+    pub(super) nodes: Option<usize>,
+    /// GPUs of each node [default: 1]
+    #[arg(long, value_name = "G", requires = "gpu")]
+    pub(super) gpus: Option<usize>,
+    /// In which order a replica's micro-batches are walked [default: depth-first]
+    #[arg(long, value_name = "ORDER")]
+    pub(super) walk: Option<WalkOrder>,
     /// Arithmetic of that forecast, and of the memory on a CUDA device [default: fp32]
     #[arg(long)]
     pub(super) precision: Option<ForecastPrecision>,

@@ -4,16 +4,14 @@ use serde_json::json;
 
 use super::args::{ForecastPrecision, NetworkArgs, PlanArgs};
 use super::compute::{DeviceName, check_threads};
-use super::forecast_gpu::GpuForecast;
+use super::forecasts::{Forecasts, cluster, stored_in};
 use super::output::{print_json, say};
-use crate::backend::Precision;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::CudaLowering;
 use crate::data::loader::ring_bytes;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
-use crate::plan::{Arithmetic, Gpu, Lowering, Memory, Mode, Plan, Tree, WalkOrder};
+use crate::plan::{Lowering, Memory, Mode, Plan, Tree, WalkOrder};
 use crate::train::{LOADER_SLOTS, Recipe, check_replicas};
 
 impl NetworkArgs {
@@ -46,7 +44,17 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             micro_batch,
         ));
     }
-    check_replicas(args.replicas, args.batch, micro_batch)?;
+    let cluster = cluster(args)?;
+    let (replicas, devices) = match &cluster {
+        None => (args.replicas, 1),
+        Some(cluster) => (cluster.replicas(), cluster.replicas()),
+    };
+    let flag = if cluster.is_some() {
+        "--nodes x --gpus"
+    } else {
+        "--replicas"
+    };
+    check_replicas(flag, replicas, args.batch, micro_batch)?;
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
     let cpu;
@@ -80,15 +88,17 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     let division = Division {
         batch: args.batch,
         micro_batch,
-        replicas: args.replicas,
-        devices: 1,
+        replicas,
+        devices,
         threads,
     };
-    let memory = forecast(lowering, &network, WalkOrder::default(), division)?;
-    let gpu = forecast_gpu(args, &network, args.batch / micro_batch, micro_batch)?;
+    let memory = forecast(lowering, &network, args.walk.unwrap_or_default(), division)?;
+    let micro_batches = [args.batch / micro_batch, micro_batch];
+    let forecasts = Forecasts::of(args, &network, micro_batches, cluster)?;
     let arrays: u64 = network.parameters.iter().map(|p| p.len() as u64).sum();
     let checkpoint_bytes = 2 * 4 * arrays + CHECKPOINT_HEADER_BYTES;
     if args.json {
+        let [gpu, cluster] = forecasts.map_or([None, None], |forecasts| forecasts.json());
         print_json(&json!({
             "config": args.config.name(),
             "parameters": network.parameter_count(),
@@ -104,15 +114,20 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             "micro_batch": micro_batch,
             "memory": memory,
             "checkpoint_bytes": checkpoint_bytes,
-            "gpu": gpu.map(|gpu| gpu.json()),
+            "gpu": gpu,
+            "cluster": cluster,
         }));
         return Ok(0);
     }
     print_table(args.config, &network);
     say("");
+    let where_it_lies = match devices {
+        1 => format!("{replicas} replicas on one device"),
+        _ => format!("on each of {devices} devices"),
+    };
     say(format_args!(
-        "memory of training, batch {} in micro-batches of {micro_batch}, {} replicas on one device:",
-        args.batch, args.replicas
+        "memory of training, batch {} in micro-batches of {micro_batch}, {where_it_lies}:",
+        args.batch
     ));
     for (what, bytes) in [
         ("weights", memory.weights),
@@ -130,55 +145,10 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
             bytes as f64 / f64::from(1 << 20)
         ));
     }
-    if let Some(gpu) = gpu {
-        say("");
-        gpu.say();
+    if let Some(forecasts) = forecasts {
+        forecasts.say();
     }
     Ok(0)
-}
-
-/// How a plan in that precision lies in memory.
-fn stored_in(precision: Option<ForecastPrecision>) -> CudaLowering {
-    let precision = match precision {
-        None | Some(ForecastPrecision::Fp32) => Precision::Fp32,
-        Some(ForecastPrecision::Tf32) => Precision::Tf32,
-        // As wide as bf16.
-        Some(ForecastPrecision::Bf16 | ForecastPrecision::Fp16) => Precision::Bf16,
-    };
-    CudaLowering { precision }
-}
-
-/// The time of a training step on the GPU that was asked for.
-fn forecast_gpu(
-    args: &PlanArgs,
-    network: &Network,
-    micro_batches: usize,
-    micro_batch: usize,
-) -> Result<Option<GpuForecast>> {
-    let Some(name) = &args.gpu else {
-        return Ok(None);
-    };
-    let arithmetic = match args.precision {
-        None | Some(ForecastPrecision::Fp32) => Arithmetic::Fp32,
-        Some(ForecastPrecision::Tf32) => Arithmetic::Tf32,
-        Some(ForecastPrecision::Bf16) => Arithmetic::Bf16,
-        Some(ForecastPrecision::Fp16) => Arithmetic::Fp16,
-    };
-    let plan = Plan::new(
-        network,
-        &Preprocess::subtract_mean([0.0; 3]),
-        micro_batch,
-        Mode::Training,
-        &stored_in(args.precision),
-    )?;
-    // Public figures are of the paper's networks, whatever the number of classes.
-    let papers = Spec {
-        classes: args.classes,
-        ..Spec::paper(args.config)
-    };
-    let is_papers = args.network.spec(args.config, args.classes, None) == papers;
-    let network = (args.config, &plan);
-    GpuForecast::new(Gpu::by_name(name)?, arithmetic, network, micro_batches, is_papers).map(Some)
 }
 
 /// Names, shapes, recipe and hashes that stand before the arrays of a checkpoint: about this much.

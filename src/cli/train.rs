@@ -115,7 +115,7 @@ fn check_memory<B: Backend>(
     let mut fits = None;
     for micro_batch in (1..recipe.micro_batch).rev() {
         let allowed = recipe.batch.is_multiple_of(micro_batch)
-            && check_replicas(recipe.replicas, recipe.batch, micro_batch).is_ok();
+            && check_replicas("--replicas", recipe.replicas, recipe.batch, micro_batch).is_ok();
         if allowed && needed(micro_batch)? <= free {
             fits = Some(micro_batch);
             break;

@@ -1,5 +1,9 @@
 //! GPUs by their data sheets: what a plan is held against where the GPU is not here.
 
+use super::links::{
+    BOX_OF_RTX_3090, DGX_1_P100, DGX_1_V100, DGX_A100, DGX_H100, DGX_H200, DIGITS_DEVBOX, Node,
+    THE_PAPERS_SYSTEM,
+};
 use crate::error::{Error, Result};
 
 /// Arithmetic of products. Sums are single precision in all of them.
@@ -74,6 +78,8 @@ pub struct Gpu {
     bf16: Option<f64>,
     /// FLOP/s of fp16 with single-precision sums, and the unit that has it.
     fp16: Option<(f64, Unit)>,
+    /// The machine that several of them are built into.
+    pub node: Node,
 }
 
 /// 10^12.
@@ -82,7 +88,7 @@ const TERA: f64 = 1e12;
 const GIGA: f64 = 1e9;
 
 /// The GPUs, newest first.
-pub const GPUS: [Gpu; 7] = [
+pub const GPUS: [Gpu; 8] = [
     Gpu {
         name: "h200",
         model: "H200 SXM",
@@ -92,6 +98,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: Some(494.7 * TERA),
         bf16: Some(989.4 * TERA),
         fp16: Some((989.4 * TERA, Unit::TensorCores)),
+        node: DGX_H200,
     },
     Gpu {
         name: "h100",
@@ -102,6 +109,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: Some(494.7 * TERA),
         bf16: Some(989.4 * TERA),
         fp16: Some((989.4 * TERA, Unit::TensorCores)),
+        node: DGX_H100,
     },
     Gpu {
         name: "a100",
@@ -112,6 +120,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: Some(156.0 * TERA),
         bf16: Some(312.0 * TERA),
         fp16: Some((312.0 * TERA, Unit::TensorCores)),
+        node: DGX_A100,
     },
     Gpu {
         name: "rtx3090",
@@ -122,6 +131,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: Some(35.6 * TERA),
         bf16: Some(71.0 * TERA),
         fp16: Some((71.0 * TERA, Unit::TensorCores)),
+        node: BOX_OF_RTX_3090,
     },
     Gpu {
         name: "v100",
@@ -132,6 +142,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: None,
         bf16: None,
         fp16: Some((125.0 * TERA, Unit::TensorCores)),
+        node: DGX_1_V100,
     },
     Gpu {
         name: "p100",
@@ -142,6 +153,7 @@ pub const GPUS: [Gpu; 7] = [
         tf32: None,
         bf16: None,
         fp16: Some((21.2 * TERA, Unit::CudaCores)),
+        node: DGX_1_P100,
     },
     Gpu {
         name: "titanx",
@@ -152,6 +164,18 @@ pub const GPUS: [Gpu; 7] = [
         tf32: None,
         bf16: None,
         fp16: None,
+        node: DIGITS_DEVBOX,
+    },
+    Gpu {
+        name: "titanblack",
+        model: "GeForce GTX TITAN Black",
+        source: "NVIDIA's product page",
+        bandwidth: 336.0 * GIGA,
+        fp32: 5.6 * TERA, // 2880 cores at 980 MHz
+        tf32: None,
+        bf16: None,
+        fp16: None,
+        node: THE_PAPERS_SYSTEM,
     },
 ];
 

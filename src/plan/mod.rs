@@ -5,11 +5,14 @@
 //! never see a network. [`Tree`] fixes the order in which the micro-batches' gradients are added.
 
 mod arena;
+mod cluster;
 mod forecast;
 mod gpus;
+mod links;
 mod lower;
 mod params;
 mod public_figures;
+mod public_scaling;
 mod roofline;
 mod slices;
 mod step;
@@ -17,10 +20,13 @@ mod tree;
 mod walk;
 mod work;
 
+pub use cluster::{Baseline, Cluster, ClusterStep, Traffic};
 pub use forecast::Memory;
 pub use gpus::{Arithmetic, GPUS, Gpu, Unit};
+pub use links::{LINK_EFFICIENCY, Node};
 pub use params::{Batch, StepParams, UpdateRule};
 pub use public_figures::{Evidence, PUBLIC_FIGURES, PublicFigure};
+pub use public_scaling::{SCALING_FIGURES, ScalingFigure, scaling_figures};
 pub use roofline::{
     CUDA_CORE_EFFICIENCY, Expectation, Limit, MEMORY_EFFICIENCY, PartTime, Rates, Roofline, StepTime,
     TENSOR_CORE_EFFICIENCY, public_figures,
@@ -167,6 +173,12 @@ impl Plan {
             Mode::Training => 2 * self.steps.len() - 1,
             Mode::Evaluation => self.steps.len(),
         }
+    }
+
+    /// Bytes of the gradient as it travels to other replicas: f32, whatever the tensors are.
+    pub fn gradient_bytes(&self) -> u64 {
+        let elements = self.buckets.iter().map(|bucket| bucket.elements.len());
+        (elements.sum::<usize>() * size_of::<f32>()) as u64
     }
 
     /// Bytes that keep the outcomes of `places` micro-batches: what the loss saves.

@@ -51,7 +51,8 @@ const fn measured(
     }
 }
 
-const LAMBDA: &str = "logs of lambdal/lambda-tensorflow-benchmark (tf_cnn_benchmarks, synthetic images)";
+pub(super) const LAMBDA: &str =
+    "logs of lambdal/lambda-tensorflow-benchmark (tf_cnn_benchmarks, synthetic images)";
 const PYTORCH: &str = "ryujaehun/pytorch-gpu-benchmark";
 const TIMM: &str = "timm's benchmark tables";
 const CONVNET: &str = "soumith/convnet-benchmarks";

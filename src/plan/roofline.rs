@@ -4,7 +4,7 @@
 use super::gpus::{Arithmetic, Gpu, Unit};
 use super::public_figures::{PUBLIC_FIGURES, PublicFigure};
 use super::work::{Part, Work};
-use super::{Mode, Plan};
+use super::{Mode, Pass, Plan};
 use crate::error::Result;
 use crate::network::Config;
 
@@ -144,6 +144,16 @@ impl Roofline {
             micro_batches,
             micro_batch: plan.batch,
         }
+    }
+
+    /// Seconds of one pass of one micro-batch.
+    pub fn pass_seconds(&self, step: usize, pass: Pass) -> f64 {
+        let [forward, data, filter] = self.steps[step].parts;
+        let parts = match pass {
+            Pass::Forward => [forward, None],
+            Pass::Backward => [data, filter],
+        };
+        parts.iter().flatten().map(|part| part.seconds).sum()
     }
 
     /// Seconds of one micro-batch: every pass of the plan's schedule.

@@ -33,6 +33,11 @@ impl Level {
     pub fn own_slice(&self, elements: &Range<usize>) -> Range<usize> {
         self.slice(elements, self.own)
     }
+
+    /// Elements that this one receives from the others to add up what it owns of `elements`.
+    pub fn received(&self, elements: &Range<usize>) -> usize {
+        self.own_slice(elements).len() * (self.peers.len() - 1)
+    }
 }
 
 /// In how many steps slices travel: among all replicas at once, or inside the nodes first and then between them, where

@@ -2,7 +2,7 @@ use super::*;
 use crate::network::{Config, Spec};
 
 /// A back end that takes every fusion and needs a distinct, recognisable amount of everything.
-struct Greedy;
+pub(super) struct Greedy;
 
 impl Lowering for Greedy {
     fn accepts(&self, _: StepOp) -> bool {

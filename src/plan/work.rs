@@ -1,6 +1,8 @@
 //! What a step costs, whoever executes it: floating-point operations, and bytes that have to move to and from memory.
 
-use super::{DataGradient, Epilogue, Mode, Plan, Step, StepOp, ValueGradient};
+use std::ops::Range;
+
+use super::{DataGradient, Epilogue, Mode, Plan, Step, StepOp, Tree, ValueGradient};
 
 /// What of a step is timed and accounted for on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -39,7 +41,7 @@ pub struct Work {
 }
 
 /// Bytes of an f32: gradients of parameters, and state of the update.
-const F32: u64 = size_of::<f32>() as u64;
+pub(super) const F32: u64 = size_of::<f32>() as u64;
 
 impl Plan {
     /// What `part` of step `step` costs with tensors of `element` bytes per element (gradients of parameters are f32
@@ -53,8 +55,7 @@ impl Plan {
         if part == Part::DataGradient && at.data_gradient == DataGradient::None {
             return None;
         }
-        let learned = self.parameters_of(step).iter().filter(|p| p.role.is_learned());
-        let weights = learned.map(|p| p.len() as u64).sum();
+        let weights = self.learned(at.parameters.clone());
         let flops = 2 * at.macs;
         let bytes = match at.op {
             StepOp::Conv { epilogue, .. } | StepOp::Linear { epilogue } => {
@@ -73,22 +74,46 @@ impl Plan {
         Some(Work { flops, bytes })
     }
 
-    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree (k + 1
-    /// buffers read, one written), the search for values that are not finite, and the rule itself (weights, momentum
-    /// and gradient read, weights and momentum written), all f32.
+    /// Learned elements of the arrays `parameters`.
+    pub(super) fn learned(&self, parameters: Range<usize>) -> u64 {
+        let learned = self.parameters[parameters].iter().filter(|p| p.role.is_learned());
+        learned.map(|p| p.len() as u64).sum()
+    }
+
+    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree, and what
+    /// follows them (`rule_work`).
     pub fn update_work(&self, micro_batches: usize) -> Work {
-        let tree = super::Tree::new(micro_batches);
+        let tree = Tree::new(micro_batches);
+        let elements = self.learned(0..self.parameters.len());
         let added: u64 = (0..micro_batches)
-            .map(|leaf| tree.merge(leaf).count() as u64)
-            .filter(|buffers| *buffers > 1)
-            .map(|buffers| buffers + 1)
+            .map(|leaf| merge_work(tree, leaf, elements).bytes)
             .sum();
-        let learned = self.parameters.iter().filter(|p| p.role.is_learned());
-        let parameters: u64 = learned.map(|p| p.len() as u64).sum();
         Work {
             flops: 0,
-            bytes: F32 * parameters * (added + 1 + 5),
+            bytes: added + rule_work(elements).bytes,
         }
+    }
+}
+
+/// The additions of the gradient tree once `leaf` is there, over so many elements: k + 1 buffers read, one written, all
+/// f32.
+pub(super) fn merge_work(tree: Tree, leaf: usize, elements: u64) -> Work {
+    let buffers = match tree.merge(leaf).count() as u64 {
+        1 => 0,
+        read => read + 1,
+    };
+    Work {
+        flops: 0,
+        bytes: F32 * elements * buffers,
+    }
+}
+
+/// The search of so many sums for values that are not finite, and the rule itself (weights, momentum and gradient read,
+/// weights and momentum written), all f32.
+pub(super) fn rule_work(elements: u64) -> Work {
+    Work {
+        flops: 0,
+        bytes: F32 * elements * (1 + 5),
     }
 }
 

@@ -173,7 +173,7 @@ impl Recipe {
                 self.micro_batch,
             ));
         }
-        check_replicas(self.replicas, self.batch, self.micro_batch)?;
+        check_replicas("--replicas", self.replicas, self.batch, self.micro_batch)?;
         if self.init_from.is_some() && self.weights.is_some() {
             return Err(Error::Usage(
                 "--init-from copies some layers, --weights all of them: say one of the two".into(),
@@ -293,7 +293,7 @@ fn is_exact(reduce: &Reduction) -> bool {
 
 /// Refuses a number of replicas that cannot own a subtree of the reduction tree each; names those that can, and the
 /// micro-batch with which this one could.
-pub fn check_replicas(replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
+pub fn check_replicas(flag: &str, replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
     let tree = Tree::new(batch / micro_batch);
     if tree.subtree(replicas).is_some() {
         return Ok(());
@@ -307,7 +307,7 @@ pub fn check_replicas(replicas: usize, batch: usize, micro_batch: usize) -> Resu
         None => format!("no --micro-batch of --batch {batch} allows {replicas}: powers of two share a batch"),
     };
     Err(Error::invalid_hint(
-        "--replicas",
+        flag,
         format_args!(
             "{} for {} micro-batches of {micro_batch}",
             shares.join(", "),
