@@ -176,7 +176,8 @@ def tested(bench, binary, name):
     passed = int(found[2]) - len(skipped)
     if passed + len(skipped) == 0:
         raise CommandFailed(f"no test is called {name}")
-    return "ok", f"{passed} tests", {"passed": passed, "skipped": skipped}
+    status = "ok" if passed else "skipped"
+    return status, f"{passed} tests", {"passed": passed, "skipped": skipped}
 
 
 def train(bench, name, *more, device=None):

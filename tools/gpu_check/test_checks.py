@@ -132,7 +132,10 @@ class GpuCheck(unittest.TestCase):
         self.assertEqual(code, 0, rows)
         self.assertTrue(report["passed"])
         others = {check: status for check, status in rows.items() if status != "ok"}
-        expected = {"kernels: kernels_move_what_they_state": "skipped"}
+        expected = {
+            "kernels: bytes": "skipped",
+            "kernels: kernels_move_what_they_state": "skipped",
+        }
         self.assertEqual(others, {**expected, "torchvision VGG-16": "skipped", "bench tune": "skipped"})
         for precision in ("fp32", "tf32", "bf16"):
             for what in ("a first run", "a second run", "--cuda-graph", "resumed after step 1"):
