@@ -1,17 +1,18 @@
 //! Times of whole steps on synthetic images: what the network costs when data is never late.
 
+use std::thread;
 use std::time::Instant;
 
 use super::median;
 use crate::backend::Backend;
 use crate::data::loader::SlotMemory;
 use crate::data::preprocess::{Flip, Preprocess};
-use crate::error::Result;
-use crate::exec::{IN_FLIGHT, Inference, Score, Shape, SharedParameters, Training, Unwatched};
+use crate::error::{Error, Result};
+use crate::exec::{IN_FLIGHT, Inference, Score, Shape, Training, Watch};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::parallel::{Group, Local};
-use crate::plan::{Batch, Plan, StepParams, Tree, UpdateRule, WalkOrder};
+use crate::parallel::{Group, Member};
+use crate::plan::{Batch, Bucket, Plan, StepParams, Tree, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
 /// Seconds of each measured step.
@@ -93,20 +94,58 @@ fn measure(steps: usize, mut step: impl FnMut(u64) -> Result<()>) -> Result<Vec<
 }
 
 /// Random weights.
-pub(super) fn weights(network: &Network) -> Vec<f32> {
+pub fn weights(network: &Network) -> Vec<f32> {
     let mut flat = vec![0.0; network.flat_len()];
     network.initialise(Init::Glorot, 1, &mut flat);
     flat
 }
 
-/// Times `steps` training steps: forward, backward, tree, update.
-pub fn train_steps<B: Backend>(
-    backend: &B,
+/// A training step that is timed.
+#[derive(Debug, Clone, Copy)]
+pub struct StepShape {
+    /// Global batch in images.
+    pub batch: usize,
+    /// Images of a micro-batch.
+    pub micro_batch: usize,
+    /// Steps that are timed.
+    pub steps: usize,
+}
+
+/// Times training steps of all replicas of this process: forward, backward, tree, update.
+pub fn train_steps<B: Backend, G: Group<B> + Send>(
+    members: Vec<Member<'_, B, G>>,
     network: &Network,
-    batch: usize,
-    micro_batch: usize,
-    steps: usize,
+    shape: StepShape,
 ) -> Result<StepTimes> {
+    let mut members = members.into_iter();
+    let first = members
+        .next()
+        .ok_or_else(|| Error::invalid("replicas", "at least 1", 0))?;
+    thread::scope(|scope| {
+        // A failure of one of these is what the first one hears when it waits for it.
+        members.for_each(|member| {
+            scope.spawn(move || replica_steps(member, network, shape));
+        });
+        replica_steps(first, network, shape)
+    })
+}
+
+/// The part of one replica.
+fn replica_steps<B: Backend, G: Group<B>>(
+    member: Member<'_, B, G>,
+    network: &Network,
+    shape: StepShape,
+) -> Result<StepTimes> {
+    let StepShape {
+        batch,
+        micro_batch,
+        steps,
+    } = shape;
+    let Member {
+        backend,
+        mut group,
+        parameters,
+    } = member;
     let rule = UpdateRule {
         momentum: 0.9,
         weight_decay: 5e-4,
@@ -115,37 +154,52 @@ pub fn train_steps<B: Backend>(
         batch,
         micro_batches: batch / micro_batch,
     };
-    let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
-    let parameters = SharedParameters::new(backend, network, &weights(network), &[])?;
+    let replicas = group.place().replicas;
+    let tree = Tree::new(rule.micro_batches)
+        .subtree(replicas)
+        .ok_or_else(|| Error::invalid("replicas", "owners of a subtree each", replicas))?;
     let shape = Shape {
         micro_batch,
-        tree: Tree::new(rule.micro_batches),
+        tree,
         order: WalkOrder::default(),
     };
+    let preprocess = Preprocess::subtract_mean([123.0, 117.0, 104.0]);
     let mut training = Training::new(backend, network, &preprocess, shape, parameters)?;
-    let mut group = Local::alone(backend, training.parameters());
     let images = Synthetic::new(backend, network, micro_batch)?;
+    let share = tree.leaves();
+    let first = (group.place().rank * share * micro_batch) as u64;
     let seconds = measure(steps, |step| {
         let mut params = StepParams {
             seed: 1,
             step,
-            position: step * batch as u64,
+            position: step * batch as u64 + first,
             learning_rate: 1e-6,
         };
-        for leaf in 0..rule.micro_batches {
-            training.micro_batch(leaf, images.batch(), &params, &mut Unwatched)?;
+        for leaf in 0..share {
+            let mut watch = Buckets(&mut group);
+            training.micro_batch(leaf, images.batch(), &params, &mut watch)?;
             params.position += micro_batch as u64;
         }
-        for _ in 0..rule.micro_batches {
+        for _ in 0..share {
             training.outcomes()?;
         }
         group.update(&mut training, &rule, &params)
     })?;
+    group.leave()?;
     Ok(StepTimes {
         seconds,
         batch,
         plan: training.plan().clone(),
     })
+}
+
+/// Sends buckets on their way.
+struct Buckets<'g, G>(&'g mut G);
+
+impl<B: Backend, G: Group<B>> Watch<B> for Buckets<'_, G> {
+    fn bucket_final(&mut self, bucket: &Bucket, sum: &mut B::Buffer) -> Result<()> {
+        self.0.bucket_final(bucket, sum)
+    }
 }
 
 /// Times `steps` forward passes.

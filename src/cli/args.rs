@@ -1,5 +1,12 @@
 //! What was said: the flags of every sub-command, by their stable names. What they decide is in the command's module.
 
+mod eval;
+
+pub(super) use eval::{
+    ConvertArgs, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs, ScalesArg, TableArg,
+    ToArg, WeightsArg,
+};
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -42,8 +49,14 @@ pub(super) enum Command {
     Diff(DiffArgs),
     /// Evaluate weights on the validation split
     Eval(EvalArgs),
+    /// Print a table of the paper: ours, the paper's, and the difference, for every row whose networks are given
+    Reproduce(ReproduceArgs),
     /// Classify images
     Predict(PredictArgs),
+    /// Write what a fully connected layer makes of images, for classifiers of your own
+    Features(FeaturesArgs),
+    /// Bring weights from and to the files of other programs
+    Convert(ConvertArgs),
     /// Measure speed
     #[command(subcommand)]
     Bench(BenchCommand),
@@ -336,10 +349,10 @@ pub(super) struct ComputeArgs {
     /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
     #[arg(long, value_name = "DIR")]
     pub(super) cuda_libs: Option<PathBuf>,
-    /// Replicas that share the batch, a power of two that divides the number of micro-batches; train only. The weights
-    /// are the same to the bit for any number of them [default: 1]
-    #[arg(long, value_name = "R")]
-    pub(super) replicas: Option<usize>,
+    /// Replicas that share the batch, a power of two that divides the number of micro-batches: the weights are the same to
+    /// the bit for any number of them [default: 1]; `bench scale` takes several numbers
+    #[arg(long, value_name = "R", value_delimiter = ',')]
+    pub(super) replicas: Vec<usize>,
     /// How replicas add their gradients [default: exact]
     #[arg(long)]
     pub(super) reduce: Option<Reduce>,
@@ -397,63 +410,6 @@ pub(super) struct DiffArgs {
     pub(super) json: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Protocol {
-    /// The middle training-size crop of the image rescaled to Q
-    Center,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct EvalArgs {
-    /// The shard folder; its validation split is evaluated
-    #[arg(long, value_name = "SHARDS")]
-    pub(super) data: PathBuf,
-    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
-    #[arg(long, value_name = "RUN|FILE", required = true)]
-    pub(super) weights: Vec<PathBuf>,
-    /// How an image is looked at
-    #[arg(long, default_value = "center")]
-    pub(super) protocol: Protocol,
-    /// Shorter side Q of the test images in pixels [default: the training scale, or its middle]
-    #[arg(long, value_name = "Q", value_delimiter = ',')]
-    pub(super) scales: Vec<usize>,
-    /// Images per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) batch: usize,
-    /// How shards are read
-    #[arg(long, default_value = "mmap")]
-    pub(super) io: IoMode,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct PredictArgs {
-    /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
-    #[arg(long, value_name = "RUN|FILE")]
-    pub(super) weights: PathBuf,
-    /// Images to classify
-    #[arg(required = true, value_name = "IMAGE")]
-    pub(super) images: Vec<PathBuf>,
-    /// Classes to name per image [default: 5, or all where there are fewer]
-    #[arg(long, value_name = "N")]
-    pub(super) top: Option<usize>,
-    /// How an image is looked at
-    #[arg(long, default_value = "center")]
-    pub(super) protocol: Protocol,
-    /// Shorter side Q in pixels [default: the training scale, or its middle]
-    #[arg(long, value_name = "Q", value_delimiter = ',')]
-    pub(super) scales: Vec<usize>,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// Training steps on synthetic images
@@ -464,8 +420,44 @@ pub(super) enum BenchCommand {
     Layers(BenchLayersArgs),
     /// The input pipeline alone
     Data(BenchDataArgs),
+    /// Training steps of several numbers of replicas, and what adding their gradients in a fixed order costs
+    Scale(BenchScaleArgs),
+    /// Sums of the replicas' gradients, in the columns of nccl-tests
+    Reduce(BenchReduceArgs),
     /// Find the fastest engines and algorithms of NVIDIA's libraries for a network, and write them to a plan file
     Tune(BenchTuneArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchScaleArgs {
+    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
+    #[arg(long)]
+    pub(super) config: Config,
+    #[command(flatten)]
+    pub(super) network: NetworkArgs,
+    /// Global batch in images
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Images per micro-batch
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(super) micro_batch: usize,
+    /// Steps that are measured in each of three rounds, after some that are not
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub(super) steps: usize,
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BenchReduceArgs {
+    #[command(flatten)]
+    pub(super) compute: ComputeArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]

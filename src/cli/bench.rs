@@ -8,7 +8,7 @@ use super::args::{BenchDataArgs, BenchStepArgs};
 use super::compute::{check_threads, on_device};
 use super::output::{print_json, say};
 use super::plans;
-use crate::bench::{StepTimes, infer_steps, peak_memory, pipeline, train_steps};
+use crate::bench::{StepShape, StepTimes, infer_steps, peak_memory, pipeline};
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::Network;
@@ -31,9 +31,12 @@ pub(super) fn train(args: &BenchStepArgs) -> Result<u8> {
     }
     let (network, threads) = prepare(args)?;
     let device = plans::open(&args.compute, args.plans.as_deref())?;
-    let times = on_device!(&device, backend => {
-        train_steps(backend, &network, args.batch, micro_batch, args.steps)?
-    });
+    let shape = StepShape {
+        batch: args.batch,
+        micro_batch,
+        steps: args.steps,
+    };
+    let times = device.train_steps(&network, args.compute.reduction(), shape)?;
     report(args, &network, device.rates(threads)?, &times, TRAINING_FACTOR)?;
     Ok(0)
 }

@@ -11,13 +11,14 @@ use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::plans::PlanFile;
 use crate::backend::cuda::{Cuda, Drift, Options};
 use crate::backend::{Backend as _, Precision};
-use crate::bench;
+use crate::bench::{self, StepShape, StepTimes};
 use crate::error::{Error, Result};
-use crate::parallel::Reduction;
+use crate::network::Network;
 use crate::parallel::control::Control;
+use crate::parallel::{Initial, Reduction, Replicas, on_devices, on_one_device};
 use crate::plan::Rates;
 use crate::train::event::Observer;
-use crate::train::{Ended, Job, Replicas, train, train_on_devices};
+use crate::train::{Ended, Job, train, train_on_devices};
 
 /// The devices that this program computes on.
 pub(super) enum Device {
@@ -212,6 +213,35 @@ impl Device {
         }
     }
 
+    /// Times training steps of all replicas.
+    pub(super) fn train_steps(
+        &self,
+        network: &Network,
+        reduction: Reduction,
+        shape: StepShape,
+    ) -> Result<StepTimes> {
+        let weights = bench::weights(network);
+        let initial = Initial {
+            weights: &weights,
+            momentum: &[],
+        };
+        match self {
+            Self::Cpu(all, each) => {
+                let members = on_one_device(replicas(all, each), network, initial)?;
+                bench::train_steps(members, network, shape)
+            }
+            Self::Cuda(each) if self.devices() > 1 => {
+                let libraries = Libraries::load(&[])?;
+                let members = on_devices(each, libraries, reduction, None, network, initial)?;
+                bench::train_steps(members, network, shape)
+            }
+            Self::Cuda(each) => {
+                let members = on_one_device(replicas(&each[0], each), network, initial)?;
+                bench::train_steps(members, network, shape)
+            }
+        }
+    }
+
     /// What tells its devices from all others of a machine.
     pub(super) fn identities(&self) -> Vec<String> {
         match self {
@@ -277,15 +307,20 @@ impl ComputeArgs {
 
     /// The device, opened.
     pub(super) fn open(&self) -> Result<Device> {
+        DeviceName::single(self.device())?;
+        self.open_for(self.device(), 1)
+    }
+
+    /// A device or several, for `replicas`.
+    pub(super) fn open_for(&self, device: &str, replicas: usize) -> Result<Device> {
         let options = Options {
             precision: self.precision(),
             graphs: self.cuda_graph,
         };
         let folders = self.cuda_libs.as_deref();
-        DeviceName::single(self.device())?;
         Device::open(
-            self.device(),
-            1,
+            device,
+            replicas,
             options,
             self.convolution(),
             self.threads()?,
@@ -329,12 +364,24 @@ impl ComputeArgs {
         check_threads(self.threads)
     }
 
+    /// Replicas, where one number of them was said.
+    pub(super) fn replicas(&self) -> Result<Option<usize>> {
+        match self.replicas[..] {
+            [] => Ok(None),
+            [replicas] => Ok(Some(replicas)),
+            _ => Err(Error::Usage(format!(
+                "--replicas: expected one number, found {:?}",
+                self.replicas
+            ))),
+        }
+    }
+
     /// Refuses to split what is not a training run.
     pub(super) fn check(&self) -> Result<()> {
-        match self.replicas {
+        match self.replicas()? {
             None | Some(1) => Ok(()),
             Some(replicas) => Err(Error::Usage(format!(
-                "--replicas: expected 1, found {replicas}; only train, plan and bench scale split the batch"
+                "--replicas: expected 1, found {replicas}; only train, plan, bench scale and bench reduce split the batch"
             ))),
         }
     }

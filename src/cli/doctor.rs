@@ -12,10 +12,11 @@ use crate::backend::cuda::device::{DeviceFacts, OLDEST_CAPABILITY, devices};
 use crate::backend::cuda::image::cache_folder;
 use crate::backend::cuda::libraries::{Libraries, Library};
 use crate::backend::cuda::{Cuda, Options};
-use crate::bench::{infer_steps, train_steps};
+use crate::bench::{self, StepShape, infer_steps, train_steps};
 use crate::data::decode::DECODER;
 use crate::error::Result;
 use crate::network::{Config, Spec};
+use crate::parallel::{Initial, Replicas, on_one_device};
 
 /// One thing that was looked at.
 #[derive(Debug, Serialize)]
@@ -99,7 +100,18 @@ fn small_step<B: Backend>(backend: &B) -> Result<String> {
         ..Spec::paper(Config::A)
     };
     let network = spec.build()?;
-    let train = train_steps(backend, &network, 8, 4, 2)?;
+    let weights = bench::weights(&network);
+    let initial = Initial {
+        weights: &weights,
+        momentum: &[],
+    };
+    let shape = StepShape {
+        batch: 8,
+        micro_batch: 4,
+        steps: 2,
+    };
+    let members = on_one_device(Replicas::one(backend), &network, initial)?;
+    let train = train_steps(members, &network, shape)?;
     let infer = infer_steps(backend, &network, 8, 2)?;
     Ok(format!(
         "a small network A: {:.0} images/s trained, {:.0} evaluated",

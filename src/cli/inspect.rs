@@ -41,22 +41,22 @@ fn weights(path: &Path) -> Result<Value> {
         .passed_over
         .iter()
         .for_each(|error| note(format_args!("passed over: {error}")));
-    let meta = model.meta.as_ref();
+    let (about, meta) = (model.about.as_ref(), model.meta.as_ref());
     Ok(json!({
         "config": model.spec.config.name(),
         "batch_norm": model.spec.batch_norm,
         "classes": model.spec.classes,
-        "class_names": meta.map(|m| &m.class_names),
+        "class_names": about.map(|about| &about.class_names),
         "crop": model.spec.crop,
         "width": model.spec.width,
         "fc": model.spec.fc,
         "parameters": model.network.parameter_count(),
-        "scale": meta.map(|m| m.scale),
+        "scale": about.map(|about| about.scale),
         "step": meta.map(|m| m.step),
         "epoch": meta.map(|m| m.epoch),
         "weights_sha256": model.weights_sha256,
         "state_sha256": meta.map(|m| &m.state_sha256),
-        "preprocess": meta.map(|m| &m.preprocess),
+        "preprocess": about.map(|about| &about.preprocess),
         "recipe": meta.map(|m| &m.recipe),
         "class": meta.map(|m| &m.class),
     }))

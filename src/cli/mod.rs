@@ -4,10 +4,13 @@
 mod args;
 mod bench;
 mod bench_layers;
+mod bench_scale;
 mod compute;
+mod convert;
 mod decide;
 mod doctor;
 mod eval;
+mod features;
 mod forecast_cluster;
 mod forecast_gpu;
 mod forecasts;
@@ -21,6 +24,7 @@ mod processes;
 mod progress;
 mod quickstart;
 mod recipe_file;
+mod reproduce;
 mod train;
 
 use std::ffi::OsString;
@@ -53,11 +57,16 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Train(args) => train::train(&args),
         Command::Diff(args) => train::diff(&args),
         Command::Eval(args) => eval::eval(&args),
+        Command::Reproduce(args) => reproduce::reproduce(&args),
+        Command::Features(args) => features::features(&args),
+        Command::Convert(args) => convert::convert(&args),
         Command::Predict(args) => predict::predict(&args),
         Command::Bench(BenchCommand::Train(args)) => bench::train(&args),
         Command::Bench(BenchCommand::Infer(args)) => bench::infer(&args),
         Command::Bench(BenchCommand::Layers(args)) => bench_layers::layers(&args),
         Command::Bench(BenchCommand::Data(args)) => bench::data(&args),
+        Command::Bench(BenchCommand::Scale(args)) => bench_scale::scale(&args),
+        Command::Bench(BenchCommand::Reduce(args)) => bench_scale::reduce(&args),
         Command::Bench(BenchCommand::Tune(args)) => plans::tune(&args),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Quickstart(args) => quickstart::quickstart(&args),

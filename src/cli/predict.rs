@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde_json::json;
 
-use super::args::{PredictArgs, Protocol};
+use super::args::{PredictArgs, WeightsArg};
 use super::compute::on_device;
-use super::eval::{open_model, scale_of};
+use super::eval::open_model;
+use super::features::images;
 use super::output::{print_json, say};
 use crate::backend::Backend;
+use crate::data::loader::Action;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
-use crate::eval::Classifier;
+use crate::eval::{Files, Look, Resources, ScoreAverage, posteriors};
 use crate::weights::Model;
 
 #[derive(Serialize)]
@@ -31,7 +33,9 @@ struct Guess {
 
 pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     args.compute.check()?;
-    let Protocol::Center = args.protocol;
+    if args.batch == 0 {
+        return Err(Error::invalid("--batch", "at least 1 image", 0));
+    }
     let model = open_model(&args.weights)?;
     let classes = model.spec.classes;
     let top = args.top.unwrap_or(classes.min(5));
@@ -42,17 +46,21 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
             top,
         ));
     }
-    let Some(meta) = &model.meta else {
+    let Some(about) = &model.about else {
         return Err(Error::invalid_hint(
             args.weights.display(),
             "weights that say how their images are preprocessed",
             "a plain weights file",
-            "use a run folder or a checkpoint",
+            "use a run folder or a checkpoint, or convert the file first",
         ));
     };
-    let scale = scale_of(&args.scales, &model)?;
+    let weights = WeightsArg {
+        path: args.weights.clone(),
+        scales: Vec::new(),
+    };
+    let look = args.look.decide(&weights, &model);
     let predictions = on_device!(&args.compute.open()?, backend => {
-        predictions(backend, args, &model, &meta.preprocess, scale, top)?
+        predictions(backend, args, &model, &about.preprocess, &look, top)?
     });
     if args.json {
         print_json(&json!({ "predictions": predictions }));
@@ -76,28 +84,33 @@ fn predictions<B: Backend>(
     args: &PredictArgs,
     model: &Model,
     preprocess: &Preprocess,
-    scale: usize,
+    look: &Look,
     top: usize,
 ) -> Result<Vec<Prediction>> {
     let names = model.class_names();
-    let mut classifier = Classifier::new(backend, model, preprocess, scale)?;
-    args.images
-        .iter()
-        .map(|file| {
-            let bytes = std::fs::read(file).map_err(Error::io("read", file))?;
-            let posteriors = classifier.classify(&file.display().to_string(), &bytes)?;
-            let mut order: Vec<usize> = (0..posteriors.len()).collect();
-            // Highest first; a stable sort keeps the lower index first among equals.
-            order.sort_by(|&a, &b| posteriors[b].total_cmp(&posteriors[a]));
-            let guess = |&index: &usize| Guess {
-                class: names.get(index).cloned().unwrap_or_else(|| index.to_string()),
-                index,
-                probability: posteriors[index],
-            };
-            Ok(Prediction {
-                file: file.clone(),
-                top: order[..top].iter().map(guess).collect(),
-            })
-        })
-        .collect()
+    let resources = Resources {
+        batch: args.batch,
+        threads: args.compute.threads()?,
+    };
+    let files = Files(images(&args.images)?);
+    let averages = posteriors(backend, model, preprocess, &files, look, resources)?;
+    if let Some(bad) = averages.bad().find(|event| event.action == Action::LeftOut) {
+        return Err(Error::Sample(Box::new(bad.sample.clone())));
+    }
+    let prediction = |(index, file): (usize, &PathBuf)| {
+        let posteriors = averages.posteriors(index, ScoreAverage::from(args.look.score_average));
+        let mut order: Vec<usize> = (0..posteriors.len()).collect();
+        // Highest first; a stable sort keeps the lower index first among equals.
+        order.sort_by(|&a, &b| posteriors[b].total_cmp(&posteriors[a]));
+        let guess = |&index: &usize| Guess {
+            class: names.get(index).cloned().unwrap_or_else(|| index.to_string()),
+            index,
+            probability: posteriors[index],
+        };
+        Prediction {
+            file: file.clone(),
+            top: order[..top].iter().map(guess).collect(),
+        }
+    };
+    Ok(files.0.iter().enumerate().map(prediction).collect())
 }

@@ -51,7 +51,7 @@ pub(super) fn train(args: &TrainArgs) -> Result<u8> {
 
 fn new_run(args: &TrainArgs, processes: &Processes, stop: Stop) -> Result<Option<Ended>> {
     let folders = args.compute.cuda_libs.as_deref();
-    let place = processes.place(args.compute.device(), args.compute.replicas, folders)?;
+    let place = processes.place(args.compute.device(), args.compute.replicas()?, folders)?;
     let mut recipe = decide(args, &place)?;
     let data = Data::open(&recipe)?;
     let device = open_device(&mut recipe, args, &place)?;
@@ -115,7 +115,7 @@ fn check_memory<B: Backend>(
     let mut fits = None;
     for micro_batch in (1..recipe.micro_batch).rev() {
         let allowed = recipe.batch.is_multiple_of(micro_batch)
-            && check_replicas("--replicas", recipe.replicas, recipe.batch, micro_batch).is_ok();
+            && check_replicas(recipe.replicas, recipe.batch, micro_batch).is_ok();
         if allowed && needed(micro_batch)? <= free {
             fits = Some(micro_batch);
             break;
@@ -220,7 +220,7 @@ fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> R
     // Threads that share a processor stay as many; how many GPUs there are is another question every time.
     let kept = (recipe.device == "cpu").then_some(recipe.replicas);
     let folders = args.compute.cuda_libs.as_deref();
-    let place = processes.place(&recipe.device, args.compute.replicas.or(kept), folders)?;
+    let place = processes.place(&recipe.device, args.compute.replicas()?.or(kept), folders)?;
     recipe.replicas = place.replicas;
     recipe.check()?;
     let data = Data::open(&recipe)?;

@@ -88,11 +88,21 @@ impl fmt::Display for ScaleRange {
     }
 }
 
+/// Crops along each side of the grid of multi-crop evaluation: 5x5 and their mirror images are 50 (section 3.2).
+pub const GRID: usize = 5;
+
 /// Where the crop lies in the rescaled image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// In the middle, at `floor((side - crop) / 2)`.
     Centre,
+    /// A point of the square grid of [`GRID`] by [`GRID`] crops: at `round(index * slack / (GRID - 1))`, halves up.
+    Grid {
+        /// Along the width, below [`GRID`].
+        across: usize,
+        /// Along the height, below [`GRID`].
+        down: usize,
+    },
     /// Anywhere that is inside: 64 random bits for each axis, which become an offset once the image's size is known.
     Random {
         /// Along the width.
@@ -109,9 +119,15 @@ impl Place {
         let draw = |bits: u64, slack: usize| ((u128::from(bits) * (slack as u128 + 1)) >> 64) as usize;
         match self {
             Self::Centre => (slack.0 / 2, slack.1 / 2),
+            Self::Grid { across, down } => (grid_offset(across, slack.0), grid_offset(down, slack.1)),
             Self::Random { across, down } => (draw(across, slack.0), draw(down, slack.1)),
         }
     }
+}
+
+/// `round(index * slack / (GRID - 1))`, halves up.
+fn grid_offset(index: usize, slack: usize) -> usize {
+    (2 * index * slack + GRID - 1) / (2 * (GRID - 1))
 }
 
 /// One way of looking at an image.
@@ -367,6 +383,19 @@ mod tests {
                 "seed {seed}, component {i}: {ratio}"
             );
         }
+    }
+
+    #[test]
+    fn the_grid_reaches_both_edges() {
+        for slack in [0, 1, 2, 3, 32, 117, 288] {
+            let offsets: [usize; GRID] = std::array::from_fn(|i| {
+                let place = Place::Grid { across: i, down: 0 };
+                place.offset((slack, 9)).0
+            });
+            let expected = std::array::from_fn(|i| (i as f64 * slack as f64 / 4.0).round() as usize);
+            assert_eq!(offsets, expected, "slack {slack}");
+        }
+        assert_eq!(Place::Grid { across: 4, down: 2 }.offset((32, 117)), (32, 59));
     }
 
     #[test]

@@ -124,19 +124,19 @@ impl Preprocess {
     }
 }
 
-/// One image to the network's input: `pixels` (crop, crop, 3) RGB8 to `out` (3, crop, crop).
+/// One image to the network's input: `pixels` (height, width, 3) RGB8 to `out` (3, height, width).
 ///
 /// `colour` is the sample's shift of red, green and blue. The same bits on every processor.
 pub fn finish(
     pixels: &[u8],
-    crop: usize,
+    width: usize,
     flip: Flip,
     colour: [f32; 3],
     preprocess: &Preprocess,
     out: &mut [f32],
 ) {
-    assert_eq!(pixels.len(), crop * crop * 3, "pixels of one crop");
-    assert_eq!(out.len(), pixels.len(), "an input of the size of the crop");
+    assert!(pixels.len().is_multiple_of(3 * width), "pixels of whole rows");
+    assert_eq!(out.len(), pixels.len(), "an input of the size of the image");
     let maps: [Affine; 3] = std::array::from_fn(|rgb| {
         let c = preprocess.channel_of(rgb);
         Affine {
@@ -145,8 +145,9 @@ pub fn finish(
             shift: preprocess.shift[c],
         }
     });
-    let (first, rest) = out.split_at_mut(crop * crop);
-    let (second, third) = rest.split_at_mut(crop * crop);
+    let plane = pixels.len() / 3;
+    let (first, rest) = out.split_at_mut(plane);
+    let (second, third) = rest.split_at_mut(plane);
     let planes = match preprocess.channels {
         ChannelOrder::Rgb => [first, second, third],
         ChannelOrder::Bgr => [third, second, first],
@@ -154,9 +155,9 @@ pub fn finish(
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
         // SAFETY: the processor has AVX2 and FMA, which is all that the function asks for.
-        return unsafe { finish_fma(pixels, crop, flip, &maps, planes) };
+        return unsafe { finish_fma(pixels, width, flip, &maps, planes) };
     }
-    finish_by_table(pixels, crop, flip, &maps, planes);
+    finish_by_table(pixels, width, flip, &maps, planes);
 }
 
 /// What happens to one colour.
@@ -177,13 +178,12 @@ impl Affine {
 /// For processors with a fused multiply-add: arithmetic on every pixel.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn finish_fma(pixels: &[u8], crop: usize, flip: Flip, maps: &[Affine; 3], planes: [&mut [f32]; 3]) {
+fn finish_fma(pixels: &[u8], width: usize, flip: Flip, maps: &[Affine; 3], planes: [&mut [f32]; 3]) {
     // Splitting the colours first, a block at a time, leaves loops that the compiler vectorises.
     const BLOCK: usize = 64;
     let mut split = [[0u8; BLOCK]; 3];
     let [red, green, blue] = planes;
-    for y in 0..crop {
-        let row = &pixels[y * crop * 3..][..crop * 3];
+    for (y, row) in pixels.chunks_exact(3 * width).enumerate() {
         for (block, source) in row.chunks(3 * BLOCK).enumerate() {
             let len = source.len() / 3;
             for (x, pixel) in source.chunks_exact(3).enumerate() {
@@ -193,10 +193,10 @@ fn finish_fma(pixels: &[u8], crop: usize, flip: Flip, maps: &[Affine; 3], planes
             }
             let start = match flip {
                 Flip::Keep => block * BLOCK,
-                Flip::Mirror => crop - block * BLOCK - len,
+                Flip::Mirror => width - block * BLOCK - len,
             };
             for (c, plane) in [&mut *red, &mut *green, &mut *blue].into_iter().enumerate() {
-                let target = &mut plane[y * crop + start..][..len];
+                let target = &mut plane[y * width + start..][..len];
                 match flip {
                     Flip::Keep => target
                         .iter_mut()
@@ -213,10 +213,10 @@ fn finish_fma(pixels: &[u8], crop: usize, flip: Flip, maps: &[Affine; 3], planes
 }
 
 /// For all others, where a fused multiply-add is a slow call: one per possible pixel value, then lookups.
-fn finish_by_table(pixels: &[u8], crop: usize, flip: Flip, maps: &[Affine; 3], planes: [&mut [f32]; 3]) {
+fn finish_by_table(pixels: &[u8], width: usize, flip: Flip, maps: &[Affine; 3], planes: [&mut [f32]; 3]) {
     for (c, plane) in planes.into_iter().enumerate() {
         let table: [f32; 256] = std::array::from_fn(|pixel| maps[c].of(pixel as u8));
-        for (row, target) in pixels.chunks_exact(3 * crop).zip(plane.chunks_exact_mut(crop)) {
+        for (row, target) in pixels.chunks_exact(3 * width).zip(plane.chunks_exact_mut(width)) {
             let source = row.chunks_exact(3).map(|pixel| table[usize::from(pixel[c])]);
             match flip {
                 Flip::Keep => target

@@ -1,9 +1,9 @@
-//! One sample from compressed bytes to the square of pixels that a view shows.
+//! One sample from compressed bytes to the square of pixels that a view shows, to several of them, or to all of its pixels.
 
 use super::augment::View;
-use super::decode::{DecodeError, Decoder};
+use super::decode::{DecodeError, Decoder, Region};
 use super::resample::Resampler;
-use super::resize::square;
+use super::resize::{rescaled, square, whole};
 use std::time::{Duration, Instant};
 
 /// What one thread needs to render samples; reused from sample to sample.
@@ -52,6 +52,49 @@ impl Worker {
         self.resampler.resample(&self.window, window.region, part, out);
         self.times.decode += decoded - start;
         self.times.resize += decoded.elapsed();
+        Ok(window.warning)
+    }
+
+    /// Width and height of the image once it is rescaled to `short_side`, from its header.
+    pub fn rescaled_size(&mut self, bytes: &[u8], short_side: usize) -> Result<(usize, usize), DecodeError> {
+        let header = self.decoder.header(bytes)?;
+        Ok(rescaled(header.width, header.height, short_side))
+    }
+
+    /// Decodes the image and rescales all of it to `short_side` into `out` (H, W, 3), RGB8, whose size is that of
+    /// [`Worker::rescaled_size`]. Returns what is odd about an image that decodes nevertheless.
+    pub fn render_whole(
+        &mut self,
+        bytes: &[u8],
+        short_side: usize,
+        out: &mut [u8],
+    ) -> Result<Option<String>, DecodeError> {
+        let image = self.decoder.open(bytes)?;
+        let part = whole(short_side, image.header().width, image.header().height);
+        let window = self
+            .decoder
+            .decode_region(image, part.reach(), &mut self.window)?;
+        self.resampler.resample(&self.window, window.region, part, out);
+        Ok(window.warning)
+    }
+
+    /// Decodes the image once and resamples what each of `views` shows into `out` (views, crop, crop, 3). As
+    /// [`Worker::render`] does, to the bit, one by one.
+    pub fn render_views(
+        &mut self,
+        bytes: &[u8],
+        views: &[View],
+        crop: usize,
+        out: &mut [u8],
+    ) -> Result<Option<String>, DecodeError> {
+        let image = self.decoder.open(bytes)?;
+        let (width, height) = (image.header().width, image.header().height);
+        let all = Region::whole(width, height);
+        let window = self.decoder.decode_region(image, all, &mut self.window)?;
+        for (view, out) in views.iter().zip(out.chunks_exact_mut(3 * crop * crop)) {
+            let part = square(view, crop, width, height);
+            self.resampler.resample(&self.window, window.region, part, out);
+        }
         Ok(window.warning)
     }
 

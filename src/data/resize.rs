@@ -20,6 +20,15 @@ pub fn rescaled(width: usize, height: usize, short_side: usize) -> (usize, usize
     }
 }
 
+/// All of an image of `width` x `height` rescaled to `short_side`.
+pub fn whole(short_side: usize, width: usize, height: usize) -> Part {
+    let (new_width, new_height) = rescaled(width, height, short_side);
+    Part {
+        across: Span::whole(width, new_width),
+        down: Span::whole(height, new_height),
+    }
+}
+
 /// `view`'s square of `crop` pixels in an image of `width` x `height`. The view's shorter side is at least `crop`.
 pub fn square(view: &View, crop: usize, width: usize, height: usize) -> Part {
     let (new_width, new_height) = rescaled(width, height, view.short_side);

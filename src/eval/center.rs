@@ -7,11 +7,9 @@ use crate::backend::Backend;
 use crate::data::augment::Views;
 use crate::data::loader::{Config, Mode, OnBad, Positions};
 use crate::data::preprocess::Preprocess;
-use crate::data::render::Worker;
 use crate::data::shards::Dataset;
-use crate::error::{BadSample, Error, Result};
+use crate::error::{Error, Result};
 use crate::exec::{Inference, load};
-use crate::plan::Batch;
 use crate::weights::Model;
 
 /// How images are looked at.
@@ -62,52 +60,4 @@ pub fn evaluate<B: Backend>(
     };
     let mut loader = load(backend, data, config)?;
     Ok(Tally::total(tally(&mut loader, &mut inference, || true)?))
-}
-
-/// Classifies images one by one: gives the network's posteriors, as they are in memory.
-pub struct Classifier<'b, B: Backend> {
-    inference: Inference<'b, B>,
-    worker: Worker,
-    views: Views,
-    pixels: Vec<u8>,
-    posteriors: Vec<f32>,
-}
-
-impl<'b, B: Backend> Classifier<'b, B> {
-    /// Ready to classify with `model` at scale Q = `scale`.
-    pub fn new(backend: &'b B, model: &Model, preprocess: &Preprocess, scale: usize) -> Result<Self> {
-        let crop = model.spec.crop;
-        Ok(Self {
-            inference: Inference::new(backend, &model.network, preprocess, 1, &model.weights)?,
-            worker: Worker::new(),
-            views: Views::centred(crop, scale)?,
-            pixels: vec![0; 3 * crop * crop],
-            posteriors: vec![0.0; model.spec.classes],
-        })
-    }
-
-    /// The posteriors of one encoded image; `name` is for the error.
-    pub fn classify(&mut self, name: &str, bytes: &[u8]) -> Result<&[f32]> {
-        let view = self.views.at(0);
-        self.worker
-            .render(bytes, &view, self.views.crop(), &mut self.pixels)
-            .map_err(|error| {
-                let (shard, key) = (name.to_string(), name.to_string());
-                Error::Sample(Box::new(BadSample {
-                    shard,
-                    offset: 0,
-                    key,
-                    reason: error.to_string(),
-                }))
-            })?;
-        let batch = Batch {
-            pixels: &self.pixels,
-            flips: &[view.flip],
-            colours: &[view.colour],
-            labels: &[0],
-        };
-        self.inference.run(batch)?;
-        self.inference.posteriors(&mut self.posteriors)?;
-        Ok(&self.posteriors)
-    }
 }

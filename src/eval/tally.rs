@@ -50,6 +50,14 @@ impl Tally {
             .map(|event| &event.sample)
     }
 
+    /// Counts one image: its cross-entropy and the rank of its true class.
+    pub(super) fn add(&mut self, loss: f64, rank: u32) {
+        self.n += 1;
+        self.correct1 += u64::from(rank < 1);
+        self.correct5 += u64::from(rank < 5);
+        self.loss_sum += loss;
+    }
+
     fn error(&self, correct: u64) -> f64 {
         100.0 * (self.n - correct) as f64 / self.n as f64
     }
@@ -80,10 +88,7 @@ impl Tally {
     fn count(&mut self, outcomes: &Outcomes, labels: &[u32]) {
         let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(labels);
         for ((&loss, &rank), _) in scored.filter(|(_, label)| **label != NO_LABEL) {
-            self.n += 1;
-            self.correct1 += u64::from(rank < 1);
-            self.correct5 += u64::from(rank < 5);
-            self.loss_sum += f64::from(loss);
+            self.add(f64::from(loss), rank);
         }
     }
 }

@@ -1,18 +1,20 @@
 //! Walks a plan on a back end.
 //!
-//! [`Inference`] owns what evaluation needs; [`Training`] fills the gradient slots of one replica's part of the reduction
-//! tree; [`Parameters`] are what the sum of all replicas changes. None knows where images come from or why a learning
-//! rate is what it is.
+//! [`Inference`] owns what evaluation of one size of images needs, [`Scorer`] what it needs for images of any size;
+//! [`Training`] fills the gradient slots of one replica's part of the reduction tree; [`Parameters`] are what the sum of
+//! all replicas changes. None knows where images come from or why a learning rate is what it is.
 
 mod images;
 mod inference;
 mod parameters;
 mod scored;
+mod scores;
 mod training;
 
 pub use images::load;
 pub use inference::Inference;
 pub use parameters::{Parameters, ParametersView, SharedParameters};
+pub use scores::Scorer;
 pub use training::{BitFlip, Shape, Training, Validation};
 
 use crate::backend::Backend;

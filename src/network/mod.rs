@@ -4,10 +4,12 @@
 //! all derived from this one description; no device and no batch size appears here.
 
 mod builder;
+mod dense;
 pub mod init;
 pub mod zoo;
 
 pub use builder::Builder;
+pub use dense::dense;
 pub use zoo::{Config, Spec};
 
 use std::ops::Range;
@@ -60,6 +62,12 @@ pub enum Op {
     MaxPool,
     /// Fully connected layer with a bias; its input is flattened as (C, H, W).
     Linear,
+    /// The same layer at every position of a square window: a convolution of stride 1 without padding, whose kernel is
+    /// the window and whose filters (K, C, R, R) are the weights (out, in) as they lie. Made by [`dense()`].
+    Windowed {
+        /// Side of the window, R: that of the input that the layer was trained on.
+        side: usize,
+    },
     /// Sets elements to zero with probability `p` and scales the rest by 1 / (1 - p), in training only.
     Dropout {
         /// Probability of dropping an element.
@@ -157,6 +165,7 @@ impl Layer {
         let macs = match self.op {
             Op::Conv { kernel } => self.output.len() * self.input.c * kernel * kernel,
             Op::Linear => self.output.len() * self.input.len(),
+            Op::Windowed { side } => self.output.len() * self.input.c * side * side,
             Op::BatchNorm | Op::Relu | Op::Lrn | Op::MaxPool | Op::Dropout { .. } => 0,
         };
         macs as u64
@@ -171,6 +180,7 @@ impl Layer {
             Op::Lrn => "lrn".into(),
             Op::MaxPool => "max_pool".into(),
             Op::Linear => "linear".into(),
+            Op::Windowed { side } => format!("conv{side}x{side}"),
             Op::Dropout { .. } => "dropout".into(),
         }
     }
@@ -184,6 +194,13 @@ impl Network {
             .filter(|p| p.role.is_learned())
             .map(|p| p.len() as u64)
             .sum()
+    }
+
+    /// Whether its fully connected layers are convolutions: it then gives a map of scores for every class.
+    pub fn is_dense(&self) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| matches!(layer.op, Op::Windowed { .. }))
     }
 
     /// Multiply-accumulates of one image's forward pass.

@@ -126,7 +126,7 @@ impl<B: Backend> Room<'_, B> {
         params: &StepParams,
     ) -> Result<()> {
         let several = sums.len() > 1;
-        add(self.combiner, sums, plan.flat_len)?;
+        add_in_tree(self.combiner, sums, plan.flat_len)?;
         self.parameters
             .write()
             .update(self.combiner, plan, rule, params, &sums[0])?;
@@ -134,8 +134,8 @@ impl<B: Backend> Room<'_, B> {
     }
 }
 
-/// Adds the replicas' sums in the order of the tree, into the first one's buffer.
-fn add<B: Backend>(backend: &B, sums: &mut Vec<B::Buffer>, elements: usize) -> Result<()> {
+/// Adds the first `elements` of the replicas' sums in the order of the tree, into the first one's buffer.
+pub fn add_in_tree<B: Backend>(backend: &B, sums: &mut Vec<B::Buffer>, elements: usize) -> Result<()> {
     let tree = Tree::new(sums.len());
     let mut outcome = Ok(());
     // The stack of partial sums, and whose buffers they are in.

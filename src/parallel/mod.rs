@@ -12,11 +12,13 @@ mod agreement;
 pub mod control;
 mod local;
 mod meeting;
+mod member;
 mod nccl;
 mod talk;
 
 pub use agreement::{agree, all_well};
-pub use local::Local;
+pub use local::{Local, add_in_tree};
+pub use member::{Initial, Member, Replicas, on_devices, on_one_device};
 pub use nccl::{Nccl, Reduction};
 
 use crate::backend::Backend;

@@ -7,12 +7,15 @@ use super::control::Control;
 use super::meeting::{Gone, LastWords, Meeting};
 use crate::error::{Error, Result};
 
+/// A message of every replica, by rank.
+type Heard = Vec<Vec<u8>>;
+
 /// One replica's place among all.
 pub(super) struct Talk {
     place: Place,
     /// Its place among the replicas of this process.
     member: usize,
-    messages: Arc<Meeting<Vec<u8>, Result<Vec<Vec<u8>>>>>,
+    messages: Arc<Meeting<Vec<u8>, Result<Heard>>>,
     /// The way to the other processes, if there are any.
     control: Option<Arc<Control>>,
     words: Option<LastWords>,
@@ -43,14 +46,14 @@ impl Talk {
     }
 
     /// Says `message` to all, hears what each said, by rank.
-    pub(super) fn exchange(&self, message: Vec<u8>) -> Result<Vec<Vec<u8>>> {
+    pub(super) fn exchange(&self, message: Vec<u8>) -> Result<Heard> {
         self.messages
             .meet(self.member, message, |local| self.with_other_processes(local))
             .map_err(|gone| self.lost(gone, "hear what it says"))?
     }
 
     /// What every replica of this process hears, once they have all spoken.
-    fn with_other_processes(&self, messages: Vec<Vec<u8>>) -> Vec<Result<Vec<Vec<u8>>>> {
+    fn with_other_processes(&self, messages: Heard) -> Vec<Result<Heard>> {
         let local = self.place.local;
         let Some(control) = &self.control else {
             return (0..local).map(|_| Ok(messages.clone())).collect();
@@ -127,7 +130,7 @@ impl Talk {
 }
 
 /// The messages of all replicas, by rank.
-fn unpacked(processes: &[Vec<u8>], local: usize) -> Result<Vec<Vec<u8>>> {
+fn unpacked(processes: &[Vec<u8>], local: usize) -> Result<Heard> {
     let mut all = Vec::with_capacity(processes.len() * local);
     for (process, together) in processes.iter().enumerate() {
         let messages: Vec<Vec<u8>> = serde_json::from_slice(together).unwrap_or_default();

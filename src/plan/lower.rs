@@ -14,7 +14,14 @@ pub(super) fn lower(network: &Network, batch: usize, mode: Mode, lowering: &dyn 
         network.input,
     )];
     let mut index = 0;
+    // Windows of one image, once the map has been cut into them.
+    let mut windows = None;
     while index < network.layers.len() {
+        let layer = &network.layers[index];
+        if let (Op::Windowed { side }, None) = (layer.op, windows) {
+            windows = Some(layer.output.plane());
+            steps.push(cut(layer, side, index, batch));
+        }
         let (op, taken) = fuse(&network.layers[index..], index, lowering);
         let layers = index..index + taken;
         index += taken;
@@ -22,10 +29,19 @@ pub(super) fn lower(network: &Network, batch: usize, mode: Mode, lowering: &dyn 
             continue; // the identity
         }
         let (first, last) = (&network.layers[layers.start], &network.layers[layers.end - 1]);
-        let mut step = step(&first.name, op, layers.clone(), batch, first.input, last.output);
+        let mut step = match windows {
+            None => step(&first.name, op, layers.clone(), batch, first.input, last.output),
+            Some(windows) => {
+                let (input, output) = (steps[steps.len() - 1].output, Chw::new(last.output.c, 1, 1));
+                step(&first.name, op, layers.clone(), batch * windows, input, output)
+            }
+        };
         step.parameters = first.parameters.clone();
         step.macs = network.layers[layers].iter().map(Layer::macs).sum::<u64>() * batch as u64;
         steps.push(step);
+    }
+    if windows.is_some() {
+        return steps; // whoever wants a loss averages the scores, or the posteriors, of the windows first
     }
     let scores = Chw::new(network.classes, 1, 1);
     let end = network.layers.len();
@@ -35,6 +51,14 @@ pub(super) fn lower(network: &Network, batch: usize, mode: Mode, lowering: &dyn 
         plan_gradients(&mut steps, lowering);
     }
     steps
+}
+
+/// The step that cuts the input of the first fully connected layer into windows.
+fn cut(layer: &Layer, side: usize, index: usize, batch: usize) -> Step {
+    let row = Chw::new(layer.input.c * side * side, 1, 1);
+    let rows = batch * layer.output.plane();
+    let op = StepOp::Windows { side };
+    step("windows", op, index..index, rows, layer.input, row)
 }
 
 fn step(
@@ -83,7 +107,7 @@ fn fuse(layers: &[Layer], index: usize, lowering: &dyn Lowering) -> (StepOp, usi
     };
     match layers[0].op {
         Op::Conv { kernel } => longest(&|epilogue| StepOp::Conv { kernel, epilogue }),
-        Op::Linear => longest(&|epilogue| StepOp::Linear { epilogue }),
+        Op::Linear | Op::Windowed { .. } => longest(&|epilogue| StepOp::Linear { epilogue }),
         Op::BatchNorm => longest(&|epilogue| StepOp::BatchNorm { epilogue }),
         Op::Relu => (StepOp::Relu, 1),
         Op::Lrn => (StepOp::Lrn, 1),
@@ -120,6 +144,7 @@ fn ends_in_relu(op: StepOp) -> bool {
         }
         // A ReLU of its own masks its own gradient; after a fused pooling the mask belongs to what was pooled.
         StepOp::Input
+        | StepOp::Windows { .. }
         | StepOp::Relu
         | StepOp::Lrn
         | StepOp::MaxPool

@@ -96,7 +96,8 @@ pub struct Plan {
     pub classes: usize,
     /// From pixels to the network's input.
     pub preprocess: Preprocess,
-    /// The steps, in the order of the forward pass. The first finishes the input, the last is the loss.
+    /// The steps, in the order of the forward pass. The first finishes the input, the last is the loss; a dense network's
+    /// last gives the scores of every window.
     pub steps: Vec<Step>,
     /// Every parameter array of the network, in its order.
     pub parameters: Vec<Parameter>,
@@ -120,6 +121,13 @@ impl Plan {
     ) -> Result<Self> {
         if batch == 0 {
             return Err(Error::invalid("--micro-batch", "at least 1 image", 0));
+        }
+        if mode == Mode::Training && network.is_dense() {
+            return Err(Error::invalid(
+                "mode of a network of windows",
+                "evaluation",
+                "training: dense networks have no backward pass",
+            ));
         }
         let mut steps = lower::lower(network, batch, mode, lowering);
         let arena_bytes = arena::place(&mut steps, mode, lowering);
@@ -176,6 +184,15 @@ impl Plan {
     /// Bytes that keep the outcomes of `places` micro-batches: what the loss saves.
     pub fn outcome_bytes(&self, places: usize) -> usize {
         places * self.steps[self.steps.len() - 1].memory.saved.bytes
+    }
+
+    /// The step that gives the class scores.
+    pub fn scores(&self) -> usize {
+        let last = self.steps.len() - 1;
+        match self.steps[last].op {
+            StepOp::Loss => last - 1,
+            _ => last,
+        }
     }
 
     /// Where step `step` finds its input.

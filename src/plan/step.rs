@@ -17,6 +17,13 @@ pub enum StepOp {
         /// What follows in the same step.
         epilogue: Epilogue,
     },
+    /// Gathers every square window of a map as a row, for the fully connected layers of dense evaluation: images
+    /// (C, H, W) become [`Step::windows`] rows (C * side * side) each, window by window along the rows of the map.
+    /// Evaluation only: it has no backward pass. [`Step::batch`] counts its rows.
+    Windows {
+        /// Side of a window.
+        side: usize,
+    },
     /// Fully connected layer with bias.
     Linear {
         /// What follows in the same step; never a pooling.
@@ -52,9 +59,13 @@ impl StepOp {
             Self::Conv { epilogue, .. } | Self::Linear { epilogue } | Self::BatchNorm { epilogue } => {
                 epilogue
             }
-            Self::Input | Self::Relu | Self::Lrn | Self::MaxPool | Self::Dropout { .. } | Self::Loss => {
-                Epilogue::None
-            }
+            Self::Input
+            | Self::Windows { .. }
+            | Self::Relu
+            | Self::Lrn
+            | Self::MaxPool
+            | Self::Dropout { .. }
+            | Self::Loss => Epilogue::None,
         }
     }
 
@@ -147,7 +158,7 @@ pub struct Step {
     pub op: StepOp,
     /// The network's layers that it implements.
     pub layers: Range<usize>,
-    /// Images.
+    /// Images; from [`StepOp::Windows`] on, windows of all images.
     pub batch: usize,
     /// Logical shape of one image's input.
     pub input: Chw,
@@ -163,6 +174,13 @@ pub struct Step {
     pub macs: u64,
     /// Its places in the arena.
     pub memory: Regions,
+}
+
+impl Step {
+    /// Rows and columns of windows of a given side over the step's input.
+    pub fn windows(&self, side: usize) -> (usize, usize) {
+        (self.input.h + 1 - side, self.input.w + 1 - side)
+    }
 }
 
 /// What a back end needs for a step, in bytes and in lifetimes.

@@ -63,6 +63,7 @@ impl Plan {
             }
             StepOp::BatchNorm { .. } if part == Part::FilterGradient => return None,
             StepOp::Input
+            | StepOp::Windows { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -79,8 +80,8 @@ impl Plan {
         learned.map(|p| p.len() as u64).sum()
     }
 
-    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree, and what
-    /// follows them (`rule_work`).
+    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree, the search
+    /// for values that are not finite, and the rule itself.
     pub fn update_work(&self, micro_batches: usize) -> Work {
         let tree = Tree::new(micro_batches);
         let elements = self.learned(0..self.parameters.len());
@@ -155,6 +156,9 @@ fn elementwise_bytes(step: &Step, part: Part, mode: Mode, element: u64) -> Optio
     };
     let bytes = match (step.op, part) {
         (_, Part::FilterGradient) | (StepOp::Input, Part::DataGradient) => return None,
+        // Every window is read and written; neighbours share most of what they read, in caches.
+        (StepOp::Windows { .. }, Part::Forward) => element * 2 * y,
+        (StepOp::Windows { .. }, Part::DataGradient) => return None,
         // One byte per pixel and channel comes in.
         (StepOp::Input, Part::Forward) => x + element * y,
         // The statistics are one more sweep over x, and over x and dy on the way back.

@@ -14,8 +14,8 @@ mod stuck;
 mod trainer;
 
 pub use folder::{create_run, write_recipe};
-pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, compare_classes, equivalence_class};
-pub use replicas::{Replicas, train, train_on_devices};
+pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, check_shares, compare_classes, equivalence_class};
+pub use replicas::{train, train_on_devices};
 pub use start::Start;
 pub use stop::{Signal, Stop};
 pub use trainer::{Ended, Job, LOADER_SLOTS, Progress, ScheduleState};

@@ -1,6 +1,5 @@
 //! A run on one or several replicas.
 
-use std::mem;
 use std::sync::Arc;
 use std::thread;
 
@@ -10,28 +9,8 @@ use crate::backend::Backend;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
-use crate::exec::SharedParameters;
 use crate::parallel::control::Control;
-use crate::parallel::{Group, Local, Nccl, all_well};
-
-/// Replicas that share weights: threads of this process, each with a back end of its own on the same device.
-#[derive(Clone, Copy)]
-pub struct Replicas<'a, B> {
-    /// One back end for each replica, a power of two of them.
-    pub backends: &'a [B],
-    /// Computes while all replicas wait, with all threads that there are.
-    pub combiner: &'a B,
-}
-
-impl<'a, B> Replicas<'a, B> {
-    /// One replica.
-    pub fn one(backend: &'a B) -> Self {
-        Self {
-            backends: std::slice::from_ref(backend),
-            combiner: backend,
-        }
-    }
-}
+use crate::parallel::{Group, Initial, Member, Replicas, all_well, on_devices, on_one_device};
 
 /// Trains until the last step, a signal or an error; always leaves a checkpoint of the last finished step, unless that
 /// cannot be written. An `Err` means that the run could not even start.
@@ -41,16 +20,14 @@ pub fn train<B: Backend>(
     observer: &mut dyn Observer,
 ) -> Result<Ended> {
     job.check()?;
-    let (weights, momentum) = (
-        mem::take(&mut job.start.weights),
-        mem::take(&mut job.start.momentum),
-    );
-    let parameters = SharedParameters::new(replicas.combiner, &job.network, &weights, &momentum)?;
+    let (weights, momentum) = job.start.take();
+    let initial = Initial {
+        weights: &weights,
+        momentum: &momentum,
+    };
+    let members = on_one_device(replicas, &job.network, initial)?;
     drop((weights, momentum));
-    let groups = Local::group(replicas.combiner, replicas.backends.len(), &parameters);
-    let members = groups.into_iter().zip(replicas.backends);
-    let members = members.map(|(group, backend)| (backend, group, parameters.clone()));
-    train_members(members.collect(), &job, Some(observer))
+    train_members(members, &job, Some(observer))
 }
 
 /// The same with a replica on each device, a power of two of them. `control` is the way to the other processes of the job,
@@ -63,26 +40,19 @@ pub fn train_on_devices(
     observer: &mut dyn Observer,
 ) -> Result<Ended> {
     job.check()?;
-    let (weights, momentum) = (
-        mem::take(&mut job.start.weights),
-        mem::take(&mut job.start.momentum),
-    );
-    let parameters = devices
-        .iter()
-        .map(|cuda| SharedParameters::new(cuda, &job.network, &weights, &momentum))
-        .collect::<Result<Vec<_>>>()?;
+    let (weights, momentum) = job.start.take();
+    let initial = Initial {
+        weights: &weights,
+        momentum: &momentum,
+    };
+    let reduction = job.recipe.reduce;
+    let members = on_devices(devices, libraries, reduction, control, &job.network, initial)?;
     drop((weights, momentum));
-    let groups = Nccl::group(devices, libraries, job.recipe.reduce, control)?;
-    let members = devices.iter().zip(groups).zip(parameters);
-    let members = members.map(|((cuda, group), parameters)| (cuda, group, parameters));
     let observer = control
         .is_none_or(|control| control.rank() == 0)
         .then_some(observer);
-    train_members(members.collect(), &job, observer)
+    train_members(members, &job, observer)
 }
-
-/// A replica's back end, its way to the others, and the weights that it reads.
-type Member<'a, B, G> = (&'a B, G, SharedParameters<B>);
 
 fn train_members<B: Backend, G: Group<B> + Send>(
     members: Vec<Member<'_, B, G>>,
@@ -96,7 +66,7 @@ fn train_members<B: Backend, G: Group<B> + Send>(
     thread::scope(|scope| {
         for member in members {
             thread::Builder::new()
-                .name(format!("replica {}", member.1.place().rank))
+                .name(format!("replica {}", member.group.place().rank))
                 .spawn_scoped(scope, move || replica(member, job, None))
                 .map_err(|source| Error::Io {
                     action: "start",
@@ -112,10 +82,15 @@ fn train_members<B: Backend, G: Group<B> + Send>(
 
 /// The life of one replica. What goes wrong with another one is in the first one's end.
 fn replica<'a, B: Backend, G: Group<B>>(
-    (backend, mut group, parameters): Member<'a, B, G>,
+    member: Member<'a, B, G>,
     job: &'a Job,
     observer: Option<&'a mut dyn Observer>,
 ) -> Result<Ended> {
+    let Member {
+        backend,
+        mut group,
+        parameters,
+    } = member;
     let prepared = prepare(backend, group.place(), parameters, job, observer);
     let prepared = all_well(&mut group, prepared)?;
     let mut trainer = Trainer::new(backend, group, job, prepared);

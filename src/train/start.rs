@@ -1,5 +1,6 @@
 //! Where a run starts from: random weights, other people's, another run's, or its own newest checkpoint.
 
+use std::mem;
 use std::path::Path;
 
 use super::recipe::Recipe;
@@ -25,6 +26,11 @@ pub struct Start {
 }
 
 impl Start {
+    /// Hands out weights and momentum: they are as large as the network.
+    pub(super) fn take(&mut self) -> (Vec<f32>, Vec<f32>) {
+        (mem::take(&mut self.weights), mem::take(&mut self.momentum))
+    }
+
     /// The start of a new run, as its recipe says.
     pub fn new_run(recipe: &Recipe, network: &Network) -> Result<Self> {
         let mut weights = vec![0.0; network.flat_len()];
@@ -95,8 +101,8 @@ const STAGED: [&str; 7] = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "f
 /// Copies the staged layers of a trained network A into `weights`.
 fn stage(path: &Path, config: Config, network: &Network, weights: &mut [f32]) -> Result<Vec<Error>> {
     let copy = |file: &Loaded| -> Result<()> {
-        let source_spec = match &file.meta {
-            Some(meta) => meta.spec.clone(),
+        let source_spec = match &file.about {
+            Some(about) => about.spec.clone(),
             None => {
                 return Err(Error::invalid_hint(
                     path.display(),

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::arrays::{self, write_f32};
 use super::durable::write_atomically;
 use super::hash::text_sha256;
 use crate::data::preprocess::Preprocess;
@@ -96,34 +97,14 @@ pub fn write_checkpoint(
     }
 }
 
-fn write_f32(writer: &mut impl Write, values: &[f32]) -> io::Result<()> {
-    if cfg!(target_endian = "little") {
-        return writer.write_all(bytemuck::cast_slice(values));
-    }
-    values.iter().try_for_each(|v| writer.write_all(&v.to_le_bytes()))
-}
-
-/// The JSON header of the safetensors format, padded with spaces to a multiple of 8.
+/// The file's header: weights, then momentum.
 fn header(meta: &CheckpointMeta, parameters: &[Parameter]) -> String {
     let text = serde_json::to_string(meta).expect("plain data serialises");
-    let mut entries = serde_json::Map::new();
-    entries.insert(
-        "__metadata__".into(),
-        json!({ META_HASH_KEY: text_sha256(&text), META_KEY: text, "format": "pt" }),
-    );
-    let mut offset = 0;
-    for prefix in ["", MOMENTUM_PREFIX] {
-        for parameter in parameters {
-            let end = offset + 4 * parameter.len();
-            let entry = json!({ "dtype": "F32", "shape": parameter.dims, "data_offsets": [offset, end] });
-            entries.insert(format!("{prefix}{}", parameter.name), entry);
-            offset = end;
-        }
-    }
-    let mut header = Value::Object(entries).to_string();
-    header.extend(std::iter::repeat_n(
-        ' ',
-        header.len().next_multiple_of(8) - header.len(),
-    ));
-    header
+    let metadata = [(META_HASH_KEY, text_sha256(&text)), (META_KEY, text)];
+    let named = |prefix| {
+        parameters
+            .iter()
+            .map(move |parameter| (format!("{prefix}{}", parameter.name), parameter.dims.as_slice()))
+    };
+    arrays::header(&metadata, named("").chain(named(MOMENTUM_PREFIX)))
 }

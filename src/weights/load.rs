@@ -1,10 +1,13 @@
 //! Reading checkpoints and weights files, with everything that can be checked checked.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use safetensors::{Dtype, SafeTensors};
+use serde::de::DeserializeOwned;
 
+use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About};
 use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
 use super::hash::{StateHasher, text_sha256};
 use crate::error::{Error, Result};
@@ -14,8 +17,10 @@ use crate::network::Parameter;
 pub struct Loaded {
     path: PathBuf,
     map: memmap2::Mmap,
-    /// What stands beside the arrays; `None` for a plain weights file.
+    /// What stands beside the arrays of a checkpoint; `None` for another weights file.
     pub meta: Option<CheckpointMeta>,
+    /// What an evaluation wants to know, if the file says it.
+    pub about: Option<About>,
 }
 
 /// Opens a safetensors file and checks its structure and its metadata's hash. The arrays are checked when read.
@@ -25,24 +30,33 @@ pub fn load(path: &Path) -> Result<Loaded> {
     // else truncates while it is mapped would end the process, as it would any reader of maps.
     let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(path, e))?;
-    let meta = match header
-        .metadata()
-        .as_ref()
-        .and_then(|m| m.get(META_KEY).map(|text| (text, m.get(META_HASH_KEY))))
-    {
-        None => None,
-        Some((text, hash)) => {
-            if hash != Some(&text_sha256(text)) {
-                return Err(damaged(path, "its metadata does not match its hash"));
-            }
-            Some(serde_json::from_str(text).map_err(|e| damaged(path, e))?)
-        }
+    let texts = header.metadata().clone().unwrap_or_default();
+    let meta: Option<CheckpointMeta> = described(path, &texts, (META_KEY, META_HASH_KEY))?;
+    let about = match &meta {
+        Some(meta) => Some(About::from(meta)),
+        None => described(path, &texts, (ABOUT_KEY, ABOUT_HASH_KEY))?,
     };
     Ok(Loaded {
         path: path.into(),
         map,
         meta,
+        about,
     })
+}
+
+/// What the metadata says under a key, if its hash is right.
+fn described<T: DeserializeOwned>(
+    path: &Path,
+    texts: &HashMap<String, String>,
+    (key, hash_key): (&str, &str),
+) -> Result<Option<T>> {
+    let Some(text) = texts.get(key) else {
+        return Ok(None);
+    };
+    if texts.get(hash_key) != Some(&text_sha256(text)) {
+        return Err(damaged(path, "its metadata does not match its hash"));
+    }
+    serde_json::from_str(text).map(Some).map_err(|e| damaged(path, e))
 }
 
 fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
@@ -62,7 +76,7 @@ impl Loaded {
         let hash = hasher.weights();
         self.compare(
             "weights_sha256",
-            self.meta.as_ref().map(|m| &m.weights_sha256),
+            self.about.as_ref().map(|about| &about.weights_sha256),
             &hash,
         )?;
         Ok(hash)

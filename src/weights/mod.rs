@@ -1,15 +1,24 @@
 //! Named arrays on disk: checkpoints and weights files, both safetensors with torchvision's names, and the hashes that
 //! prove what is in them.
 
+mod about;
+mod arrays;
 mod checkpoint;
 pub mod durable;
+mod export;
 mod hash;
+mod import;
 mod load;
 mod model;
+mod protobuf;
 mod run;
 
+pub use about::About;
+pub use arrays::{Array, write_arrays};
 pub use checkpoint::{CheckpointMeta, CheckpointView, MOMENTUM_PREFIX, write_checkpoint};
+pub use export::{write_onnx, write_safetensors};
 pub use hash::{StateHasher, weights_sha256};
+pub use import::Format;
 pub use load::{Loaded, load};
 pub use model::Model;
 pub use run::{Newest, RunFolder, newest_checkpoint, open_weights};

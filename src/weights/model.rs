@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
+use super::about::About;
 use super::checkpoint::CheckpointMeta;
-use super::{Loaded, open_weights};
+use super::hash::weights_sha256;
+use super::import::{Format, Imported, identify, import};
+use super::open_weights;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
 
@@ -17,7 +20,9 @@ pub struct Model {
     pub weights: Vec<f32>,
     /// Hash of the weights, computed from what was loaded.
     pub weights_sha256: String,
-    /// What the file says besides; `None` for a plain weights file.
+    /// Classes and preprocessing; `None` where the file does not say them.
+    pub about: Option<About>,
+    /// What a checkpoint says besides; `None` for another weights file.
     pub meta: Option<CheckpointMeta>,
     /// Damaged checkpoints that were passed over.
     pub passed_over: Vec<Error>,
@@ -27,13 +32,14 @@ impl Model {
     /// Opens a run folder (its newest whole checkpoint), a checkpoint or a safetensors file with torchvision's names.
     pub fn open(path: &Path) -> Result<Self> {
         let (loaded, (spec, network, weights, weights_sha256), passed_over) = open_weights(path, |file| {
-            let spec = match &file.meta {
-                Some(meta) => meta.spec.clone(),
-                None => identify(file)?,
+            let spec = match &file.about {
+                Some(about) => about.spec.clone(),
+                None => identify(file.path(), &file.shapes()?, None)?,
             };
             let network = spec.build()?;
             let mut weights = vec![0.0; network.flat_len()];
             let hash = file.weights(&network.parameters, &mut weights)?;
+            check_finite(path, &network, &weights)?;
             Ok((spec, network, weights, hash))
         })?;
         Ok(Self {
@@ -41,72 +47,80 @@ impl Model {
             network,
             weights,
             weights_sha256,
+            about: loaded.about,
             meta: loaded.meta,
             passed_over,
         })
     }
 
+    /// Reads another program's file, of which `format` and `config` may say what it is.
+    pub fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Self> {
+        let Imported { arrays, preprocess } = import(path, format, config)?;
+        let shapes: Vec<_> = arrays
+            .iter()
+            .map(|array| (array.name.clone(), array.dims.clone()))
+            .collect();
+        let spec = identify(path, &shapes, config)?;
+        let network = spec.build()?;
+        let mut weights = vec![0.0; network.flat_len()];
+        for parameter in &network.parameters {
+            let array = arrays.iter().find(|array| array.name == parameter.name);
+            let array = array.expect("a network fits all of its arrays");
+            weights[parameter.range()].copy_from_slice(&array.values);
+        }
+        check_finite(path, &network, &weights)?;
+        let weights_sha256 = weights_sha256(&network.parameters, &weights);
+        let about = About {
+            class_names: (0..spec.classes).map(|index| index.to_string()).collect(),
+            preprocess,
+            scale: default_scale(&spec),
+            weights_sha256: weights_sha256.clone(),
+            spec: spec.clone(),
+        };
+        Ok(Self {
+            spec,
+            network,
+            weights,
+            weights_sha256,
+            about: Some(about),
+            meta: None,
+            passed_over: Vec::new(),
+        })
+    }
+
+    /// Shorter side Q at which it is evaluated unless told otherwise.
+    pub fn scale(&self) -> usize {
+        self.about
+            .as_ref()
+            .map_or(default_scale(&self.spec), |about| about.scale)
+    }
+
     /// Names of the classes; their indices where the file has no names.
     pub fn class_names(&self) -> Vec<String> {
-        match &self.meta {
-            Some(meta) => meta.class_names.clone(),
+        match &self.about {
+            Some(about) => about.class_names.clone(),
             None => (0..self.spec.classes).map(|index| index.to_string()).collect(),
         }
     }
 }
 
-/// Which network a plain weights file is of: the one whose parameters have exactly its names and shapes.
-fn identify(file: &Loaded) -> Result<Spec> {
-    let shapes = file.shapes()?;
-    let dims = |name: &str| {
-        shapes
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, dims)| dims.as_slice())
-    };
-    let unknown = || {
-        Error::invalid_hint(
-            file.path().display(),
-            "the arrays of a VGG network under torchvision's names",
-            format_args!("{} other arrays", shapes.len()),
-            "verydeep inspect shows what a file holds",
-        )
-    };
-    let (first, fc6, fc8) = (
-        dims("features.0.weight"),
-        dims("classifier.0.weight"),
-        dims("classifier.6.weight"),
-    );
-    let (Some(&[channels, _, _, _]), Some(&[fc, inputs]), Some(&[classes, _])) = (first, fc6, fc8) else {
-        return Err(unknown());
-    };
-    let width = channels as f64 / 64.0;
-    let last = ((512.0 * width).round() as usize).max(1);
-    let side = (1..=128)
-        .find(|side| side * side * last == inputs)
-        .ok_or_else(unknown)?;
-    for config in Config::all() {
-        for batch_norm in [false, true] {
-            let spec = Spec {
-                batch_norm,
-                classes,
-                crop: 32 * side,
-                width,
-                fc,
-                ..Spec::paper(config)
-            };
-            let Ok(network) = spec.build() else { continue };
-            let mut expected: Vec<_> = network
-                .parameters
-                .iter()
-                .map(|p| (p.name.clone(), p.dims.clone()))
-                .collect();
-            expected.sort();
-            let same = |(name, _): &&(String, Vec<usize>)| !name.ends_with("num_batches_tracked"); // PyTorch's counter
-            if shapes.iter().filter(same).eq(expected.iter()) {
-                return Ok(spec);
-            }
+/// The paper's 256, or the crop where that is larger.
+fn default_scale(spec: &Spec) -> usize {
+    spec.crop.max(256)
+}
+
+/// Refuses NaN and infinite weights, by the name of the array.
+fn check_finite(path: &Path, network: &Network, weights: &[f32]) -> Result<()> {
+    for parameter in &network.parameters {
+        let values = &weights[parameter.range()];
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::invalid_hint(
+                format_args!("{}: array {}", path.display(), parameter.name),
+                "finite numbers",
+                format_args!("{} at element {index}", values[index]),
+                "the training that made it diverged; take an earlier checkpoint",
+            ));
         }
     }
-    Err(unknown())
+    Ok(())
 }

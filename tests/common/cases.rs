@@ -1,7 +1,7 @@
 //! What the back ends are tried on: small networks around one operation, and whole small VGG networks.
 
 use verydeep::data::preprocess::{ChannelOrder, Flip, Preprocess};
-use verydeep::network::{Builder, Config, Network, Op, Spec};
+use verydeep::network::{Builder, Config, Network, Op, Spec, dense};
 use verydeep::plan::{Batch, Mode};
 use verydeep::shape::Chw;
 
@@ -32,7 +32,11 @@ pub(crate) enum Tail {
 /// conv1x1, ReLU, `op`, tail: the convolution in front makes `op` compute a data gradient, and the ReLU gives it
 /// something to mask. `shape` is the input of `op`.
 pub(crate) fn around(op: Op, outputs: usize, shape: Chw, tail: Tail, batch: usize, mode: Mode) -> Case {
-    let mut net = Builder::new(Chw::new(3, shape.h, shape.w));
+    let (h, w) = match op {
+        Op::Windowed { side } => (side, side),
+        _ => (shape.h, shape.w),
+    };
+    let mut net = Builder::new(Chw::new(3, h, w));
     net.conv("front".into(), 1, shape.c);
     net.relu("front_relu".into());
     match op {
@@ -41,7 +45,7 @@ pub(crate) fn around(op: Op, outputs: usize, shape: Chw, tail: Tail, batch: usiz
         Op::Relu => net.relu("op".into()),
         Op::Lrn => net.lrn("op".into()),
         Op::MaxPool => net.max_pool("op".into()).unwrap(),
-        Op::Linear => net.linear("op".into(), outputs),
+        Op::Linear | Op::Windowed { .. } => net.linear("op".into(), outputs),
         Op::Dropout { p } => net.dropout("op".into(), p),
     }
     if tail != Tail::Nothing {
@@ -50,9 +54,13 @@ pub(crate) fn around(op: Op, outputs: usize, shape: Chw, tail: Tail, batch: usiz
     if tail == Tail::ReluPool {
         net.max_pool("tail_pool".into()).unwrap();
     }
+    let network = match op {
+        Op::Windowed { .. } => dense(&net.finish(), shape.h, shape.w).unwrap(),
+        _ => net.finish(),
+    };
     Case {
         name: format!("{op:?} of {batch} x {shape} to {outputs}, then {tail:?}, {mode:?}"),
-        network: net.finish(),
+        network,
         batch,
         mode,
         // The sum of squares counts only where values are large, as they are behind the first convolution.
@@ -114,10 +122,28 @@ pub(crate) fn operations(draw: &mut Draw, largest: usize, mode: Mode) -> Vec<Cas
             }
         }
     }
+    if mode == Mode::Evaluation {
+        cases.extend(windows(draw, largest));
+    }
     cases
 }
 
-/// Every kind of network of the paper, small, with dropout.
+/// Fully connected layers at every window of a map.
+fn windows(draw: &mut Draw, largest: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for tail in [Tail::Nothing, Tail::Relu] {
+        for side in [1, 2, draw.integer(1..=7)] {
+            let mut random = |most: usize| draw.integer(1..=most);
+            let (batch, c, outputs) = (random(3), random(largest), random(largest));
+            let shape = Chw::new(c, side - 1 + random(4), side - 1 + random(6));
+            let op = Op::Windowed { side };
+            cases.push(around(op, outputs, shape, tail, batch, Mode::Evaluation));
+        }
+    }
+    cases
+}
+
+/// Every kind of network of the paper, small, with dropout; in evaluation also over whole images of no particular size.
 pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
     let kinds = [
         (Config::A, false),
@@ -126,25 +152,32 @@ pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
         (Config::D, false),
         (Config::A, true),
     ];
-    kinds
-        .map(|(config, batch_norm)| {
-            let spec = Spec {
-                batch_norm,
-                classes: 10,
-                crop: 32,
-                width,
-                fc: 24,
-                ..Spec::paper(config)
-            };
-            Case {
-                name: format!("{config}, batch norm {batch_norm}, width {width}, {mode:?}"),
-                network: spec.build().unwrap(),
-                batch: 3,
-                mode,
-                scale: 1.0,
-            }
-        })
-        .into()
+    let sizes = match mode {
+        Mode::Training => &[None][..],
+        Mode::Evaluation => &[None, Some((45, 100))],
+    };
+    let all = kinds
+        .iter()
+        .flat_map(|kind| sizes.iter().map(move |size| (*kind, *size)));
+    all.map(|((config, batch_norm), size)| {
+        let spec = Spec {
+            batch_norm,
+            classes: 10,
+            crop: 32,
+            width,
+            fc: 24,
+            ..Spec::paper(config)
+        };
+        let network = spec.build().unwrap();
+        Case {
+            name: format!("{config}, batch norm {batch_norm}, width {width}, {mode:?}, dense {size:?}"),
+            network: size.map_or_else(|| network.clone(), |(h, w)| dense(&network, h, w).unwrap()),
+            batch: 3,
+            mode,
+            scale: 1.0,
+        }
+    })
+    .collect()
 }
 
 /// Random images of one micro-batch.

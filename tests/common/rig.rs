@@ -167,7 +167,7 @@ impl<'a, B: Raw> Rig<'a, B> {
 
     /// Elements of a step's value and of its gradient.
     pub(crate) fn len(&self, step: usize) -> usize {
-        self.plan.batch * self.plan.steps[step].output.len()
+        self.plan.steps[step].batch * self.plan.steps[step].output.len()
     }
 
     pub(crate) fn get(&self, step: usize, tensor: Tensor) -> Vec<f32> {

@@ -6,7 +6,6 @@ use verydeep::backend::Tensor;
 use verydeep::backend::reference::Reference;
 use verydeep::plan::{DataGradient, Lowering, Mode, Pass, Region, Step};
 
-use super::draw::singles;
 use super::rig::{Raw, Rig, step_params};
 use super::{Case, Draw, Images, cases};
 
@@ -31,17 +30,11 @@ fn around_steps<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, ca
     let images = Images::new(draw, case);
     let weights = draw.parameters(&case.network);
     let steps = rig.plan.steps.len();
-    // The loader's images are square; other inputs are given to the second step.
-    let first = usize::from(case.network.input.h != case.network.input.w);
 
     rig.set_weights(&weights);
     let mut values = Vec::new();
     for step in 0..steps {
-        if step >= first {
-            rig.run(step, Pass::Forward, &images);
-        } else {
-            rig.set(step, Tensor::Value, &singles(&draw.normals(rig.len(step))));
-        }
+        rig.run(step, Pass::Forward, &images);
         values.push(rig.get(step, Tensor::Value));
     }
     let mut gradients = vec![Vec::new(); steps];
@@ -55,7 +48,7 @@ fn around_steps<B: Raw>(draw: &mut Draw, backend: &B, choices: &dyn Lowering, ca
     }
     let leaf = backend.bytes(&rig.gradient);
 
-    for step in first..steps {
+    for step in 0..steps {
         let mut alone = Alone {
             rig: &mut rig,
             images: &images,

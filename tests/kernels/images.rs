@@ -189,6 +189,28 @@ pub(crate) fn finish_input<T: Element>(bench: &mut Bench) {
     });
 }
 
+/// Every window, its channels outermost.
+pub(crate) fn windows<T: Element>(bench: &mut Bench) {
+    on_shapes(bench, |bench, shape, what| {
+        let side = bench.draw.integer(1..=shape.h.min(shape.w).min(7));
+        let what = &format!("{what}, side {side}");
+        let x = held::<T>(numbers(&mut bench.draw, len(shape)));
+        let mut expected = Vec::new();
+        for n in 0..shape.n {
+            for (i, j) in (0..=shape.h - side).flat_map(|i| (0..=shape.w - side).map(move |j| (i, j))) {
+                for c in 0..shape.c {
+                    let taps = (0..side * side).map(|tap| [n, i + tap / side, j + tap % side, c]);
+                    expected.extend(taps.map(|at| x[index(shape, at)]));
+                }
+            }
+        }
+        let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(expected.len()));
+        launch!(bench, windows(T::TYPE, shape, side, from.at(), to.at()));
+        to.rounds(&expected, what);
+        from.unchanged(what);
+    });
+}
+
 /// The mean over the pixels, added up in order in f64.
 pub(crate) fn score_map_average<T: Element>(bench: &mut Bench) {
     on_shapes(bench, |bench, shape, what| {

@@ -89,6 +89,7 @@ judge! {
          nchw_from_nhwc, nchw_from_nhwc_f32_bf16, nchw_from_nhwc_bf16_f32, nchw_from_nhwc_bf16,
          fold_nhwc, fold_nhwc_bf16];
     finish_input: images::finish_input, [] each [finish_input];
+    windows: images::windows, [] each [windows];
     score_map_average: images::score_map_average, [] each [score_map_average];
     lrn: channels::lrn, [] each [lrn_forward, lrn_backward];
     softmax_cross_entropy: channels::softmax_cross_entropy,

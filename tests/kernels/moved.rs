@@ -129,10 +129,14 @@ fn images<T: Element>(bench: &mut Bench, judged: &mut BTreeSet<String>) {
     let (count, pooled, scores) = (n * h * w * c, n * (h / 2) * (w / 2) * c, n * c);
     let x = normals(&mut bench.draw, count);
     let x = bench.elements::<T>(&x);
-    let [y, means] = [pooled, scores].map(|count| bench.output::<T>(count));
+    let windows = n * (h - 1) * (w - 1) * c * 4;
+    let [y, means, gathered] = [pooled, scores, windows].map(|count| bench.output::<T>(count));
     let choices = bench.output::<u8>(pooled);
     let (x, y, means, choices) = (x.at(), y.at(), means.at(), choices.at());
+    let gathered = gathered.at();
 
+    moves!(bench, judged, windows(T::TYPE, shape, 2, x, gathered) =>
+        windows[T]: e * windows, 0, e * windows);
     moves!(bench, judged, max_pool_forward(T::TYPE, shape, x, y, choices) =>
         max_pool_forward[T]: 4 * e * pooled, 0, (e + 1) * pooled);
     moves!(bench, judged, max_pool_backward(T::TYPE, shape, y, choices, None, x) =>

@@ -65,7 +65,7 @@ fn bad_flags_are_usage_errors() {
         &["train", "--resume", "x", "--lr", "1"],
         &["train", "--no-such-flag"],
         &["eval", "--data", "x"],
-        &["eval", "--data", "x", "--weights", "y", "--protocol", "dense"],
+        &["eval", "--data", "x", "--weights", "y", "--protocol", "sparse"],
         &["pack", "--out", "x"],
         &["no-such-command"],
         &[],

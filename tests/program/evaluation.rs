@@ -9,7 +9,7 @@ use crate::images::{CLASSES, VALIDATION, folder, shards};
 use crate::tool::{events, hashes, run_json, run_ok, small};
 
 /// A trained net A that all tests of one process read.
-fn trained() -> &'static Path {
+pub(crate) fn trained() -> &'static Path {
     static TRAINED: OnceLock<(tempfile::TempDir, std::path::PathBuf)> = OnceLock::new();
     let (_, run) = TRAINED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();

@@ -2,7 +2,6 @@
 
 mod bench;
 mod chain;
-mod devices;
 mod doctor;
 mod errors;
 mod evaluation;
@@ -12,7 +11,7 @@ mod images;
 mod interruption;
 mod plans;
 mod planted;
-mod processes;
+mod protocols;
 mod replicas;
 mod simulated;
 mod tool;

@@ -7,9 +7,10 @@ use verydeep::backend::cpu::Cpu;
 use verydeep::data::preprocess::Preprocess;
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::exec::BitFlip;
+use verydeep::parallel::Replicas;
 use verydeep::plan::WalkOrder;
 use verydeep::train::event::{Event, Observer};
-use verydeep::train::{Job, Recipe, Replicas, Start, Stop, create_run, train};
+use verydeep::train::{Job, Recipe, Start, Stop, create_run, train};
 
 use crate::images::shards;
 use crate::tool::{command, run_json, run_ok, small};

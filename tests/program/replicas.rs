@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::images::{shards, write_folder};
-use crate::tool::{command, errors, events, hashes, run_fails, run_ok, small};
+use crate::tool::{command, errors, events, hashes, run_fails, run_ok, said, small};
 
 const NETS: [&[&str]; 4] = [&["A"], &["D"], &["A-LRN"], &["A", "--batch-norm"]];
 
@@ -25,6 +25,7 @@ fn losses(run: &Path) -> Vec<String> {
 #[test]
 fn any_number_of_replicas_and_threads_gives_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
+    let steps = said("VERYDEEP_TEST_STEPS", 6).to_string();
     for net in NETS {
         let splits = [(1, 2), (2, 1), (2, 2), (4, 2), (8, 1)];
         let trained = splits.map(|(replicas, threads)| {
@@ -33,7 +34,7 @@ fn any_number_of_replicas_and_threads_gives_the_same_bits() {
                 .join(format!("{}-{replicas}-{threads}", net.concat()));
             let (replicas, threads) = (replicas.to_string(), threads.to_string());
             let mut flags = eight_leaves(&run, net);
-            flags.extend(["--iterations", "6", "--validate-every", "3"]);
+            flags.extend(["--iterations", &steps, "--validate-every", "3"]);
             flags.extend(["--replicas", &replicas, "--threads", &threads]);
             run_ok(flags);
             (hashes(&run), losses(&run))

@@ -1,6 +1,9 @@
 //! The program on the simulated CUDA device: the same commands, no rule broken (the simulator ends a process that broke
 //! one with 86), the results of the CPU.
 
+mod devices;
+mod processes;
+
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::process::Output;
 

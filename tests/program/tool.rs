@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::str::FromStr;
 
 use serde_json::Value;
 
@@ -72,4 +73,10 @@ pub(crate) fn hashes(run: &Path) -> (String, String) {
     let end = events(run, "end").pop().unwrap();
     let text = |key: &str| end[key].as_str().unwrap().to_string();
     (text("weights_sha256"), text("state_sha256"))
+}
+
+/// A number that a nightly run says in the environment.
+pub(crate) fn said<T: FromStr>(variable: &str, otherwise: T) -> T {
+    let said = std::env::var(variable).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }

@@ -7,7 +7,7 @@ import json
 import re
 import sys
 
-from .runner import CommandFailed, OutOfTime, Refused, last_line, parse
+from .runner import CommandFailed, OutOfTime, last_line, parse
 
 PRECISIONS = ["fp32", "tf32", "bf16"]
 
@@ -15,9 +15,6 @@ PRECISIONS = ["fp32", "tf32", "bf16"]
 # the judge allows it against fp32 (BF16_AGAINST_FP32 of tests/common/ten_steps.rs), and tf32, which rounds less, too: the
 # promises of both are per layer, by the judge.
 LOSS_TOLERANCE = {"fp32": 1e-5, "tf32": 5e-2, "bf16": 5e-2}
-
-# The one thing that the program may refuse, and how it says so.
-ONE_REPLICA = "--replicas: expected 1"
 
 # What ends a measurement but not the others: what the runner says, and what becomes of code that reads answers of
 # another form than expected.
@@ -29,7 +26,7 @@ class Row:
     """One line of the table."""
 
     check: str
-    # "ok", "FAILED", "refused" (more than one replica, which the program does not have), "skipped", "no time"
+    # "ok", "FAILED", "skipped", "no time"
     status: str
     detail: str
     numbers: dict = dataclasses.field(default_factory=dict)
@@ -226,14 +223,6 @@ def exactness_in(bench, precision):
             later.unlink()
         return same(bench.runner.verydeep("train", "--resume", folder, "--quiet")["weights_sha256"])
 
-    def split(replicas):
-        try:
-            return again(f"replicas-{replicas}", "--replicas", replicas)
-        except Refused as why:
-            if ONE_REPLICA not in str(why):
-                raise
-            return "refused", str(why)
-
     check = f"exactness in {precision}"
     row = row_of(f"{check}: a first run", first)
     yield row
@@ -249,7 +238,8 @@ def exactness_in(bench, precision):
     for replicas in (2, 4):
         if replicas * int(bench.sizes.trained[-1]) > int(bench.sizes.trained[-3]):
             continue  # more replicas than micro-batches
-        yield row_of(f"{check}: {replicas} replicas", split, replicas)
+        name = f"replicas-{replicas}"
+        yield row_of(f"{check}: {replicas} replicas", again, name, "--replicas", replicas)
 
 
 def against_the_cpu(bench):

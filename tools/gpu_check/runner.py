@@ -12,10 +12,6 @@ class CommandFailed(Exception):
     """A command ended otherwise than it must."""
 
 
-class Refused(CommandFailed):
-    """The program says that it does not have what was asked of it, or does not know the flag: both are exit code 2."""
-
-
 class OutOfTime(Exception):
     """The budget is spent."""
 
@@ -69,7 +65,7 @@ class Runner:
         """What the program said as JSON. Raises CommandFailed with its words where it does not end with 0."""
         code, out, err = self.run([self.program, *arguments, "--json"])
         if code == REFUSED:
-            raise Refused(f"refused: {last_line(err)}")
+            raise CommandFailed(f"refused: {last_line(err)}")
         if code != 0:
             raise CommandFailed(f"exit code {code}: {last_line(err)}")
         return parse(out)

@@ -1,4 +1,4 @@
-//! Finishing the input: pixels (N, crop, crop, 3) u8 to the network's input, 3 channels of a group of 16.
+//! Finishing the input: pixels (N, H, W, 3) u8 to the network's input, 3 channels of a group of 16.
 
 use super::layout::{group_from_logical, image_len, tensor_bytes};
 use super::memory::f32_bytes;
@@ -19,12 +19,8 @@ pub(super) fn footprint(step: &Step, threads: usize) -> Footprint {
 /// Flip, colour shift, channel order, scale and shift of every image ([`finish`]). Overwrites the value.
 pub(super) fn forward(cpu: &Cpu, plan: &Plan, step: &Step, views: &mut Views<'_>) -> Result<()> {
     let image = step.output;
-    if image.c != 3 || image.h != image.w {
-        return Err(Error::invalid(
-            "shape of an input image",
-            "3 channels, a square",
-            image,
-        ));
+    if image.c != 3 {
+        return Err(Error::invalid("shape of an input image", "3 channels", image));
     }
     let batch = views.batch;
     let scratch = Parts::new(views.scratch);

@@ -26,6 +26,7 @@ mod simd;
 mod stream;
 mod team;
 mod tile;
+mod windows;
 
 pub use buffer::Buffer;
 pub use conv::ConvAlgorithm;
@@ -84,6 +85,7 @@ impl Lowering for Cpu {
         match op {
             StepOp::Conv { .. } => true,
             StepOp::Input
+            | StepOp::Windows { .. }
             | StepOp::Linear { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
@@ -101,7 +103,11 @@ impl Lowering for Cpu {
             | StepOp::Lrn
             | StepOp::MaxPool
             | StepOp::Dropout { .. } => true,
-            StepOp::Input | StepOp::BatchNorm { .. } | StepOp::Relu | StepOp::Loss => false,
+            StepOp::Input
+            | StepOp::Windows { .. }
+            | StepOp::BatchNorm { .. }
+            | StepOp::Relu
+            | StepOp::Loss => false,
         }
     }
 
@@ -109,6 +115,7 @@ impl Lowering for Cpu {
         match step.op {
             StepOp::Input => input::footprint(step, self.team.threads()),
             StepOp::Conv { kernel, epilogue } => conv::footprint(self, step, kernel, epilogue),
+            StepOp::Windows { .. } => windows::footprint(step),
             StepOp::Linear { epilogue } => linear::footprint(self, step, epilogue),
             StepOp::BatchNorm { epilogue } => batch_norm::footprint(step, epilogue),
             StepOp::Relu => elementwise::relu_footprint(step),
@@ -146,6 +153,7 @@ impl Backend for Cpu {
             StepOp::Conv { kernel, .. } => conv::algorithm(self, &plan.steps[step], kernel).into(),
             StepOp::Linear { .. } => "product".into(),
             StepOp::Input
+            | StepOp::Windows { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -199,7 +207,8 @@ impl Backend for Cpu {
         let (step, views) = (&plan.steps[step], &mut views);
         match (step.op, pass) {
             (StepOp::Input, Pass::Forward) => return input::forward(self, plan, step, views),
-            (StepOp::Input, Pass::Backward) => {}
+            (StepOp::Input | StepOp::Windows { .. }, Pass::Backward) => {}
+            (StepOp::Windows { side }, Pass::Forward) => windows::forward(self, step, side, views),
             (StepOp::Conv { kernel, epilogue }, Pass::Forward) => {
                 conv::forward(self, step, kernel, epilogue, place, views);
             }
@@ -311,7 +320,8 @@ impl Backend for Cpu {
 
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
         let from = slice(arena, region(plan, step, tensor));
-        Ok(layout::fold(self, plan.batch, plan.steps[step].output, from))
+        let step = &plan.steps[step];
+        Ok(layout::fold(self, step.batch, step.output, from))
     }
 }
 

@@ -57,6 +57,7 @@ kernels! {
     "softmax_cross_entropy": ; each softmax_cross_entropy_forward, softmax_cross_entropy_backward;
     "tree_add": tree_add;
     "update": update_parameters, update_statistics;
+    "windows": ; each windows;
 }
 
 /// A kernel for each type of elements: EXPORT in element.cuh.

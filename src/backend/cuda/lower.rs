@@ -32,6 +32,7 @@ impl Lowering for CudaLowering {
         match op {
             StepOp::Lrn | StepOp::MaxPool | StepOp::Dropout { .. } => true,
             StepOp::Conv { .. }
+            | StepOp::Windows { .. }
             | StepOp::Linear { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Input
@@ -65,6 +66,7 @@ impl Lowering for CudaLowering {
                     ..plain
                 }
             }
+            StepOp::Windows { .. } => plain,
             StepOp::Linear { epilogue } => {
                 let flat = aligned(flat_bytes(step, element));
                 Footprint {

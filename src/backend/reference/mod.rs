@@ -20,6 +20,7 @@ mod real;
 mod regions;
 mod relu;
 mod update;
+mod windows;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -287,7 +288,7 @@ fn footprint<T>(step: &Step) -> Footprint {
         StepOp::Conv { .. } | StepOp::Linear { .. } | StepOp::BatchNorm { .. } => (true, masks_own_value),
         StepOp::Lrn | StepOp::MaxPool => (true, false),
         StepOp::Relu | StepOp::Loss => (false, true),
-        StepOp::Input | StepOp::Dropout { .. } => (false, false),
+        StepOp::Input | StepOp::Windows { .. } | StepOp::Dropout { .. } => (false, false),
     };
     Footprint {
         value,
@@ -310,6 +311,7 @@ fn epilogue(op: StepOp) -> Epilogue {
             epilogue
         }
         StepOp::Input
+        | StepOp::Windows { .. }
         | StepOp::Relu
         | StepOp::Lrn
         | StepOp::MaxPool
@@ -415,6 +417,7 @@ fn check_batch(plan: &Plan, step: &Step, batch: Batch<'_>) -> Result<()> {
             })
         }
         StepOp::Conv { .. }
+        | StepOp::Windows { .. }
         | StepOp::Linear { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu

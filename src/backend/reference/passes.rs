@@ -10,6 +10,7 @@ use super::linear::Linear;
 use super::lrn::Lrn;
 use super::max_pool::MaxPool;
 use super::regions::{Regions, disjoint, part};
+use super::windows::Windows;
 use super::{Real, epilogue, input, loss, relu, result_shape};
 use crate::backend::Memory;
 use crate::error::Result;
@@ -55,6 +56,7 @@ fn forward<T: Real>(
             let (x, w) = (factors.of(x), factors.of(part(weights, w)?));
             conv(step, kernel).forward(&x, &w, part(weights, b)?, y);
         }
+        StepOp::Windows { side } => windows(step, side).forward(x, y),
         StepOp::Linear { .. } => {
             let [w, b] = arrays(plan, index);
             let (x, w) = (factors.of(x), factors.of(part(weights, w)?));
@@ -131,7 +133,7 @@ fn backward<T: Real>(
         }
     };
     match step.op {
-        StepOp::Input => {}
+        StepOp::Input | StepOp::Windows { .. } => {}
         StepOp::Conv { kernel, .. } => {
             let op = conv(step, kernel);
             let [w, b] = arrays(plan, index);
@@ -194,6 +196,14 @@ fn conv(step: &Step, kernel: usize) -> Conv {
         input: step.input,
         output: result_shape(step),
         kernel,
+    }
+}
+
+fn windows(step: &Step, side: usize) -> Windows {
+    Windows {
+        input: step.input,
+        side,
+        count: step.windows(side),
     }
 }
 

@@ -78,6 +78,51 @@ fn rendering_is_rescaling_the_whole_image_and_cutting() {
     }
 }
 
+/// Twenty-five crops at round(i * slack / 4), by another program; the bits are those of each crop rendered alone.
+#[test]
+fn the_grid_of_crops_and_the_whole_image_are_cut_from_one_rescaling() {
+    let seed = fresh_seed();
+    let mut stream = stream(seed);
+    let mut worker = Worker::new();
+    for _ in 0..5 {
+        let (width, height) = (between(&mut stream, 60, 200), between(&mut stream, 60, 200));
+        let (crop, short_side) = (between(&mut stream, 8, 40), between(&mut stream, 40, 90));
+        let pixels = picture(&mut stream, width, height);
+        let bytes = png(&pixels, width, height, ::png::ColorType::Rgb);
+        let (columns, rows) = worker.rescaled_size(&bytes, short_side).expect("a good image");
+        let mut all = vec![0; rows * columns * 3];
+        worker
+            .render_whole(&bytes, short_side, &mut all)
+            .expect("a good image");
+        let grid = (0..25).map(|i| Place::Grid {
+            across: i % 5,
+            down: i / 5,
+        });
+        let views: Vec<View> = grid.map(|place| view(short_side, place)).collect();
+        let area = crop * crop * 3;
+        let mut crops = vec![0; 25 * area];
+        worker
+            .render_views(&bytes, &views, crop, &mut crops)
+            .expect("a good image");
+        for (i, (view, found)) in views.iter().zip(crops.chunks(area)).enumerate() {
+            let mut alone = vec![0; area];
+            worker
+                .render(&bytes, view, crop, &mut alone)
+                .expect("a good image");
+            assert_eq!(found, alone, "seed {seed}, crop {i}");
+            let place = |slack: usize, i: usize| (slack as f64 * i as f64 / 4.0).round() as usize;
+            let (x, y) = (place(columns - crop, i % 5), place(rows - crop, i / 5));
+            let cut: Vec<u8> = (y..y + crop)
+                .flat_map(|row| &all[(row * columns + x) * 3..][..crop * 3])
+                .copied()
+                .collect();
+            assert_eq!(found, cut, "seed {seed}, crop {i} of the whole");
+            let largest = difference(found, &rescale_then_crop(&pixels, width, height, view, crop));
+            assert!(largest <= 1, "seed {seed}, crop {i}: off by {largest}");
+        }
+    }
+}
+
 #[test]
 fn extreme_shapes_render() {
     let mut stream = stream(1);

@@ -1,7 +1,8 @@
 //! Transformed filters that stay from one micro-batch to the next.
 //!
 //! Scoring few images at a time, transforming the filters would take as long as a good part of the convolutions. The
-//! evaluation plan that was prepared last keeps them, for as long as the weights do not change.
+//! evaluation plan that was prepared last keeps them, for as long as the weights do not change. A plan of the same network
+//! for images of another size takes them over.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -19,8 +20,24 @@ const MOST_IMAGES: usize = 8;
 struct Kept {
     plan: PlanId,
     buffer: Buffer,
-    /// Of every step: its place in the buffer, and the version of the weights that is there.
-    places: Vec<(Range<usize>, Option<u64>)>,
+    /// Of every step.
+    places: Vec<Place>,
+}
+
+/// The place of one step's filters.
+struct Place {
+    /// First element of the filters among all parameters; 0 for a step without any.
+    filters: usize,
+    /// In the buffer.
+    range: Range<usize>,
+    /// The version of the weights that is there.
+    held: Option<u64>,
+}
+
+impl Place {
+    fn is_like(&self, other: &Self) -> bool {
+        self.filters == other.filters && self.range == other.range
+    }
 }
 
 /// What a back end keeps.
@@ -41,6 +58,7 @@ fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
             }
         }
         StepOp::Input
+        | StepOp::Windows { .. }
         | StepOp::Linear { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu
@@ -65,20 +83,32 @@ impl KeptFilters {
             return Ok(());
         }
         let mut end = 0;
-        let places = plan.steps.iter().map(|step| {
+        let places = plan.steps.iter().enumerate().map(|(index, step)| {
             let start = end;
             end += elements(cpu, plan, step);
-            (start..end, None)
+            Place {
+                filters: plan.parameters_of(index).first().map_or(0, |array| array.offset),
+                range: start..end,
+                held: None,
+            }
         });
-        let places = places.collect();
-        let kept = (end > 0).then(|| {
-            Ok(Kept {
+        let places: Vec<Place> = places.collect();
+        let mut kept = self.lock();
+        let alike = |kept: &&mut Kept| {
+            kept.places.len() == places.len() && kept.places.iter().zip(&places).all(|(a, b)| a.is_like(b))
+        };
+        if let Some(kept) = kept.as_mut().filter(alike) {
+            kept.plan = plan.id;
+            return Ok(());
+        }
+        *kept = None; // its buffer ends before the next one begins
+        if end > 0 {
+            *kept = Some(Kept {
                 plan: plan.id,
                 buffer: Buffer::zeroed("transformed filters", f32_bytes(end))?,
                 places,
-            })
-        });
-        *self.lock() = kept.transpose()?;
+            });
+        }
         Ok(())
     }
 
@@ -99,13 +129,13 @@ impl KeptFilters {
         let Some(kept) = kept.as_mut().filter(|kept| kept.plan == plan) else {
             return false;
         };
-        let (place, held) = &mut kept.places[step];
-        if place.start == place.end {
+        let Place { range, held, .. } = &mut kept.places[step];
+        if range.start == range.end {
             return false;
         }
         let stale = *held != Some(version);
         *held = None; // until the call has ended
-        call(&mut kept.buffer.as_mut_slice()[place.clone()], stale);
+        call(&mut kept.buffer.as_mut_slice()[range.clone()], stale);
         *held = Some(version);
         true
     }

@@ -1,4 +1,4 @@
-//! Over the pixels of images: input finishing, pooling, layouts, score maps.
+//! Over the pixels of images: input finishing, pooling, layouts, windows, score maps.
 
 use cudarc::driver::{DeviceRepr, PushKernelArg};
 
@@ -119,6 +119,26 @@ impl Launcher {
         let (batch, plane) = (shape.n as u64, (shape.h * shape.w) as u32);
         let (channels, pitch) = (shape.c as u32, pitch as u32);
         launch!(self, nchw_from_nhwc[elements], work; from, to, batch, channels, plane, pitch)
+    }
+
+    /// Every square window of a map as a row: y (N * H' * W', C * side * side) of x (N, H, W, C). Overwrites y.
+    ///
+    /// # Safety
+    ///
+    /// Both of those shapes, elements; H' = H - side + 1 and W' = W - side + 1.
+    pub unsafe fn windows(
+        &self,
+        element: Element,
+        shape: Nhwc,
+        side: usize,
+        x: DevicePtr,
+        y: DevicePtr,
+    ) -> Result<()> {
+        let count = shape.n * (shape.h + 1 - side) * (shape.w + 1 - side);
+        let work = Work::Items(count * shape.c * side * side);
+        let batch = shape.n as u64;
+        let [height, width, channels, side] = [shape.h, shape.w, shape.c, side].map(|size| size as u32);
+        launch!(self, windows[element], work; x, y, batch, height, width, channels, side)
     }
 
     /// The mean of every class's score map: y (N, C) of x (N, H, W, C). Overwrites y.

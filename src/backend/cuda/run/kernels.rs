@@ -26,6 +26,18 @@ impl Run<'_> {
         }
     }
 
+    /// Every window of the map as a row.
+    pub(super) fn windows_forward(&self, side: usize) -> Result<()> {
+        let (rows, columns) = self.step.windows(side);
+        let shape = Nhwc {
+            n: self.step.batch / (rows * columns),
+            ..input_shape(self.step)
+        };
+        let (x, y) = (self.at.input, self.at.value);
+        // SAFETY: the input has that shape, the value a row for each of its windows.
+        unsafe { self.resources.launcher.windows(self.element, shape, side, x, y) }
+    }
+
     /// dy = y > 0 ? dy : 0, where it is left to this step.
     pub(super) fn mask(&self, left: bool) -> Result<()> {
         if !left {

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::images::shards;
-use crate::tool::{command, errors, events, hashes, small};
+use crate::tool::{command, errors, events, hashes, said, small};
 
 fn on_devices(flags: &[&str], seed: &str) -> Command {
     let mut command = command(flags);
@@ -39,24 +39,28 @@ fn with<'a>(mut flags: Vec<&'a str>, flag: &str, value: &'a str) -> Vec<&'a str>
     flags
 }
 
+/// VERYDEEP_TEST_STEPS and VERYDEEP_TEST_SEEDS make a nightly run of it.
 #[test]
 fn any_number_of_devices_gives_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
-    for net in [&["A", "--batch-norm"][..], &["A", "--precision", "bf16"]] {
-        let splits = [
-            ("cuda:0", None),
-            ("cuda:0-1", Some("--cuda-graph")),
-            ("cuda:0,3,1,2", Some("--walk=fc-first")),
-        ];
-        let trained = splits.map(|(device, flag)| {
-            let to = folder.path().join(format!("{}{device}", net.concat()));
-            let mut flags = two_steps(&to, net, device);
-            flags.extend(flag);
-            run(&flags, &device.len().to_string());
-            hashes(&to)
-        });
-        assert_eq!(trained[0], trained[1], "{net:?}");
-        assert_eq!(trained[0], trained[2], "{net:?}");
+    let steps = said("VERYDEEP_TEST_STEPS", 2).to_string();
+    for seed in 0..said("VERYDEEP_TEST_SEEDS", 1) {
+        for net in [&["A", "--batch-norm"][..], &["A", "--precision", "bf16"]] {
+            let splits = [
+                ("cuda:0", None),
+                ("cuda:0-1", Some("--cuda-graph")),
+                ("cuda:0,3,1,2", Some("--walk=fc-first")),
+            ];
+            let trained = splits.map(|(device, flag)| {
+                let to = folder.path().join(format!("{}{device}{seed}", net.concat()));
+                let mut flags = with(two_steps(&to, net, device), "--iterations", &steps);
+                flags.extend(flag);
+                run(&flags, &(3 * seed + device.len()).to_string());
+                hashes(&to)
+            });
+            assert_eq!(trained[0], trained[1], "{net:?}, seed {seed}");
+            assert_eq!(trained[0], trained[2], "{net:?}, seed {seed}");
+        }
     }
 }
 

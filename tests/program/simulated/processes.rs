@@ -13,7 +13,7 @@ use verydeep::plan::{Bucket, Mode, Plan};
 use verydeep::train::Recipe;
 
 use crate::images::{CLASSES, shards};
-use crate::tool::{command, errors, events, hashes, run_json, small};
+use crate::tool::{command, errors, events, hashes, run_json, said, small};
 
 /// A job of processes on this machine, which takes itself for `nodes` machines.
 struct Job {
@@ -221,18 +221,12 @@ fn a_signal_to_one_process_stops_the_job_which_another_number_resumes() {
     assert_eq!(hashes(&run), expected);
 }
 
-/// How often a rank is lost; a nightly run says more.
-fn losses() -> usize {
-    let said = std::env::var("VERYDEEP_TEST_LOSSES").ok();
-    said.and_then(|text| text.parse().ok()).unwrap_or(4)
-}
-
 /// Whoever dies or freezes, at whatever moment: the others end with exit 8 in time and name it, and the run goes on from
 /// its last checkpoint.
 #[test]
 fn a_lost_process_is_named_by_all_others() {
     let folder = tempfile::tempdir().unwrap();
-    for loss in 0..losses() {
+    for loss in 0..said("VERYDEEP_TEST_LOSSES", 4) {
         let run = folder.path().join(format!("run{loss}"));
         let mut flags = flags(&run, "500", "cuda");
         flags.extend(["--checkpoint-every", "1"]);

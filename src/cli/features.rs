@@ -1,0 +1,157 @@
+//! `verydeep features`.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::args::{FeaturesArgs, ScalesArg};
+use super::compute::on_device;
+use super::eval::open_model;
+use super::output::{print_json, say};
+use crate::error::{Error, Result};
+use crate::eval::{AcrossScales, Features, Files, Resources, WantedFeatures, features as compute};
+use crate::weights::durable::write_atomically;
+use crate::weights::{Array, Model, write_arrays};
+
+pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
+    args.compute.check()?;
+    if args.batch == 0 {
+        return Err(Error::invalid("--batch", "at least 1 image", 0));
+    }
+    let write = writer(&args.out)?;
+    let files = Files(images(&args.images)?);
+    let model = open_model(&args.weights)?;
+    let about = model.about.as_ref().ok_or_else(|| {
+        Error::invalid_hint(
+            args.weights.display(),
+            "weights that say how their images are preprocessed",
+            "a plain weights file",
+            "use a run folder or a checkpoint, or convert the file first",
+        )
+    })?;
+    let wanted = wanted(args, &model);
+    let resources = Resources {
+        batch: args.batch,
+        threads: args.compute.threads()?,
+    };
+    let found = on_device!(&args.compute.open()?, backend => {
+        compute(backend, &model, &about.preprocess, &files, &wanted, resources)?
+    });
+    write(&args.out, &found)?;
+    if args.json {
+        print_json(&json!({
+            "files": files.0,
+            "features": found.len,
+            "layer": wanted.layer,
+            "scales": wanted.scales,
+            "out": args.out,
+            "weights_sha256": model.weights_sha256,
+        }));
+    } else {
+        let (images, len) = (files.0.len(), found.len);
+        say(format_args!(
+            "{images} images, {len} features each, to {}",
+            args.out.display()
+        ));
+    }
+    Ok(0)
+}
+
+fn wanted(args: &FeaturesArgs, model: &Model) -> WantedFeatures {
+    WantedFeatures {
+        layer: args.layer.clone(),
+        scales: match args.scales.as_slice() {
+            [] => vec![model.scale()],
+            said => said.to_vec(),
+        },
+        flip: args.flip,
+        across: match args.across_scales {
+            ScalesArg::Average => AcrossScales::Average,
+            ScalesArg::Stack => AcrossScales::Stack,
+        },
+        normalise: !args.raw,
+    }
+}
+
+type Writer = fn(&Path, &Features) -> Result<()>;
+
+/// How the file is written, by its name.
+fn writer(path: &Path) -> Result<Writer> {
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("npy") => Ok(write_npy),
+        Some("safetensors") => Ok(write_safetensors),
+        _ => Err(Error::Usage(format!(
+            "--out: expected a name that ends in .npy or .safetensors, found {}",
+            path.display()
+        ))),
+    }
+}
+
+fn write_safetensors(path: &Path, features: &Features) -> Result<()> {
+    let array = Array {
+        name: "features".into(),
+        dims: vec![features.values.len() / features.len, features.len],
+        values: &features.values,
+    };
+    write_arrays(path, &[], &[array]).map_err(Error::io("write", path))
+}
+
+/// NumPy's format, version 1: a header of a multiple of 64 bytes, then the rows.
+fn write_npy(path: &Path, features: &Features) -> Result<()> {
+    let shape = format!("({}, {})", features.values.len() / features.len, features.len);
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    let before = 10 + header.len() + 1; // magic, version, length; the line's end
+    header.extend(std::iter::repeat_n(' ', before.next_multiple_of(64) - before));
+    header.push('\n');
+    write_atomically(path, |writer| {
+        writer.write_all(b"\x93NUMPY\x01\x00")?;
+        writer.write_all(&(header.len() as u16).to_le_bytes())?;
+        writer.write_all(header.as_bytes())?;
+        features
+            .values
+            .iter()
+            .try_for_each(|value| writer.write_all(&value.to_le_bytes()))
+    })
+    .map_err(Error::io("write", path))
+}
+
+/// Files as they are said; the images of folders in the order of their paths, hidden ones left out.
+pub(super) fn images(said: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut images = Vec::new();
+    for path in said {
+        if path.is_dir() {
+            let before = images.len();
+            collect(path, &mut images)?;
+            if images.len() == before {
+                return Err(Error::invalid(path.display(), "a folder with images", "none"));
+            }
+        } else {
+            images.push(path.clone());
+        }
+    }
+    Ok(images)
+}
+
+fn collect(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let mut entries = entries.map_err(Error::io("read", folder))?;
+    entries.sort_by_key(|entry| entry.file_name());
+    for entry in entries {
+        let (path, name) = (entry.path(), entry.file_name());
+        let extension = path
+            .extension()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_lowercase();
+        if name.to_string_lossy().starts_with('.') {
+            continue;
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&path, images)?;
+        } else if ["jpg", "jpeg", "png"].contains(&extension.as_str()) {
+            images.push(path);
+        }
+    }
+    Ok(())
+}

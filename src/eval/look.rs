@@ -1,0 +1,143 @@
+//! How an image is looked at: the paper's protocols (section 3.2, PAPER.md c).
+
+use std::fmt;
+
+use crate::data::augment::{GRID, Place, View};
+use crate::data::preprocess::Flip;
+use crate::error::{Error, Result};
+
+/// Which parts of a rescaled image the network sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// The middle crop of the training size.
+    Center,
+    /// All of it: the fully connected layers as convolutions, their score map averaged.
+    Dense,
+    /// 5x5 crops of the training size on a regular grid, and their mirror images.
+    MultiCrop,
+    /// The mean of the posteriors of dense and multi-crop.
+    Both,
+}
+
+impl Protocol {
+    /// As it is called on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Center => "center",
+            Self::Dense => "dense",
+            Self::MultiCrop => "multi-crop",
+            Self::Both => "both",
+        }
+    }
+
+    /// Whether score maps are part of it.
+    pub fn is_dense(self) -> bool {
+        self.kinds().contains(&Kind::Whole)
+    }
+
+    /// The kinds of views that it takes the mean over, each with the same weight.
+    pub(super) fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::Center => &[Kind::Centre],
+            Self::Dense => &[Kind::Whole],
+            Self::MultiCrop => &[Kind::Grid],
+            Self::Both => &[Kind::Whole, Kind::Grid],
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How one network looks at every image.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Look {
+    /// Which parts of a rescaled image.
+    pub protocol: Protocol,
+    /// Shorter sides Q, in pixels.
+    pub scales: Vec<usize>,
+    /// Whether mirror images count too; those of multi-crop always do.
+    pub flip: bool,
+}
+
+impl fmt::Display for Look {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scales: Vec<String> = self.scales.iter().map(ToString::to_string).collect();
+        let flip = if self.flip { " and flip" } else { "" };
+        write!(f, "{}{flip}, Q = {}", self.protocol, scales.join(","))
+    }
+}
+
+/// One kind of views.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Centre,
+    Whole,
+    Grid,
+}
+
+impl Kind {
+    /// The crops of an image, not mirrored; none where the whole image is seen.
+    pub(super) fn crops(self, short_side: usize) -> Vec<View> {
+        let view = |place| View {
+            short_side,
+            place,
+            flip: Flip::Keep,
+            colour: [0.0; 3],
+        };
+        match self {
+            Self::Centre => vec![view(Place::Centre)],
+            Self::Whole => Vec::new(),
+            Self::Grid => (0..GRID * GRID)
+                .map(|i| {
+                    view(Place::Grid {
+                        across: i % GRID,
+                        down: i / GRID,
+                    })
+                })
+                .collect(),
+        }
+    }
+
+    /// Which mirrorings of each.
+    pub(super) fn flips(self, look: &Look) -> &'static [Flip] {
+        if look.flip || self == Self::Grid {
+            &[Flip::Keep, Flip::Mirror]
+        } else {
+            &[Flip::Keep]
+        }
+    }
+}
+
+impl Look {
+    /// The weight of one view of a kind in the mean over all of this network's views.
+    pub(super) fn weight(&self, kind: Kind) -> f64 {
+        let crops = kind.crops(1).len().max(1);
+        let views = crops * kind.flips(self).len() * self.scales.len() * self.protocol.kinds().len();
+        1.0 / views as f64
+    }
+
+    /// Refuses scales at which an image may be smaller than the crop.
+    pub fn check(&self, crop: usize) -> Result<()> {
+        if self.scales.is_empty() {
+            return Err(Error::invalid(
+                "--scales",
+                "at least one shorter side in pixels",
+                "none",
+            ));
+        }
+        match self.scales.iter().find(|scale| **scale < crop) {
+            None => Ok(()),
+            Some(scale) => Err(Error::invalid_hint(
+                "--scales",
+                format_args!("at least {crop} pixels, the crop that the network was trained on"),
+                scale,
+                "images are rescaled so that their shorter side is Q",
+            )),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! One network over all images, as a protocol says: its posteriors.
+
+use super::averages::Averages;
+use super::look::{Kind, Look};
+use super::views::{Pass, Rendered};
+use crate::backend::Backend;
+use crate::data::loader::{Action, Source};
+use crate::data::preprocess::{Flip, Preprocess};
+use crate::error::{BadSample, Error, Result};
+use crate::exec::Scorer;
+use crate::network::{Network, dense};
+use crate::plan::Batch;
+use crate::weights::Model;
+
+/// Pixels of a micro-batch of whole images at most, unless one has more: memory stays bounded, and products stay long
+/// enough.
+const MICRO_BATCH_PIXELS: usize = 1 << 20;
+
+/// What an evaluation may use; results do not depend on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Resources {
+    /// Views per micro-batch at most.
+    pub batch: usize,
+    /// Threads that decode.
+    pub threads: usize,
+}
+
+/// The mean posteriors of `model` over all views of every image of `source`.
+///
+/// On the CPU they do not depend on the batch or the threads, to the bit: a view's scores do not depend on who is computed
+/// beside it, and views are added in the order of scales, kinds and mirrorings. Images that cannot be read are noted and
+/// left out. Memory is bounded: images larger than a limit are left out of a dense evaluation.
+pub fn posteriors<B: Backend>(
+    backend: &B,
+    model: &Model,
+    preprocess: &Preprocess,
+    source: &dyn Source,
+    look: &Look,
+    resources: Resources,
+) -> Result<Averages> {
+    look.check(model.spec.crop)?;
+    if source.is_empty() {
+        return Err(Error::invalid("the data set", "images to evaluate", "none"));
+    }
+    let pool = decoders(resources)?;
+    let mut averages = Averages::new(source.len(), model.spec.classes);
+    let mut scorer = Scorer::new(backend, &model.weights)?;
+    for &scale in &look.scales {
+        for &kind in look.protocol.kinds() {
+            let pass = Pass {
+                source,
+                kind,
+                scale,
+                crop: model.spec.crop,
+                pool: &pool,
+            };
+            let network = (&model.network, preprocess);
+            walk(&pass, look, &mut scorer, network, resources.batch, &mut averages)?;
+        }
+    }
+    Ok(averages)
+}
+
+/// The threads that decode.
+pub(super) fn decoders(resources: Resources) -> Result<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(resources.threads)
+        .build()
+        .map_err(|error| Error::invalid("--threads", "threads that the system can start", error))
+}
+
+/// Where the values of views go.
+pub(super) trait Sink {
+    /// The values (windows, classes) of one view of an image, and its weight in the mean over all of the network's views.
+    fn add(&mut self, image: usize, values: &[f32], weight: f64);
+
+    /// What is wrong with an image.
+    fn note(&mut self, image: usize, sample: BadSample, action: Action);
+
+    /// Whether an image is not looked at any more.
+    fn is_left_out(&self, image: usize) -> bool;
+}
+
+/// Computes the views of one kind at one scale and gives their values to `sink`, in an order that does not depend on
+/// `batch`.
+pub(super) fn walk<B: Backend>(
+    pass: &Pass<'_>,
+    look: &Look,
+    scorer: &mut Scorer<'_, B>,
+    (network, preprocess): (&Network, &Preprocess),
+    batch: usize,
+    sink: &mut impl Sink,
+) -> Result<()> {
+    let batcher = Batcher {
+        scorer,
+        network,
+        preprocess,
+        kind: pass.kind,
+        most: batch,
+        weight: look.weight(pass.kind),
+        sink,
+        planned: None,
+        size: (0, 0),
+        images: Vec::new(),
+        flips: Vec::new(),
+        pixels: Vec::new(),
+    };
+    batcher.walk(pass, pass.kind.flips(look))
+}
+
+/// Collects views of one size into micro-batches, and hands out their values.
+struct Batcher<'a, 'b, B: Backend, S: Sink> {
+    scorer: &'a mut Scorer<'b, B>,
+    network: &'a Network,
+    preprocess: &'a Preprocess,
+    kind: Kind,
+    most: usize,
+    weight: f64,
+    sink: &'a mut S,
+    /// Size and number of views that the scorer is planned for.
+    planned: Option<((usize, usize), usize)>,
+    /// Rows and columns of the views that wait.
+    size: (usize, usize),
+    /// Which image each is of.
+    images: Vec<usize>,
+    flips: Vec<Flip>,
+    /// (views, rows, columns, 3).
+    pixels: Vec<u8>,
+}
+
+impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
+    fn walk(mut self, pass: &Pass<'_>, flips: &[Flip]) -> Result<()> {
+        let (mut wanted, unusable) = pass.order()?;
+        for (image, bad) in unusable {
+            self.sink.note(image, bad, Action::LeftOut);
+        }
+        wanted.retain(|wanted| !self.sink.is_left_out(wanted.image));
+        pass.each(&wanted, |rendered| self.take(rendered, flips))?;
+        self.flush()
+    }
+
+    /// The views of one image.
+    fn take(&mut self, rendered: Rendered, flips: &[Flip]) -> Result<()> {
+        let image = rendered.wanted.image;
+        if let Some(bad) = rendered.unusable {
+            self.sink.note(image, bad, Action::LeftOut);
+            return Ok(());
+        }
+        if let Some(odd) = rendered.warning {
+            self.sink.note(image, odd, Action::Kept);
+        }
+        if rendered.wanted.size != self.size {
+            self.flush()?;
+            self.size = rendered.wanted.size;
+        }
+        let pixels = 3 * self.size.0 * self.size.1;
+        let most = match self.kind {
+            Kind::Whole => self.most.min(3 * MICRO_BATCH_PIXELS / pixels).max(1),
+            Kind::Centre | Kind::Grid => self.most,
+        };
+        for view in rendered.pixels.chunks_exact(pixels) {
+            for &flip in flips {
+                self.images.push(image);
+                self.flips.push(flip);
+                self.pixels.extend_from_slice(view);
+                if self.images.len() == most {
+                    self.flush()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes what waits. The last views of a size may be fewer: they get a plan of their own, nothing is padded.
+    fn flush(&mut self) -> Result<()> {
+        let views = self.images.len();
+        if views == 0 {
+            return Ok(());
+        }
+        if self.planned != Some((self.size, views)) {
+            self.plan(views)?;
+        }
+        let scores = self.scorer.run(Batch {
+            pixels: &self.pixels,
+            flips: &self.flips,
+            colours: &vec![[0.0; 3]; views],
+            labels: &vec![0; views],
+        })?;
+        for (&image, scores) in self.images.iter().zip(scores.chunks_exact(scores.len() / views)) {
+            self.sink.add(image, scores, self.weight);
+        }
+        self.images.clear();
+        self.flips.clear();
+        self.pixels.clear();
+        Ok(())
+    }
+
+    fn plan(&mut self, views: usize) -> Result<()> {
+        self.planned = None;
+        let (rows, columns) = self.size;
+        match self.kind {
+            Kind::Whole => {
+                let network = dense(self.network, rows, columns)?;
+                self.scorer.plan(&network, self.preprocess, views)?;
+            }
+            Kind::Centre | Kind::Grid => self.scorer.plan(self.network, self.preprocess, views)?,
+        }
+        self.planned = Some((self.size, views));
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Files made to do harm: nothing is executed, nothing panics, nothing grows; each is refused with a reason.
+
+use std::path::Path;
+
+use verydeep::weights::{Format, Model};
+
+use super::archive::{Member, archive, member, tensor, text};
+use super::golden::file;
+
+/// What is said to a file; it must be refused, exit 3.
+fn refused(bytes: &[u8], format: Option<Format>) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    std::fs::write(&path, bytes).unwrap();
+    let error = Model::import(&path, format, None).err().expect("a refusal");
+    assert_eq!(error.exit_code(), 3, "{error}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    error.to_string()
+}
+
+fn with_pickle(pickle: &[u8]) -> Vec<u8> {
+    archive(&[member("a/data.pkl", pickle), member("a/data/0", &[0; 16])])
+}
+
+/// A dictionary with one tensor.
+fn one(name: &str, tensor: &[u8]) -> Vec<u8> {
+    [&b"\x80\x02}"[..], &text(name), tensor, b"s."].concat()
+}
+
+#[test]
+fn pickles_that_would_run_something_are_refused_without_running_it() {
+    let marker = Path::new("/tmp/verydeep-was-here");
+    let shell = text(&format!("touch {}", marker.display()));
+    let call = |name: &[u8]| [&b"\x80\x02"[..], name, &shell, b"\x85R."].concat();
+    for pickle in [
+        call(b"cos\nsystem\n"),
+        call(b"cposix\nsystem\n"),
+        call(b"c__builtin__\neval\n"),
+        call(b"cbuiltins\nexec\n"),
+        call(b"csubprocess\nPopen\n"),
+        call(b"ctorch\nload\n"),
+        // By the opcodes of later protocols, of instances and of extensions.
+        [&b"\x80\x04\x8c\x02os\x8c\x06system\x93"[..], &shell, b"\x85R."].concat(),
+        [&b"(ios\nsystem\n"[..], &shell, b"o."].concat(),
+        b"\x80\x02\x82\x01.".to_vec(),
+        // A call of what a call gave.
+        b"\x80\x02ccollections\nOrderedDict\n)R)R.".to_vec(),
+        b"\x80\x02ccollections\nOrderedDict\n)R(X\x01\0\0\0aK\x01tb.".to_vec(),
+    ] {
+        let said = refused(&with_pickle(&pickle), None);
+        assert!(said.contains("state dict"), "{said}");
+        assert!(!marker.exists());
+    }
+}
+
+#[test]
+fn pickles_that_would_grow_are_refused() {
+    let nested = [vec![b'('; 100_000], b".".to_vec()].concat();
+    let bomb = {
+        // Each list holds the one before twice.
+        let mut pickle = b"\x80\x02]q\0".to_vec();
+        for _ in 0..200 {
+            pickle.extend(b"](h\0h\0eq\0");
+        }
+        [&pickle[..], b"."].concat()
+    };
+    // Many names for one storage: a small file that would become a large one.
+    let mut shared = b"\x80\x02}(".to_vec();
+    for i in 0..100 {
+        shared.extend(text(&format!("features.{i}.weight")));
+        shared.extend(tensor("0", 4, 0, &[2, 2], &[2, 1]));
+    }
+    shared.extend(b"u.");
+    for pickle in [nested, bomb, shared, vec![b'N'; 2 << 20], text(&"a".repeat(1000))] {
+        refused(&with_pickle(&pickle), None);
+    }
+}
+
+#[test]
+fn tensors_that_lie_are_refused() {
+    let max = u32::MAX >> 1;
+    for (tensor, word) in [
+        (tensor("0", 400, 0, &[2, 2], &[2, 1]), "storage of 16 bytes"),
+        (tensor("0", 4, 2, &[2, 2], &[2, 1]), "elements from 2"),
+        (tensor("0", 4, max, &[2, 2], &[2, 1]), "elements from"),
+        (tensor("0", 4, 0, &[2, 2], &[0, 0]), "strides"),
+        (tensor("0", 4, 0, &[2, 2], &[1, 2]), "strides"),
+        (tensor("0", 4, 0, &[max, max, max], &[1, 1, 1]), "more numbers"),
+        (tensor("0", 4, 0, &[2, 2], &[1]), "stride"),
+        (tensor("../../etc/passwd", 4, 0, &[2, 2], &[2, 1]), "passwd"),
+        (tensor("7", 4, 0, &[2, 2], &[2, 1]), "data/7"),
+        (tensor("0", u32::MAX, 0, &[2, 2], &[2, 1]), "storage"),
+    ] {
+        let said = refused(&with_pickle(&one("features.0.weight", &tensor)), None);
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    let said = refused(
+        &with_pickle(&one("x", &tensor("0", 4, 0, &[2, 2], &[2, 1]))),
+        None,
+    );
+    assert!(said.contains("VGG"), "{said}");
+}
+
+#[test]
+fn archives_that_lie_are_refused() {
+    let pickle = one("features.0.weight", &tensor("0", 4, 0, &[2, 2], &[2, 1]));
+    let good = [member("a/data.pkl", &pickle), member("a/data/0", &[0; 16])];
+    let change = |change: &dyn Fn(&mut Vec<Member>)| {
+        let mut members = good.to_vec();
+        change(&mut members);
+        archive(&members)
+    };
+    let mut other_bytes = archive(&good);
+    let place = other_bytes
+        .windows(8)
+        .position(|window| window == b"a/data/0")
+        .unwrap();
+    other_bytes[place + 8] ^= 1;
+    for (bytes, word) in [
+        (change(&|members| members[1].method = 8), "compressed"),
+        (
+            change(&|members| members[1].more = 1 << 30),
+            "more than the file has",
+        ),
+        (change(&|members| members[1].moved = 1 << 30), "no header"),
+        (change(&|members| members[0].more = 64), "overlap"),
+        (
+            change(&|members| members[1].name = "a/data.pkl".into()),
+            "two members",
+        ),
+        (
+            change(&|members| members[1].name = "a/../../x".into()),
+            "member called",
+        ),
+        (
+            change(&|members| members[1].name = "/etc/passwd".into()),
+            "member called",
+        ),
+        (
+            change(&|members| members[0].name = "a/other".into()),
+            "without data.pkl",
+        ),
+        (other_bytes, "checksum"),
+    ] {
+        let said = refused(&bytes, None);
+        assert!(said.contains(word), "{word}: {said}");
+    }
+}
+
+#[test]
+fn every_cut_and_many_changes_of_a_good_file_are_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net");
+    let members = std::fs::read(file("half.pth")).unwrap();
+    let safetensors = {
+        let model = Model::import(&file("half.pth"), None, None).unwrap();
+        verydeep::weights::write_safetensors(&path, &model).unwrap();
+        std::fs::read(&path).unwrap()
+    };
+    let mut state = 12345u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 33) as usize % below
+    };
+    let [onnx, caffe] =
+        ["channels_last.onnx", "current.caffemodel"].map(|name| std::fs::read(file(name)).unwrap());
+    for (bytes, format) in [
+        (&members, Format::Torch),
+        (&safetensors, Format::Safetensors),
+        (&onnx, Format::Onnx),
+        (&caffe, Format::Caffe),
+    ] {
+        for _ in 0..40 {
+            let cut = random(bytes.len());
+            refused(&bytes[..cut], Some(format));
+        }
+        for _ in 0..300 {
+            let mut changed = bytes.clone();
+            for _ in 0..=random(4) {
+                // Structure is at the ends: change it more often than numbers.
+                let reach = if random(2) == 0 {
+                    changed.len().min(4000)
+                } else {
+                    changed.len()
+                };
+                let at = if random(2) == 0 {
+                    random(reach)
+                } else {
+                    changed.len() - 1 - random(reach)
+                };
+                changed[at] = random(256) as u8;
+            }
+            std::fs::write(&path, &changed).unwrap();
+            if let Err(error) = Model::import(&path, Some(format), None) {
+                assert_eq!(error.exit_code(), 3, "{error}");
+            }
+        }
+    }
+}
