@@ -29,7 +29,7 @@ pub(super) fn scale(args: &BenchScaleArgs) -> Result<u8> {
     let devices = all
         .iter()
         .map(|replicas| {
-            check_replicas("--replicas", *replicas, args.batch, args.micro_batch)?;
+            check_replicas(*replicas, args.batch, args.micro_batch)?;
             first_devices(args.compute.device(), *replicas)
         })
         .collect::<Result<Vec<_>>>()?;

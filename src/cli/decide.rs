@@ -108,6 +108,7 @@ pub(super) fn decide(args: &TrainArgs, place: &Placement) -> Result<Recipe> {
         io: args.io.unwrap_or_default(),
         plans: args.plans.as_deref().map(plans::read).transpose()?,
     };
+    place.check(recipe.reduce)?;
     recipe.check()?;
     Ok(recipe)
 }

@@ -12,7 +12,7 @@ use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
 use crate::plan::{Lowering, Memory, Mode, Plan, Tree, WalkOrder};
-use crate::train::{LOADER_SLOTS, Recipe, check_replicas};
+use crate::train::{LOADER_SLOTS, Recipe, check_shares};
 
 impl NetworkArgs {
     /// The network's description, with the paper's numbers where nothing was said.
@@ -54,7 +54,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
     } else {
         "--replicas"
     };
-    check_replicas(flag, replicas, args.batch, micro_batch)?;
+    check_shares(flag, replicas, args.batch, micro_batch)?;
     let network = args.network.spec(args.config, args.classes, None).build()?;
     let threads = check_threads(args.threads)?;
     let cpu;

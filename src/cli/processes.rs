@@ -12,6 +12,7 @@ use crate::backend::cuda::device::devices;
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::nccl::UniqueId;
 use crate::error::{Error, Result};
+use crate::parallel::Reduction;
 use crate::parallel::control::{Bytes, Control, Hello, Launch, Settings};
 use crate::train::Ended;
 
@@ -42,6 +43,17 @@ impl Placement {
     /// Devices of the job.
     pub(super) fn all_devices(&self) -> usize {
         self.devices * self.processes
+    }
+
+    /// Refuses a reduction that needs several devices where there is one.
+    pub(super) fn check(&self, reduction: Reduction) -> Result<()> {
+        if reduction == Reduction::Exact || self.all_devices() > 1 {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "--reduce nccl: expected with several devices, as in --device cuda:0-3, found --device {}",
+            self.device
+        )))
     }
 
     /// Replicas of this process.

@@ -20,7 +20,6 @@ use crate::data::resize::RESIZER;
 use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::network::Network;
-use crate::parallel::Reduction;
 use crate::parallel::control::Control;
 use crate::plan::{Memory, Mode, Plan, WalkOrder};
 use crate::train::event::Event;
@@ -115,7 +114,7 @@ fn check_memory<B: Backend>(
     let mut fits = None;
     for micro_batch in (1..recipe.micro_batch).rev() {
         let allowed = recipe.batch.is_multiple_of(micro_batch)
-            && check_replicas("--replicas", recipe.replicas, recipe.batch, micro_batch).is_ok();
+            && check_replicas(recipe.replicas, recipe.batch, micro_batch).is_ok();
         if allowed && needed(micro_batch)? <= free {
             fits = Some(micro_batch);
             break;
@@ -152,12 +151,6 @@ fn open_device(recipe: &mut Recipe, args: &TrainArgs, place: &Placement) -> Resu
         precision: recipe.precision,
         graphs: args.compute.cuda_graph,
     };
-    if recipe.reduce == Reduction::Nccl && place.all_devices() == 1 {
-        return Err(Error::Usage(format!(
-            "--reduce nccl: expected with several devices, as in --device cuda:0-3, found --device {}",
-            recipe.device
-        )));
-    }
     let device = Device::open(
         &place.device,
         place.local_replicas(),
@@ -222,6 +215,7 @@ fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> R
     let folders = args.compute.cuda_libs.as_deref();
     let place = processes.place(&recipe.device, args.compute.replicas()?.or(kept), folders)?;
     recipe.replicas = place.replicas;
+    place.check(recipe.reduce)?;
     recipe.check()?;
     let data = Data::open(&recipe)?;
     let network = recipe.spec(data.classes()).build()?;

@@ -80,8 +80,8 @@ impl Plan {
         learned.map(|p| p.len() as u64).sum()
     }
 
-    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree, and what
-    /// follows them (`rule_work`).
+    /// What the update of a step of `micro_batches` micro-batches moves: the additions of the gradient tree, the search
+    /// for values that are not finite, and the rule itself.
     pub fn update_work(&self, micro_batches: usize) -> Work {
         let tree = Tree::new(micro_batches);
         let elements = self.learned(0..self.parameters.len());

@@ -16,7 +16,7 @@ mod trainer;
 
 pub use folder::{create_run, write_recipe};
 pub use job::{Ended, Job, Progress, ScheduleState};
-pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, compare_classes, equivalence_class};
+pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, check_shares, compare_classes, equivalence_class};
 pub use replicas::{train, train_on_devices};
 pub use start::Start;
 pub use stop::{Signal, Stop};

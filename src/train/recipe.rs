@@ -173,7 +173,7 @@ impl Recipe {
                 self.micro_batch,
             ));
         }
-        check_replicas("--replicas", self.replicas, self.batch, self.micro_batch)?;
+        check_replicas(self.replicas, self.batch, self.micro_batch)?;
         if self.init_from.is_some() && self.weights.is_some() {
             return Err(Error::Usage(
                 "--init-from copies some layers, --weights all of them: say one of the two".into(),
@@ -293,7 +293,12 @@ fn is_exact(reduce: &Reduction) -> bool {
 
 /// Refuses a number of replicas that cannot own a subtree of the reduction tree each; names those that can, and the
 /// micro-batch with which this one could.
-pub fn check_replicas(flag: &str, replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
+pub fn check_replicas(replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
+    check_shares("--replicas", replicas, batch, micro_batch)
+}
+
+/// [`check_replicas`], where another flag says how many there are.
+pub fn check_shares(flag: &str, replicas: usize, batch: usize, micro_batch: usize) -> Result<()> {
     let tree = Tree::new(batch / micro_batch);
     if tree.subtree(replicas).is_some() {
         return Ok(());
