@@ -76,6 +76,20 @@ pub extern "C" fn cuStreamQuery(stream: *mut c_void) -> c_int {
     })
 }
 
+/// For tests: lets the stream go on and answers as [`cuStreamQuery`] does, but the host learns nothing by it: what it does
+/// next is still unordered with the stream.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudasim_stream_query(stream: *mut c_void) -> c_int {
+    answer(Call::Other, |sim| {
+        let stream = checked_stream(sim, stream as usize)?;
+        sim.step();
+        match sim.is_idle(stream) {
+            true => Ok(()),
+            false => Err(CUresult::CUDA_ERROR_NOT_READY),
+        }
+    })
+}
+
 fn checked_event(sim: &mut Sim, event: *mut c_void) -> Result<Handle, CUresult> {
     let handle = event as usize;
     if sim.events.contains_key(&handle) {

@@ -358,9 +358,9 @@ impl Machine {
 /// Lets time pass until a stream is idle, without learning anything from that.
 pub fn is_behind(stream: Handle) -> bool {
     unsafe extern "C" {
-        safe fn cuStreamQuery(stream: Handle) -> c_int;
+        safe fn cudasim_stream_query(stream: Handle) -> c_int;
     }
-    cuStreamQuery(stream) != SUCCESS
+    cudasim_stream_query(stream) != SUCCESS
 }
 
 /// The executable graph of a capture.
