@@ -1,6 +1,5 @@
 //! Times of whole steps on synthetic images: what the network costs when data is never late.
 
-use std::thread;
 use std::time::Instant;
 
 use super::median;
@@ -11,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::exec::{IN_FLIGHT, Inference, Score, Shape, Training, Watch};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::parallel::{Group, Member};
+use crate::parallel::{Group, Member, run};
 use crate::plan::{Batch, Bucket, Plan, StepParams, Tree, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
@@ -117,17 +116,9 @@ pub fn train_steps<B: Backend, G: Group<B> + Send>(
     network: &Network,
     shape: StepShape,
 ) -> Result<StepTimes> {
-    let mut members = members.into_iter();
-    let first = members
-        .next()
-        .ok_or_else(|| Error::invalid("replicas", "at least 1", 0))?;
-    thread::scope(|scope| {
-        // A failure of one of these is what the first one hears when it waits for it.
-        members.for_each(|member| {
-            scope.spawn(move || replica_steps(member, network, shape));
-        });
-        replica_steps(first, network, shape)
-    })
+    // A failure of another one is what the first one hears when it waits for it.
+    let other = |member| drop(replica_steps(member, network, shape));
+    run(members, |member| replica_steps(member, network, shape), other)
 }
 
 /// The part of one replica.

@@ -6,6 +6,7 @@ use super::args::{ForecastPrecision, NetworkArgs, PlanArgs};
 use super::compute::{DeviceName, check_threads};
 use super::forecasts::{Forecasts, cluster, stored_in};
 use super::output::{print_json, say};
+use super::processes::Placement;
 use crate::backend::cpu::Cpu;
 use crate::data::loader::ring_bytes;
 use crate::data::preprocess::Preprocess;
@@ -90,6 +91,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<u8> {
         micro_batch,
         replicas,
         devices,
+        local: replicas / devices,
         threads,
     };
     let memory = forecast(lowering, &network, args.walk.unwrap_or_default(), division)?;
@@ -169,15 +171,18 @@ pub(super) struct Division {
     pub(super) replicas: usize,
     /// Devices that they are on: one, or one each.
     pub(super) devices: usize,
+    /// Replicas of this process.
+    pub(super) local: usize,
     /// Threads of this process, for the network and for the images each.
     pub(super) threads: usize,
 }
 
 impl Division {
-    /// That of a recipe, on so many devices.
-    pub(super) fn of(recipe: &Recipe, devices: usize) -> Self {
+    /// That of a recipe whose replicas are there.
+    pub(super) fn of(recipe: &Recipe, place: &Placement) -> Self {
         Self {
-            devices,
+            devices: place.all_devices(),
+            local: place.local_replicas(),
             batch: recipe.batch,
             micro_batch: recipe.micro_batch,
             replicas: recipe.replicas,
@@ -198,6 +203,7 @@ pub(super) fn forecast(
         micro_batch,
         replicas,
         devices,
+        local,
         threads,
     } = division;
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
@@ -205,7 +211,7 @@ pub(super) fn forecast(
     let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
-    let loader_threads = (threads / replicas).max(1) as u64;
+    let loader_threads = (threads / local).max(1) as u64;
     let loader = rings + 2 * loader_threads * LOADER_THREAD_BYTES;
     Ok(Memory::training(
         lowering,

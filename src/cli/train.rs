@@ -57,7 +57,7 @@ fn new_run(args: &TrainArgs, processes: &Processes, stop: Stop) -> Result<Option
     let network = recipe.spec(data.classes()).build()?;
     if args.dry_run {
         let memory = on_device!(&device, backend => {
-            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe, place.all_devices()))?
+            forecast(backend, &network, args.walk.unwrap_or_default(), Division::of(&recipe, &place))?
         });
         dry_run(args, &recipe, &data, &memory);
         return Ok(None);
@@ -103,7 +103,7 @@ fn check_memory<B: Backend>(
     let needed = |micro_batch: usize| {
         let division = Division {
             micro_batch,
-            ..Division::of(recipe, place.all_devices())
+            ..Division::of(recipe, place)
         };
         Ok::<u64, Error>(forecast(backend, network, order, division)?.device)
     };

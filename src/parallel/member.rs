@@ -1,13 +1,14 @@
 //! The replicas of a process, ready to compute.
 
 use std::sync::Arc;
+use std::thread;
 
 use super::control::Control;
 use super::{Group, Local, Nccl, Reduction};
 use crate::backend::Backend;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::exec::SharedParameters;
 use crate::network::Network;
 
@@ -19,6 +20,33 @@ pub struct Member<'b, B: Backend, G: Group<B>> {
     pub group: G,
     /// Its own, or shared with the replicas of the device.
     pub parameters: SharedParameters<B>,
+}
+
+/// Runs `first` for the first of `members` on this thread, and `other` for each of the others on a thread of its own, until
+/// all have ended.
+pub fn run<'a, B: Backend, G: Group<B> + Send, T>(
+    members: Vec<Member<'a, B, G>>,
+    first: impl FnOnce(Member<'a, B, G>) -> Result<T>,
+    other: impl Fn(Member<'a, B, G>) + Sync,
+) -> Result<T> {
+    let mut members = members.into_iter();
+    let leader = members
+        .next()
+        .ok_or_else(|| Error::invalid("replicas", "at least 1", 0))?;
+    thread::scope(|scope| {
+        for member in members {
+            let other = &other;
+            thread::Builder::new()
+                .name(format!("replica {}", member.group.place().rank))
+                .spawn_scoped(scope, move || other(member))
+                .map_err(|source| Error::Io {
+                    action: "start",
+                    path: "a replica's thread".into(),
+                    source,
+                })?;
+        }
+        first(leader)
+    })
 }
 
 /// Replicas that share parameters: threads of this process, each with a back end of its own on the same device.

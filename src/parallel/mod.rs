@@ -18,7 +18,7 @@ mod talk;
 
 pub use agreement::{agree, all_well};
 pub use local::{Local, add_in_tree};
-pub use member::{Initial, Member, Replicas, on_devices, on_one_device};
+pub use member::{Initial, Member, Replicas, on_devices, on_one_device, run};
 pub use nccl::{Nccl, Reduction};
 
 use crate::backend::Backend;
@@ -69,6 +69,11 @@ pub trait Group<B: Backend> {
         rule: &UpdateRule,
         params: &StepParams,
     ) -> Result<()>;
+
+    /// Whether the parameters of this replica are always those of the whole run.
+    fn holds_whole_state(&self) -> bool {
+        true
+    }
 
     /// Makes the first replica's momentum complete, where each has only kept its part: before a checkpoint.
     fn complete_state(&mut self, _training: &mut Training<'_, B>) -> Result<()> {

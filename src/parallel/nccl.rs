@@ -59,17 +59,18 @@ impl<'b> Nccl<'b> {
             let joining: Vec<_> = devices
                 .iter()
                 .zip(Talk::among(devices.len(), control))
-                .map(|(cuda, talk)| {
+                .map(|(cuda, mut talk)| {
                     scope.spawn(move || {
                         let Place { rank, replicas, .. } = talk.place();
                         let levels = Levels::new(rank, replicas / on_node, on_node);
-                        let alarm = || talk.check();
                         let ranks = [rank, replicas];
-                        let joined = Communicator::join(cuda, libraries, id, ranks, levels, &alarm)?;
+                        let joined =
+                            Communicator::join(cuda, libraries, id, ranks, levels, &|| talk.check("join"));
+                        let communicator = joined.inspect_err(|error| talk.last_words(error))?;
                         Ok(Self {
                             cuda,
                             talk,
-                            communicator: Some(joined),
+                            communicator: Some(communicator),
                             reduction,
                             sent: Vec::new(),
                             step: 0,
@@ -82,7 +83,14 @@ impl<'b> Nccl<'b> {
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
-            joined.collect()
+            // An error of a replica's own says more than that another one heard of it.
+            let (joined, failed): (Vec<_>, Vec<_>) = joined.partition(Result::is_ok);
+            let mut errors: Vec<Error> = failed.into_iter().filter_map(Result::err).collect();
+            errors.sort_by_key(|error| matches!(error, Error::Replica { .. }));
+            match errors.into_iter().next() {
+                Some(error) => Err(error),
+                None => joined.into_iter().collect(),
+            }
         })
     }
 
@@ -103,7 +111,7 @@ impl<'b> Nccl<'b> {
     ) -> Result<()> {
         let sent = std::mem::take(&mut self.sent);
         let (cuda, talk, communicator) = self.parts()?;
-        let alarm = || talk.check();
+        let alarm = || talk.check("exchange gradients");
         if !communicator.is_finite(sum, &sent, &alarm)? {
             let owned = communicator.owned(&sent);
             return Err(self.non_finite(plan, sum, &owned, params.step + 1)?);
@@ -136,7 +144,9 @@ impl<'b> Nccl<'b> {
         }
         self.sent.clear();
         let (_, talk, communicator) = self.parts()?;
-        communicator.wait("adding the gradients of all replicas", &|| talk.check())
+        communicator.wait("adding the gradients of all replicas", &|| {
+            talk.check("exchange gradients")
+        })
     }
 
     /// The first array of the network whose gradient is not finite, whichever replica owns the place.
@@ -198,11 +208,15 @@ impl Group<Cuda> for Nccl<'_> {
         false
     }
 
+    fn holds_whole_state(&self) -> bool {
+        false
+    }
+
     fn bucket_final(&mut self, bucket: &Bucket, sum: &mut Buffer) -> Result<()> {
         self.talk.progress(self.step, "the reduction of gradients");
         let (elements, reduction) = (bucket.elements.clone(), self.reduction);
         let (cuda, talk, communicator) = self.parts()?;
-        let alarm = || talk.check();
+        let alarm = || talk.check("exchange gradients");
         communicator.follow(cuda)?;
         match reduction {
             Reduction::Exact => communicator.reduce(sum, elements.clone(), &alarm)?,
@@ -222,7 +236,9 @@ impl Group<Cuda> for Nccl<'_> {
         let (cuda, talk, communicator) = self.parts()?;
         // The weights are not overwritten before everything that reads them is done.
         communicator.follow(cuda)?;
-        communicator.wait("adding the gradients of all replicas", &|| talk.check())?;
+        communicator.wait("adding the gradients of all replicas", &|| {
+            talk.check("exchange gradients")
+        })?;
         let parameters = training.parameters().clone();
         let (plan, sum) = training.plan_and_sum();
         match reduction {
@@ -240,7 +256,7 @@ impl Group<Cuda> for Nccl<'_> {
         }
         self.finish_what_was_sent(training.plan().buckets.len())?;
         let (_, talk, communicator) = self.parts()?;
-        let alarm = || talk.check();
+        let alarm = || talk.check("exchange gradients");
         let mut parameters = training.parameters().write();
         for bucket in &training.plan().buckets {
             communicator.gather(&mut parameters.momentum, bucket.elements.clone(), &alarm)?;
@@ -251,7 +267,7 @@ impl Group<Cuda> for Nccl<'_> {
     fn leave(&mut self) -> Result<()> {
         let talk = &self.talk;
         if let Some(communicator) = self.communicator.take() {
-            communicator.close(&|| talk.check())?;
+            communicator.close(&|| talk.check("exchange gradients"))?;
         }
         // Nobody is gone while another one still closes.
         talk.exchange(Vec::new()).map(|_| ())

@@ -81,13 +81,13 @@ impl Talk {
         }
     }
 
-    /// Errors where another replica is gone.
-    pub(super) fn check(&self) -> Result<()> {
+    /// Errors where another replica is gone, which this one wants for what it is `doing`.
+    pub(super) fn check(&self, doing: &str) -> Result<()> {
         if let Some(peer) = self.control.as_ref().and_then(|control| control.failure()) {
             return Err(Error::PeerLost(Box::new(peer)));
         }
         match self.messages.gone() {
-            Some(gone) => Err(self.lost(gone, "add its gradient")),
+            Some(gone) => Err(self.lost(gone, doing)),
             None => Ok(()),
         }
     }

@@ -111,9 +111,9 @@ pub enum Event {
         step: u64,
         /// `finished`, or the signal or error that stopped it.
         reason: String,
-        /// Hash of the weights.
+        /// Hash of the weights; empty where this process does not have all of the state of the last finished step.
         weights_sha256: String,
-        /// Hash of weights, momentum, step and schedule.
+        /// Hash of weights, momentum, step and schedule; empty likewise.
         state_sha256: String,
         /// Training images per second of this process, validation and checkpoints excluded.
         images_per_sec: f64,

@@ -1,7 +1,8 @@
 //! A run on one or several replicas.
 
 use std::sync::Arc;
-use std::thread;
+
+use serde_json::{Value, json};
 
 use super::event::Observer;
 use super::job::{Ended, Job};
@@ -11,10 +12,10 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
 use crate::parallel::control::Control;
-use crate::parallel::{Group, Initial, Member, Replicas, all_well, on_devices, on_one_device};
+use crate::parallel::{Group, Initial, Member, Replicas, agree, all_well, on_devices, on_one_device, run};
 
-/// Trains until the last step, a signal or an error; always leaves a checkpoint of the last finished step, unless that
-/// cannot be written. An `Err` means that the run could not even start.
+/// Trains until the last step, a signal or an error; leaves a checkpoint of the last finished step, unless that cannot be
+/// written, or one of several replicas has failed alone. An `Err` means that the run could not even start.
 pub fn train<B: Backend>(
     replicas: Replicas<'_, B>,
     mut job: Job,
@@ -60,28 +61,14 @@ fn train_members<B: Backend, G: Group<B> + Send>(
     job: &Job,
     observer: Option<&mut dyn Observer>,
 ) -> Result<Ended> {
-    let mut members = members.into_iter();
-    let first = members
-        .next()
-        .ok_or_else(|| Error::invalid("replicas", "at least 1", 0))?;
-    thread::scope(|scope| {
-        for member in members {
-            thread::Builder::new()
-                .name(format!("replica {}", member.group.place().rank))
-                .spawn_scoped(scope, move || replica(member, job, None))
-                .map_err(|source| Error::Io {
-                    action: "start",
-                    path: "a replica's thread".into(),
-                    source,
-                })?;
-        }
-        // Its lifetime is shortened to that of this call.
-        let observer = observer.map(|observer| -> &mut dyn Observer { observer });
-        replica(first, job, observer)
-    })
+    // Its lifetime is shortened to that of this call.
+    let observer = observer.map(|observer| -> &mut dyn Observer { observer });
+    // What goes wrong with another one is in the first one's end.
+    let other = |member| drop(replica(member, job, None));
+    run(members, |member| replica(member, job, observer), other)
 }
 
-/// The life of one replica. What goes wrong with another one is in the first one's end.
+/// The life of one replica.
 fn replica<'a, B: Backend, G: Group<B>>(
     member: Member<'a, B, G>,
     job: &'a Job,
@@ -94,7 +81,35 @@ fn replica<'a, B: Backend, G: Group<B>>(
     } = member;
     let prepared = prepare(backend, group.place(), parameters, job, observer);
     let prepared = all_well(&mut group, prepared)?;
+    begin_alike(&mut group, job)?;
     let mut trainer = Trainer::new(backend, group, job, prepared);
     let outcome = trainer.run();
     trainer.end(outcome)
+}
+
+/// Refuses replicas that would not take the same steps from the same state, as where processes have read different
+/// checkpoints.
+fn begin_alike<B: Backend>(group: &mut impl Group<B>, job: &Job) -> Result<()> {
+    let (recipe, start) = (&job.recipe, &job.start);
+    let own = json!({
+        "step": start.progress.step,
+        "state_sha256": start.state_sha256,
+        "steps": recipe.total_steps(job.training.len() as u64),
+        "checkpoint-every": recipe.checkpoint_every,
+        "validate-every": recipe.validate_every,
+        "folds": recipe.folds,
+    });
+    let all: Vec<Value> = agree(group, Ok(own))?;
+    for (rank, other) in all.iter().enumerate() {
+        for (field, expected) in all[0].as_object().into_iter().flatten() {
+            if other[field] != *expected {
+                return Err(Error::invalid(
+                    format_args!("where replica {rank} begins, {field}"),
+                    format_args!("{expected}, as the first one"),
+                    &other[field],
+                ));
+            }
+        }
+    }
+    Ok(())
 }

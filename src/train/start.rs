@@ -19,6 +19,8 @@ pub struct Start {
     pub progress: Progress,
     /// Hash of the weights before the first step: part of the equivalence class.
     pub initial_sha256: String,
+    /// Hash of weights, momentum, step and schedule, where they come from a checkpoint.
+    pub state_sha256: Option<String>,
     /// The class stored in the checkpoint.
     pub class: Option<serde_json::Value>,
     /// Damaged checkpoints that were passed over, each with what is wrong.
@@ -48,6 +50,7 @@ impl Start {
             weights,
             momentum: Vec::new(),
             progress: Progress::default(),
+            state_sha256: None,
             class: None,
             passed_over: passed_over.iter().map(Error::to_string).collect(),
         })
@@ -86,6 +89,7 @@ impl Start {
                 schedule,
             },
             initial_sha256: initial.unwrap_or_default().into(),
+            state_sha256: Some(meta.state_sha256.clone()),
             class: Some(meta.class.clone()),
             passed_over: passed_over.iter().map(Error::to_string).collect(),
             weights,

@@ -1,7 +1,8 @@
 //! The training loop.
 //!
 //! State changes only in [`Group::update`] and at validations; everything else can be abandoned at any time, which
-//! is what a signal does: the step under way is dropped and the state of the last finished one is saved.
+//! is what a signal does: the step under way is dropped and the state of the last finished one is saved. Replicas on
+//! several devices finish it first, as what one has sent the others wait for.
 //!
 //! Every replica runs this loop. What differs between them, they tell one another ([`agree`]) before they act on it, so
 //! all take the same way; only the first one has a [`Journal`].
@@ -224,7 +225,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 .schedule
                 .rate(recipe.lr, self.moment(step), self.progress.schedule.plateau),
         };
-        let own = self.leaves(loader, params);
+        let own = self.leaves(loader, params)?;
         let reports = agree(&mut self.group, own).map_err(Interrupted::Agreed)?;
         let signal = reports.iter().find_map(|report| report.signal);
         if let Some(signal) = signal.filter(|_| self.group.may_drop_steps()) {
@@ -264,21 +265,42 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         signal.map_or(Ok(()), |signal| Err(Interrupted::Signal(signal)))
     }
 
-    /// This replica's leaves of a step, and the sum of them.
-    fn leaves(&mut self, loader: &mut Loader<B::HostMemory>, mut params: StepParams) -> Result<Report> {
+    /// This replica's leaves of a step, and the sum of them. The inner error is for all to hear; where the others already
+    /// wait for what this one sends, it is its own.
+    fn leaves(&mut self, loader: &mut Loader<B::HostMemory>, params: StepParams) -> Step<Result<Report>> {
         let mut report = Report::default();
+        let Err(error) = self.compute(loader, params, &mut report) else {
+            return Ok(Ok(report));
+        };
+        for event in &report.bad {
+            self.report_bad(Some(params.step + 1), event)?;
+        }
+        if self.group.may_drop_steps() {
+            Ok(Err(error))
+        } else {
+            Err(Interrupted::Own(error))
+        }
+    }
+
+    fn compute(
+        &mut self,
+        loader: &mut Loader<B::HostMemory>,
+        mut params: StepParams,
+        report: &mut Report,
+    ) -> Result<()> {
         for micro_batch in 0..self.share.micro_batches {
             if self.group.may_drop_steps() {
                 report.signal = self.job.stop.asked();
             }
             if report.signal.is_some() {
-                return Ok(report);
+                return Ok(());
             }
             let waited = Instant::now();
             let slot = loader
                 .next_slot()?
                 .ok_or_else(|| Error::invalid("the training stream", "another micro-batch", "its end"))?;
             report.stall += waited.elapsed().as_secs_f64();
+            report.bad.extend(slot.bad.iter().cloned());
             let batch = Batch {
                 pixels: slot.pixels.as_ref(),
                 flips: &slot.flips,
@@ -291,7 +313,6 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 first: self.share.first,
             };
             self.state.micro_batch(micro_batch, batch, &params, &mut watch)?;
-            report.bad.extend(slot.bad.iter().cloned());
             params.position += self.job.recipe.micro_batch as u64;
         }
         for _ in 0..self.share.micro_batches {
@@ -300,7 +321,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         if !self.group.may_drop_steps() {
             report.signal = self.job.stop.asked();
         }
-        Ok(report)
+        Ok(())
     }
 
     /// Warns, and ends the run where that was asked for, when the loss does not leave ln(classes).
@@ -343,7 +364,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 top5: 100.0 - tally.top5_error(),
                 loss: tally.mean_loss(),
                 n: tally.n,
-                weights_sha256: self.hashes()?.0,
+                weights_sha256: self.weights_hash()?,
                 seconds: started.elapsed().as_secs_f64(),
             })?;
         }

@@ -136,7 +136,7 @@ fn a_gradient_that_is_not_finite_ends_all_replicas() {
 }
 
 /// Overwrites the first training image of the shards in `data`; its key.
-fn damage_an_image(data: &Path) -> String {
+pub(crate) fn damage_an_image(data: &Path) -> String {
     let index = std::fs::read_dir(data)
         .unwrap()
         .map(|entry| entry.unwrap().path())

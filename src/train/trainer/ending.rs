@@ -8,6 +8,7 @@ use super::{Interrupted, Step, Trainer};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::eval::Tally;
+use crate::network::Parameter;
 use crate::parallel::{Group, all_well};
 use crate::train::event::Event;
 use crate::train::job::Ended;
@@ -15,28 +16,40 @@ use crate::train::journal::Journal;
 use crate::weights::{CheckpointMeta, CheckpointView, StateHasher};
 
 impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
-    /// `weights_sha256` and `state_sha256` of the present state.
-    pub(super) fn hashes(&self) -> Result<(String, String)> {
+    /// `weights_sha256` of the present weights.
+    pub(super) fn weights_hash(&self) -> Result<String> {
         let mut hasher = StateHasher::new();
-        let parameters = &self.job.network.parameters;
-        let longest = parameters.iter().map(|p| p.len()).max().unwrap_or(0);
-        let mut values = vec![0.0; longest];
         let state = self.state.parameters().view(self.backend);
-        for parameter in parameters {
-            let values = &mut values[..parameter.len()];
-            state.weights(parameter, values)?;
-            hasher.array(values);
-        }
+        self.hash_arrays(&mut hasher, |parameter, values| state.weights(parameter, values))?;
+        Ok(hasher.weights())
+    }
+
+    /// `weights_sha256` and `state_sha256` of the present state.
+    fn hashes(&self) -> Result<(String, String)> {
+        let mut hasher = StateHasher::new();
+        let state = self.state.parameters().view(self.backend);
+        self.hash_arrays(&mut hasher, |parameter, values| state.weights(parameter, values))?;
         let weights = hasher.weights();
+        self.hash_arrays(&mut hasher, |parameter, values| state.momentum(parameter, values))?;
+        let schedule = json!(self.progress.schedule);
+        Ok((weights, hasher.state(self.progress.step, &schedule)))
+    }
+
+    /// Every array of the network, in its order, as `read` gives it.
+    fn hash_arrays(
+        &self,
+        hasher: &mut StateHasher,
+        read: impl Fn(&Parameter, &mut [f32]) -> Result<()>,
+    ) -> Result<()> {
+        let parameters = &self.job.network.parameters;
+        let longest = parameters.iter().map(Parameter::len).max().unwrap_or(0);
+        let mut values = vec![0.0; longest];
         for parameter in parameters {
             let values = &mut values[..parameter.len()];
-            state.momentum(parameter, values)?;
+            read(parameter, values)?;
             hasher.array(values);
         }
-        Ok((
-            weights,
-            hasher.state(self.progress.step, &json!(self.progress.schedule)),
-        ))
+        Ok(())
     }
 
     /// Saves the present state, unless it is saved already, and forgets all but the newest checkpoints.
@@ -44,10 +57,9 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
         if self.saved == Some(self.progress.step) {
             return Ok(());
         }
-        let own = self
-            .group
-            .complete_state(&mut self.state)
-            .and_then(|()| self.save());
+        // Whoever fails at this alone tells nobody: the others wait for it in another place.
+        self.group.complete_state(&mut self.state)?;
+        let own = self.save();
         all_well(&mut self.group, own).map_err(Interrupted::Agreed)?;
         self.saved = Some(self.progress.step);
         Ok(())
@@ -89,31 +101,15 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
 
     /// Saves what there is, says how it ended. Nothing to say but for the first replica.
     pub(in crate::train) fn end(mut self, outcome: Step<()>) -> Result<Ended> {
-        let error = match outcome.and_then(|()| self.finish()) {
+        let mut error = match outcome.and_then(|()| self.finish()) {
             Ok(()) => None,
-            Err(Interrupted::Signal(signal)) => match self.checkpoint() {
-                Ok(()) | Err(Interrupted::Signal(_)) => Some(Error::Stopped {
-                    signal: signal.name(),
-                    step: self.progress.step,
-                    run: self.job.run.root().into(),
-                }),
-                Err(Interrupted::Agreed(error) | Interrupted::Own(error)) => Some(error),
-            },
-            Err(Interrupted::Agreed(error)) => {
-                // The error of the loop is the one to report, even if the state cannot be saved either.
-                self.checkpoint().err();
-                Some(error)
-            }
-            Err(Interrupted::Own(error)) => {
-                self.group.last_words(&error);
-                if self.group.place().replicas == 1 {
-                    self.checkpoint().err();
-                }
-                Some(error)
-            }
+            Err(why) => Some(self.interrupted(why)),
         };
-        if matches!(error, None | Some(Error::Stopped { .. })) {
-            self.group.leave()?;
+        if matches!(error, None | Some(Error::Stopped { .. }))
+            && let Err(why) = self.group.leave()
+        {
+            self.group.last_words(&why);
+            error = Some(why);
         }
         if self.journal.is_none() {
             return Ok(Ended { event: None, error });
@@ -123,7 +119,10 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
             Some(Error::Stopped { signal, .. }) => (*signal).into(),
             Some(error) => error.to_string(),
         };
-        let (weights_sha256, state_sha256) = self.hashes()?;
+        // What is not whole has no hash that anybody could compare.
+        let is_whole = self.group.holds_whole_state() || self.saved == Some(self.progress.step);
+        let hashes = is_whole.then(|| self.hashes().ok()).flatten();
+        let (weights_sha256, state_sha256) = hashes.unwrap_or_default();
         let accuracy =
             |error: fn(&Tally) -> f64| self.validated.as_ref().map(|(_, tally)| 100.0 - error(tally));
         let event = Event::End {
@@ -143,6 +142,40 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
         self.emit(&event)?;
         let event = Some(event);
         Ok(Ended { event, error })
+    }
+
+    /// Saves the last finished step, where that can be done, and says what there is to report.
+    fn interrupted(&mut self, why: Interrupted) -> Error {
+        match why {
+            Interrupted::Signal(signal) => match self.checkpoint() {
+                Ok(()) | Err(Interrupted::Signal(_)) => Error::Stopped {
+                    signal: signal.name(),
+                    step: self.progress.step,
+                    run: self.job.run.root().into(),
+                },
+                Err(Interrupted::Agreed(error)) => error,
+                Err(Interrupted::Own(error)) => self.alone_with(error),
+            },
+            // The error of the loop is the one to report, even if the state cannot be saved either.
+            Interrupted::Agreed(error) => {
+                if let Err(Interrupted::Own(why)) = self.checkpoint() {
+                    self.alone_with(why);
+                }
+                error
+            }
+            Interrupted::Own(error) => {
+                if self.group.place().replicas == 1 {
+                    self.checkpoint().err();
+                }
+                self.alone_with(error)
+            }
+        }
+    }
+
+    /// An error that the others hear of when they find this replica gone.
+    fn alone_with(&mut self, error: Error) -> Error {
+        self.group.last_words(&error);
+        error
     }
 
     /// The last checkpoint, and a validation of the final weights where the last one is older. That validation is for

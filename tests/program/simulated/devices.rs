@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::images::shards;
-use crate::tool::{command, errors, events, hashes, said, small};
+use crate::images::{shards, write_folder};
+use crate::replicas::damage_an_image;
+use crate::tool::{command, errors, events, hashes, run_ok, said, small};
 
 fn on_devices(flags: &[&str], seed: &str) -> Command {
     let mut command = command(flags);
@@ -140,11 +141,12 @@ fn wait(mut child: Child) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Whichever call on whichever replica fails: all of them end, with the reason, and nothing hangs or leaks.
+/// On the way of gradients to their owners, of the flag, of weights back, and of momentum before a checkpoint: all replicas
+/// end, with the reason, and nothing hangs or leaks.
 #[test]
 fn a_collective_that_fails_ends_all_replicas() {
     let folder = tempfile::tempdir().unwrap();
-    for number in [1, 7, 40] {
+    for number in [1, 40, 266, 400, 700] {
         let to = folder.path().join(number.to_string());
         let flags = two_steps(&to, &["A"], "cuda:0-3");
         let child = on_devices(&flags, "1")
@@ -158,6 +160,36 @@ fn a_collective_that_fails_ends_all_replicas() {
         assert_eq!(output.status.code(), Some(4), "collective {number}: {message}");
         assert!(message.contains("NCCL"), "collective {number}: {message}");
     }
+}
+
+/// What one replica alone cannot read ends all of them, though they wait for what it would have sent.
+#[test]
+fn an_image_that_one_replica_cannot_read_ends_all_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (images, data, to) = (at("images"), at("shards"), at("run"));
+    write_folder(&images);
+    let [from, shards] = [&images, &data].map(|path| path.to_str().unwrap());
+    run_ok(["pack", "--images", from, "--out", shards, "--json"]);
+    let key = damage_an_image(&data);
+    let mut flags = with(two_steps(&to, &["A"], "cuda:0-3"), "--iterations", "8");
+    flags = with(flags, "--data", shards);
+    flags.extend(["--on-bad", "fail"]);
+    let child = on_devices(&flags, "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = wait(child);
+    let message = errors(&output);
+    assert!(message.contains(&key), "{message}");
+    let end = events(&to, "end").pop().unwrap();
+    assert_eq!(
+        end["exit"].as_i64(),
+        output.status.code().map(i64::from),
+        "{message}"
+    );
+    assert_ne!(end["exit"], 0);
 }
 
 #[test]
