@@ -4,8 +4,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+mod corruption;
 mod peers;
 
+pub use corruption::{Corruption, Suspect};
 pub use peers::{AbsentPeers, Loss, LostPeer};
 
 /// The result of anything that can fail in this crate.
@@ -50,6 +52,10 @@ pub enum Error {
     /// A library that the device asked for needs is missing or of the wrong version. Exit 4.
     #[error("{0}")]
     Library(Box<UnusableLibrary>),
+
+    /// A device computes or keeps numbers wrongly, and says nothing. Exit 4.
+    #[error("{0}")]
+    Corrupted(Box<Corruption>),
 
     /// Memory ran out. Exit 5.
     #[error("out of memory: {what} needs {bytes} bytes; a smaller --micro-batch or --batch needs less")]
@@ -268,7 +274,7 @@ impl Error {
         match self {
             Self::Usage(_) => 2,
             Self::Invalid(_) | Self::Io { .. } | Self::Sample(_) => 3,
-            Self::Device { .. } | Self::Library(_) => 4,
+            Self::Device { .. } | Self::Library(_) | Self::Corrupted(_) => 4,
             Self::OutOfMemory { .. } | Self::DoesNotFit { .. } => 5,
             Self::NonFinite { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,

@@ -210,6 +210,12 @@ pub trait Backend: Lowering + Send + Sync {
     /// The 64-bit fold ([`fold_element`]) of a range of a flat vector, by logical element index within the range.
     fn fold_parameters(&self, buffer: &Self::Buffer, elements: Range<usize>) -> Result<u64>;
 
+    /// The fold of the first `elements` of a flat vector and of whatever copies of them the back end computes with: what
+    /// changes one bit of either changes it.
+    fn fold_all(&self, buffer: &Self::Buffer, elements: usize) -> Result<u64> {
+        self.fold_parameters(buffer, 0..elements)
+    }
+
     /// The fold of a tensor of one step, by logical element index.
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Self::Buffer) -> Result<u64>;
 }

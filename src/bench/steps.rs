@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::exec::{IN_FLIGHT, Inference, Score, Shape, Training, Watch};
 use crate::network::Network;
 use crate::network::init::Init;
-use crate::parallel::{Group, Member, run};
+use crate::parallel::{ExchangeTimes, Group, Member, run};
 use crate::plan::{Batch, Bucket, Plan, StepParams, Tree, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
@@ -19,6 +19,8 @@ use crate::rng::{Purpose, Stream};
 pub struct StepTimes {
     /// In the order of measurement, after some that are not in it.
     pub seconds: Vec<f64>,
+    /// What of them the exchange with other replicas took, where there is any.
+    pub exchange: Vec<ExchangeTimes>,
     /// Images of a step.
     pub batch: usize,
     /// The plan that was run.
@@ -159,7 +161,9 @@ fn replica_steps<B: Backend, G: Group<B>>(
     let images = Synthetic::new(backend, network, micro_batch)?;
     let share = tree.leaves();
     let first = (group.place().rank * share * micro_batch) as u64;
+    let mut exchange = Vec::new();
     let seconds = measure(steps, |step| {
+        group.begin(step);
         let mut params = StepParams {
             seed: 1,
             step,
@@ -174,11 +178,14 @@ fn replica_steps<B: Backend, G: Group<B>>(
         for _ in 0..share {
             training.outcomes()?;
         }
-        group.update(&mut training, &rule, &params)
+        group.update(&mut training, &rule, &params)?;
+        exchange.extend(group.exchange_times().filter(|_| step >= WARM_UP));
+        Ok(())
     })?;
     group.leave()?;
     Ok(StepTimes {
         seconds,
+        exchange,
         batch,
         plan: training.plan().clone(),
     })
@@ -211,6 +218,7 @@ pub fn infer_steps<B: Backend>(
     })?;
     Ok(StepTimes {
         seconds,
+        exchange: Vec::new(),
         batch,
         plan: inference.plan().clone(),
     })

@@ -67,6 +67,20 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TimeoutArgs {
+    /// How long a process may be silent before it counts as lost, and the others end with exit 8 [default: 10]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) peer_timeout: Option<f64>,
+    /// How long none may get on, each waiting for the others, before the one that is furthest behind counts as lost; more
+    /// than a validation or a checkpoint takes [default: 1800]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) hang_timeout: Option<f64>,
+    /// How long the first one waits for the others to come [default: 120]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) join_timeout: Option<f64>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PathArgs {
     /// What to look at
     pub(super) path: PathBuf,
@@ -301,6 +315,10 @@ pub(super) struct TrainArgs {
     /// Steps between validations [default: one epoch]
     #[arg(long, value_name = "STEPS", help_heading = "Run")]
     pub(super) validate_every: Option<u64>,
+    /// Look for silent corruption (exit 4 where there is any): fold weights and momentum in every step, and compute one
+    /// micro-batch of every replica's twice in each so many steps; changes no bit
+    #[arg(long, value_name = "STEPS", help_heading = "Run")]
+    pub(super) audit_every: Option<u64>,
     /// End the run (exit 6) once the loss has stayed near ln(classes) for this many epochs
     #[arg(long, value_name = "EPOCHS", help_heading = "Run")]
     pub(super) stop_if_stuck: Option<u64>,
@@ -321,13 +339,8 @@ pub(super) struct TrainArgs {
     /// by the default rule where a plan file does not hold
     #[arg(long, help_heading = "Run")]
     pub(super) allow_drift: bool,
-    /// With several processes (srun, torchrun, mpirun): how long one may be silent before it counts as lost, and the others
-    /// end with exit 8 [default: 10]
-    #[arg(long, value_name = "SECONDS", help_heading = "Run")]
-    pub(super) peer_timeout: Option<f64>,
-    /// With several processes: how long the first one waits for the others [default: 120]
-    #[arg(long, value_name = "SECONDS", help_heading = "Run")]
-    pub(super) join_timeout: Option<f64>,
+    #[command(flatten, next_help_heading = "Several processes (srun, torchrun, mpirun)")]
+    pub(super) timeouts: TimeoutArgs,
     /// Decide everything, print the recipe and the forecast, and stop
     #[arg(long, help_heading = "Run")]
     pub(super) dry_run: bool,

@@ -9,6 +9,7 @@ use super::output::{print_json, say};
 use crate::bench::{Additions, StepShape, additions, median, reduction};
 use crate::error::{Error, Result};
 use crate::network::Network;
+use crate::parallel::ExchangeTimes;
 use crate::train::check_replicas;
 
 /// How often every number of replicas has its turn.
@@ -40,19 +41,33 @@ pub(super) fn scale(args: &BenchScaleArgs) -> Result<u8> {
         steps: args.steps,
     };
     let mut seconds = vec![Vec::new(); all.len()];
+    let mut exchange = vec![Vec::new(); all.len()];
     for _ in 0..ROUNDS {
         // Each in turn, so that a busy neighbour meets all of them.
-        for ((replicas, device), seconds) in all.iter().zip(&devices).zip(&mut seconds) {
+        for (i, (replicas, device)) in all.iter().zip(&devices).enumerate() {
             let device = args.compute.open_for(device, *replicas)?;
             let times = device.train_steps(&network, args.compute.reduction(), shape)?;
-            seconds.extend(times.seconds);
+            seconds[i].extend(times.seconds);
+            exchange[i].extend(times.exchange);
         }
     }
     let device = args.compute.open_for(&devices[0], 1)?;
     let leaves = args.batch / args.micro_batch;
     let additions = on_device!(&device, backend => additions(backend, network.flat_len(), leaves, 5)?);
-    report(args, &network, all, &seconds, additions);
+    let exchange: Vec<_> = exchange.iter().map(|times| typical(times)).collect();
+    let measured: Vec<_> = seconds.into_iter().zip(exchange).collect();
+    report(args, &network, all, &measured, additions);
     Ok(0)
+}
+
+/// The median of each time; `None` where nothing was exchanged.
+fn typical(times: &[ExchangeTimes]) -> Option<ExchangeTimes> {
+    let of = |time: fn(&ExchangeTimes) -> f64| median(&times.iter().map(time).collect::<Vec<_>>());
+    (!times.is_empty()).then(|| ExchangeTimes {
+        reduce: of(|times| times.reduce),
+        exposed: of(|times| times.exposed),
+        gather: of(|times| times.gather),
+    })
 }
 
 /// The first `replicas` of the devices in `name`; one device is for any number of replicas.
@@ -76,17 +91,17 @@ fn report(
     args: &BenchScaleArgs,
     network: &Network,
     all: &[usize],
-    seconds: &[Vec<f64>],
+    measured: &[(Vec<f64>, Option<ExchangeTimes>)],
     additions: Additions,
 ) {
     let rate = |seconds: &[f64]| args.batch as f64 / median(seconds);
-    let base = rate(&seconds[0]) / all[0] as f64;
-    let first = median(&seconds[0]);
+    let base = rate(&measured[0].0) / all[0] as f64;
+    let first = median(&measured[0].0);
     if args.json {
         let scale: Vec<_> = all
             .iter()
-            .zip(seconds)
-            .map(|(replicas, seconds)| {
+            .zip(measured)
+            .map(|(replicas, (seconds, exchange))| {
                 let rate = rate(seconds);
                 json!({
                     "replicas": replicas,
@@ -94,6 +109,7 @@ fn report(
                     "step_seconds": seconds,
                     "speed_up": rate / (base * all[0] as f64),
                     "efficiency": rate / (base * *replicas as f64),
+                    "exchange": exchange,
                 })
             })
             .collect();
@@ -114,13 +130,23 @@ fn report(
         args.batch,
         args.micro_batch,
         args.compute.device(),
-        seconds[0].len()
+        measured[0].0.len()
     ));
     say("replicas   images/s   speed-up");
-    for (replicas, seconds) in all.iter().zip(seconds) {
+    for (replicas, (seconds, exchange)) in all.iter().zip(measured) {
         let rate = rate(seconds);
         let speed_up = rate / (base * all[0] as f64);
-        say(format_args!("{replicas:>8} {rate:>10.2} {speed_up:>9.2}x"));
+        let exchange = exchange.map_or(String::new(), |times| {
+            format!(
+                "   gradients {:.2} ms, {:.2} ms of it hidden; weights {:.2} ms",
+                1e3 * times.reduce,
+                1e3 * (times.reduce - times.exposed),
+                1e3 * times.gather
+            )
+        });
+        say(format_args!(
+            "{replicas:>8} {rate:>10.2} {speed_up:>9.2}x{exchange}"
+        ));
     }
     say(format_args!(
         "adding {} gradients of {:.1} MB: {:.2} ms in the order of the tree, {:.2} ms one after the other: {:+.2} % of a step \

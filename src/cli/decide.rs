@@ -54,7 +54,7 @@ pub(super) fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         None => Ok(()),
         Some((flag, _)) => Err(Error::Usage(format!(
             "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas, \
-             --cuda-graph, --walk and --threads can be said (to fine-tune, start a new run with --weights)"
+             --cuda-graph, --walk, --audit-every and --threads can be said (to fine-tune, start a new run with --weights)"
         ))),
     }
 }
@@ -96,6 +96,7 @@ pub(super) fn decide(args: &TrainArgs, place: &Placement) -> Result<Recipe> {
         no_augment: args.no_augment.unwrap_or(false),
         checkpoint_every: args.checkpoint_every,
         validate_every: args.validate_every,
+        audit_every: args.audit_every,
         stop_if_stuck: args.stop_if_stuck,
         folds: args.folds.unwrap_or(false),
         on_bad: args.on_bad.unwrap_or(crate::data::loader::OnBad::Skip),

@@ -1,11 +1,14 @@
 //! Several processes that train as one: which of them this is, which devices it takes, and how it meets the others.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::args::TimeoutArgs;
 use super::compute::{Device, DeviceName, library_folders, replicas_on};
 use super::output::note;
 use crate::backend::cuda::device::devices;
@@ -15,6 +18,12 @@ use crate::error::{Error, Result};
 use crate::parallel::Reduction;
 use crate::parallel::control::{Bytes, Control, Hello, Launch, Settings};
 use crate::train::Ended;
+
+/// How long no process of a job may get on.
+const HANG: Duration = Duration::from_secs(30 * 60);
+
+/// How long a process may take to end once it knows that another one is lost.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// Where this process's replicas are, and how many there are in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +78,8 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// As the environment says. Rank 0 waits `join` seconds for the others; a process that has not been heard for
-    /// `silence` seconds is lost.
-    pub(super) fn from_env(join: Option<f64>, silence: Option<f64>) -> Result<Self> {
+    /// As the environment says.
+    pub(super) fn from_env(timeouts: &TimeoutArgs) -> Result<Self> {
         let defaults = Settings::default();
         let seconds = |flag: &str, said: Option<f64>, default: Duration, least: Duration| match said {
             None => Ok(default),
@@ -85,11 +93,23 @@ impl Processes {
                     ))
                 }),
         };
+        let TimeoutArgs {
+            peer_timeout,
+            hang_timeout,
+            join_timeout,
+        } = *timeouts;
+        let second = Duration::from_secs(1);
         Ok(Self {
             launch: Launch::from_env()?,
             settings: Settings {
-                join: seconds("--join-timeout", join, defaults.join, Duration::from_secs(1))?,
-                silence: seconds("--peer-timeout", silence, defaults.silence, 2 * defaults.beat)?,
+                join: seconds("--join-timeout", join_timeout, defaults.join, second)?,
+                silence: seconds(
+                    "--peer-timeout",
+                    peer_timeout,
+                    defaults.silence,
+                    2 * defaults.beat,
+                )?,
+                stall: Some(seconds("--hang-timeout", hang_timeout, HANG, second)?),
                 ..defaults
             },
         })
@@ -123,7 +143,15 @@ impl Processes {
         train: impl FnOnce(Option<&Arc<Control>>) -> Result<Ended>,
     ) -> Result<Ended> {
         let control = self.join(device, class, allow_drift)?;
-        let ended = train(control.as_ref());
+        let ended = thread::scope(|scope| {
+            let (training, ends) = mpsc::channel::<()>();
+            if let Some(control) = &control {
+                scope.spawn(move || end_when_left_behind(control, &ends));
+            }
+            let ended = train(control.as_ref());
+            drop(training);
+            ended
+        });
         let exit = match &ended {
             Ok(ended) => ended.error.as_ref().map_or(0, Error::exit_code),
             Err(error) => error.exit_code(),
@@ -192,5 +220,21 @@ impl Processes {
             note(format_args!("verydeep: --allow-drift: {drift}"));
         }
         Ok(Some(Arc::new(control)))
+    }
+}
+
+/// Ends the process where another one is lost and this one, until `training` ends, does not: it waits for a device that no
+/// longer answers, and whoever started it would wait for ever, too.
+fn end_when_left_behind(control: &Control, training: &Receiver<()>) {
+    let mut lost: Option<Instant> = None;
+    while training.recv_timeout(Duration::from_secs(1)) == Err(RecvTimeoutError::Timeout) {
+        let Some(peer) = control.failure() else { continue };
+        let since = *lost.get_or_insert_with(Instant::now);
+        if since.elapsed() > LAST_WORDS {
+            let error = Error::PeerLost(Box::new(peer));
+            note(format_args!("verydeep: {error}; this process hangs and is ended"));
+            // SAFETY: takes a number. Handlers of a driver that hangs are not run.
+            unsafe { libc::_exit(error.exit_code().into()) };
+        }
     }
 }

@@ -78,6 +78,7 @@ impl Observer for Progress {
                 lr,
                 images_per_sec,
                 data_stall,
+                ..
             } => {
                 let text =
                     format!("epoch {epoch:.2}, loss {loss:.4}, lr {lr:.2e}, {images_per_sec:.1} images/s");
@@ -107,7 +108,7 @@ impl Observer for Progress {
                     bar.finish_and_clear();
                 }
             }
-            Event::Checkpoint { .. } | Event::Folds { .. } => {}
+            Event::Checkpoint { .. } | Event::Audit { .. } | Event::Folds { .. } => {}
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::weights::RunFolder;
 
 pub(super) fn train(args: &TrainArgs) -> Result<u8> {
     let stop = Stop::on_signals()?;
-    let processes = Processes::from_env(args.join_timeout, args.peer_timeout)?;
+    let processes = Processes::from_env(&args.timeouts)?;
     let ended = match &args.resume {
         Some(run) => resume(args, run, &processes, stop)?,
         None => new_run(args, &processes, stop)?,
@@ -207,6 +207,7 @@ fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> R
         (recipe.epochs, recipe.iterations) = (args.epochs, args.iterations);
     }
     recipe.threads = check_threads(args.compute.threads.or(Some(recipe.threads)))?;
+    recipe.audit_every = args.audit_every.or(recipe.audit_every);
     if let Some(device) = &args.compute.device {
         recipe.device.clone_from(device);
     }

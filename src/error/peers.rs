@@ -57,7 +57,10 @@ impl fmt::Display for Loss {
             Self::Closed { reason } => write!(f, "its connection closed ({reason})"),
             Self::Silent { seconds } => write!(f, "it has been silent for {seconds:.1} s"),
             Self::Stalled { seconds } => {
-                write!(f, "it made no progress for {seconds:.1} s and is furthest behind")
+                write!(
+                    f,
+                    "nobody has got on for {seconds:.1} s, and nobody is further behind"
+                )
             }
             Self::Left { exit } => write!(f, "it ended with exit code {exit}"),
             Self::OutOfStep { expected, found } => {

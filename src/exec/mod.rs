@@ -15,11 +15,13 @@ pub use images::load;
 pub use inference::Inference;
 pub use parameters::{Parameters, ParametersView, SharedParameters};
 pub use scores::Scorer;
-pub use training::{BitFlip, Shape, Training, Validation};
+pub use training::{BitFlip, Flipped, Shape, Training, Validation};
 
 use crate::backend::Backend;
 use crate::error::Result;
 pub use crate::plan::IN_FLIGHT;
+#[cfg(doc)]
+use crate::plan::Plan;
 use crate::plan::{Batch, Bucket};
 
 /// What the forward pass of one micro-batch says about its samples, in their order.
@@ -75,6 +77,14 @@ pub trait Watch<B: Backend> {
 
     /// The fold of something that step `layer` has just computed. Micro-batches count from the replica's first.
     fn fold(&mut self, _micro_batch: usize, _layer: &str, _of: FoldOf, _fold: u64) {}
+
+    /// Whether the fold of each bucket of micro-batch `micro_batch`'s leaf is wanted.
+    fn wants_leaf(&self, _micro_batch: usize) -> bool {
+        false
+    }
+
+    /// The fold of the next bucket of a wanted leaf, in the order of [`Plan::buckets`].
+    fn leaf(&mut self, _fold: u64) {}
 
     /// The replica's gradient sum of a bucket is complete: nothing of its own will be added to it in this step.
     fn bucket_final(&mut self, _bucket: &Bucket, _sum: &mut B::Buffer) -> Result<()> {

@@ -7,22 +7,56 @@ use super::{FoldOf, IN_FLIGHT, Outcomes, Score, SharedParameters, Watch};
 use crate::backend::{Backend, Memory, Tensor};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;
-use crate::network::Network;
+use crate::network::{Network, Parameter};
 use crate::plan::{Batch, DataGradient, Mode, Pass, Plan, Segment, StepParams, Tree, WalkOrder};
 
-/// A bit to flip in a leaf, as a faulty machine would: how tests show that [`Watch::fold`] and `verydeep diff` find it.
+/// A bit to flip, as a faulty machine would: how tests show that audits, folds and `verydeep diff` find it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BitFlip {
     /// Step, counted from 0.
     pub step: u64,
-    /// Micro-batch within the replica's part of the step.
-    pub micro_batch: usize,
+    /// What it is a bit of.
+    pub flipped: Flipped,
     /// Name of the parameter array.
     pub parameter: String,
     /// Element of the array.
     pub element: usize,
     /// Bit of the f32, 0 is the lowest.
     pub bit: u32,
+}
+
+/// What a flipped bit belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flipped {
+    /// The leaf of a micro-batch of the step, once it is computed.
+    Leaf {
+        /// Counted within the part of the step that whoever plants it looks at.
+        micro_batch: usize,
+    },
+    /// The weights that a replica reads, before its part of the step.
+    Weights {
+        /// Its rank.
+        replica: usize,
+    },
+    /// A replica's momentum, likewise.
+    Momentum {
+        /// Its rank.
+        replica: usize,
+    },
+}
+
+impl BitFlip {
+    /// Flips it in a flat vector, if its array is among `parameters`.
+    fn apply<B: Backend>(&self, backend: &B, parameters: &[Parameter], buffer: &mut B::Buffer) -> Result<()> {
+        let Some(parameter) = parameters.iter().find(|array| array.name == self.parameter) else {
+            return Ok(());
+        };
+        let at = parameter.offset + self.element;
+        let mut value = [0.0];
+        backend.read_parameters(buffer, at, &mut value)?;
+        value[0] = f32::from_bits(value[0].to_bits() ^ 1 << self.bit);
+        backend.write_parameters(buffer, at, &value)
+    }
 }
 
 /// What a replica computes in every step.
@@ -104,9 +138,23 @@ impl<'b, B: Backend> Training<'b, B> {
         &self.plan
     }
 
-    /// Flips a bit when the walk gets there.
+    /// Flips a bit when the walk gets there; the micro-batch of a leaf counts within the replica's part of the step.
     pub fn plant(&mut self, flip: BitFlip) {
         self.flip = Some(flip);
+    }
+
+    /// Computes the leaf of any micro-batch, also of another replica's, where this one's first will be; the folds of its
+    /// buckets, in their order. Between two steps.
+    pub fn leaf_of(&mut self, batch: Batch<'_>, params: &StepParams) -> Result<Vec<u64>> {
+        let passes = 0..self.plan.passes();
+        self.with_memory(0, batch, |backend, plan, memory| {
+            backend.walk(plan, passes, memory, params)
+        })?;
+        let leaf = &self.slots[self.tree.slot(0)];
+        let buckets = self.plan.buckets.iter();
+        buckets
+            .map(|bucket| self.backend.fold_parameters(leaf, bucket.elements.clone()))
+            .collect()
     }
 
     /// Walks what the replica's micro-batch `micro_batch` of the step makes possible and adds to the tree the leaves that
@@ -122,6 +170,7 @@ impl<'b, B: Backend> Training<'b, B> {
     ) -> Result<()> {
         if micro_batch == 0 {
             self.scored.clear();
+            self.flip_state(params.step)?;
         }
         let segments = self.order.segments(&self.plan, self.tree.leaves(), micro_batch);
         for segment in segments {
@@ -164,7 +213,7 @@ impl<'b, B: Backend> Training<'b, B> {
                 })?;
             }
             if pass == Pass::Backward {
-                self.flip_bit(micro_batch, step, params.step)?;
+                self.flip_leaf(micro_batch, step, params.step)?;
             }
             if watch.wants_folds() {
                 self.fold(micro_batch, step, pass, watch)?;
@@ -198,6 +247,10 @@ impl<'b, B: Backend> Training<'b, B> {
         let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.step == step) else {
             return Ok(());
         };
+        if watch.wants_leaf(micro_batch) {
+            let leaf = &self.slots[self.tree.slot(micro_batch)];
+            watch.leaf(self.backend.fold_parameters(leaf, bucket.elements.clone())?);
+        }
         let merged = self.tree.merge(micro_batch);
         if merged.start() != merged.end() {
             self.backend
@@ -234,28 +287,34 @@ impl<'b, B: Backend> Training<'b, B> {
         Ok(())
     }
 
-    fn flip_bit(&mut self, micro_batch: usize, step: usize, now: u64) -> Result<()> {
-        let Some(flip) = self
-            .flip
-            .as_ref()
-            .filter(|f| f.step == now && f.micro_batch == micro_batch)
-        else {
+    fn flip_leaf(&mut self, micro_batch: usize, step: usize, now: u64) -> Result<()> {
+        let flipped = Flipped::Leaf { micro_batch };
+        let due = |flip: &&BitFlip| flip.step == now && flip.flipped == flipped;
+        let Some(flip) = self.flip.as_ref().filter(due) else {
             return Ok(());
         };
-        if let Some(parameter) = self
-            .plan
-            .parameters_of(step)
-            .iter()
-            .find(|p| p.name == flip.parameter)
-        {
-            let leaf = &mut self.slots[self.tree.slot(micro_batch)];
-            let mut value = [0.0];
-            let at = parameter.offset + flip.element;
-            self.backend.read_parameters(leaf, at, &mut value)?;
-            value[0] = f32::from_bits(value[0].to_bits() ^ 1 << flip.bit);
-            self.backend.write_parameters(leaf, at, &value)?;
-        }
-        Ok(())
+        let leaf = &mut self.slots[self.tree.slot(micro_batch)];
+        flip.apply(self.backend, self.plan.parameters_of(step), leaf)
+    }
+
+    fn flip_state(&self, now: u64) -> Result<()> {
+        let Some(flip) = self.flip.as_ref().filter(|flip| flip.step == now) else {
+            return Ok(());
+        };
+        let mut state = self.parameters.write();
+        let buffer = match flip.flipped {
+            Flipped::Leaf { .. } => return Ok(()),
+            Flipped::Weights { .. } => &mut state.weights,
+            Flipped::Momentum { .. } => &mut state.momentum,
+        };
+        flip.apply(self.backend, &self.plan.parameters, buffer)
+    }
+
+    /// Folds of the weights and of the momentum.
+    pub fn fold_state(&self) -> Result<[u64; 2]> {
+        let state = self.parameters.read();
+        let fold = |buffer| self.backend.fold_all(buffer, self.plan.flat_len);
+        Ok([fold(&state.weights)?, fold(&state.momentum)?])
     }
 
     /// The plan, and the sum of the replica's leaves, complete after its last micro-batch.

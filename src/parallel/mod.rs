@@ -22,6 +22,7 @@ pub use member::{Initial, Member, Replicas, on_devices, on_one_device, run};
 pub use nccl::{Nccl, Reduction};
 
 use crate::backend::Backend;
+pub use crate::backend::cuda::nccl::ExchangeTimes;
 use crate::error::{Error, Result};
 use crate::exec::Training;
 use crate::plan::{Bucket, StepParams, UpdateRule};
@@ -70,9 +71,19 @@ pub trait Group<B: Backend> {
         params: &StepParams,
     ) -> Result<()>;
 
+    /// How long the exchange of the last step took, where replicas exchange anything.
+    fn exchange_times(&self) -> Option<ExchangeTimes> {
+        None
+    }
+
     /// Whether the parameters of this replica are always those of the whole run.
     fn holds_whole_state(&self) -> bool {
         true
+    }
+
+    /// Whether weights and momentum are this replica's alone; of those that share them, they are the first one's.
+    fn has_own_state(&self) -> bool {
+        self.place().rank == 0
     }
 
     /// Makes the first replica's momentum complete, where each has only kept its part: before a checkpoint.

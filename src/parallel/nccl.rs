@@ -10,7 +10,7 @@ use super::control::{Control, Membership};
 use super::talk::Talk;
 use super::{Group, Place, agree};
 use crate::backend::cuda::libraries::Libraries;
-use crate::backend::cuda::nccl::{Communicator, UniqueId};
+use crate::backend::cuda::nccl::{Communicator, ExchangeTimes, UniqueId};
 use crate::backend::cuda::{Buffer, Cuda};
 use crate::backend::{Backend as _, State};
 use crate::error::{Error, Result};
@@ -38,6 +38,7 @@ pub struct Nccl<'b> {
     /// What has been sent away of this step.
     sent: Vec<Range<usize>>,
     step: u64,
+    times: Option<ExchangeTimes>,
 }
 
 impl<'b> Nccl<'b> {
@@ -74,6 +75,7 @@ impl<'b> Nccl<'b> {
                             reduction,
                             sent: Vec::new(),
                             step: 0,
+                            times: None,
                         })
                     })
                 })
@@ -192,6 +194,10 @@ impl Group<Cuda> for Nccl<'_> {
 
     fn begin(&mut self, step: u64) {
         self.step = step;
+        self.times = None;
+        if let Some(communicator) = &mut self.communicator {
+            communicator.begin();
+        }
         self.talk.progress(step, "none of this step");
     }
 
@@ -210,6 +216,10 @@ impl Group<Cuda> for Nccl<'_> {
 
     fn holds_whole_state(&self) -> bool {
         false
+    }
+
+    fn has_own_state(&self) -> bool {
+        true
     }
 
     fn bucket_final(&mut self, bucket: &Bucket, sum: &mut Buffer) -> Result<()> {
@@ -242,12 +252,19 @@ impl Group<Cuda> for Nccl<'_> {
         let parameters = training.parameters().clone();
         let (plan, sum) = training.plan_and_sum();
         match reduction {
-            Reduction::Exact => self.update_slices(plan, (rule, params), &mut parameters.write(), sum),
+            Reduction::Exact => self.update_slices(plan, (rule, params), &mut parameters.write(), sum)?,
             Reduction::Nccl => {
                 self.sent.clear();
-                parameters.write().update(self.cuda, plan, rule, params, sum)
+                parameters.write().update(self.cuda, plan, rule, params, sum)?;
             }
         }
+        let (_, _, communicator) = self.parts()?;
+        self.times = Some(communicator.times()?);
+        Ok(())
+    }
+
+    fn exchange_times(&self) -> Option<ExchangeTimes> {
+        self.times
     }
 
     fn complete_state(&mut self, training: &mut Training<'_, Cuda>) -> Result<()> {

@@ -1,5 +1,6 @@
 //! What varies from step to step, and the update rule.
 
+use crate::data::loader::Slot;
 use crate::data::preprocess::Flip;
 use crate::network::{Parameter, Role};
 
@@ -37,6 +38,16 @@ impl Batch<'_> {
         colours: &[],
         labels: &[],
     };
+
+    /// What a loader has prepared for training.
+    pub fn of<M: AsRef<[u8]>>(slot: &Slot<M>) -> Batch<'_> {
+        Batch {
+            pixels: slot.pixels.as_ref(),
+            flips: &slot.flips,
+            colours: &slot.colours,
+            labels: &slot.labels,
+        }
+    }
 }
 
 /// The paper's update (Krizhevsky et al. 2012, section 5; Caffe's SGD):

@@ -85,6 +85,7 @@ fn folds(lines: &[Line]) -> impl Iterator<Item = (u64, &[Fold])> {
         | Event::Checkpoint { .. }
         | Event::BadSample { .. }
         | Event::Warning { .. }
+        | Event::Audit { .. }
         | Event::End { .. } => None,
     })
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::data::loader::Action;
 use crate::error::BadSample;
 use crate::exec::FoldOf;
+use crate::parallel::ExchangeTimes;
 
 /// One event. Its JSON is the contract of CLI.md; times are in seconds, errors in percent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,6 +45,9 @@ pub enum Event {
         images_per_sec: f64,
         /// Seconds of this step spent waiting for images.
         data_stall: f64,
+        /// Where replicas are on several devices: what their exchange took on the first one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        exchange: Option<ExchangeTimes>,
     },
     /// The network was validated.
     Validation {
@@ -98,6 +102,15 @@ pub enum Event {
         /// What it is and what to do.
         message: String,
     },
+    /// Nothing was found where silent corruption was looked for.
+    Audit {
+        /// Finished steps, this one included.
+        step: u64,
+        /// Micro-batches that were computed twice.
+        micro_batches: usize,
+        /// Seconds that this took of the step, folds included, on the slowest replica.
+        seconds: f64,
+    },
     /// Folds of everything that a step computed.
     Folds {
         /// Finished steps, this one included.
@@ -149,6 +162,7 @@ impl Event {
             | Self::Validation { step, .. }
             | Self::Checkpoint { step, .. }
             | Self::Warning { step, .. }
+            | Self::Audit { step, .. }
             | Self::Folds { step, .. }
             | Self::End { step, .. } => Some(*step),
         }

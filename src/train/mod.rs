@@ -1,5 +1,6 @@
 //! Training: the recipe, the schedule, the trainer, the run log.
 
+mod audit;
 pub mod diff;
 pub mod event;
 mod folder;

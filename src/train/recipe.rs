@@ -88,6 +88,9 @@ pub struct Recipe {
     /// Iterations between validations; one per epoch where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate_every: Option<u64>,
+    /// Steps between two audits of the hardware; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit_every: Option<u64>,
     /// Epochs at ln(classes) after which the run ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_if_stuck: Option<u64>,
@@ -142,6 +145,7 @@ impl Recipe {
             ("--plateau-patience", self.plateau_patience),
             ("--checkpoint-every", self.checkpoint_every.unwrap_or(1)),
             ("--validate-every", self.validate_every.unwrap_or(1)),
+            ("--audit-every", self.audit_every.unwrap_or(1)),
             ("--stop-if-stuck", self.stop_if_stuck.unwrap_or(1)),
             ("--threads", self.threads as u64),
         ];
@@ -241,6 +245,7 @@ impl Recipe {
             "init-from",
             "weights",
             "checkpoint-every",
+            "audit-every",
             "stop-if-stuck",
             "folds",
             "device",

@@ -97,6 +97,7 @@ fn begin_alike<B: Backend>(group: &mut impl Group<B>, job: &Job) -> Result<()> {
         "steps": recipe.total_steps(job.training.len() as u64),
         "checkpoint-every": recipe.checkpoint_every,
         "validate-every": recipe.validate_every,
+        "audit-every": recipe.audit_every,
         "folds": recipe.folds,
     });
     let all: Vec<Value> = agree(group, Ok(own))?;

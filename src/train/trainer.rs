@@ -7,6 +7,7 @@
 //! Every replica runs this loop. What differs between them, they tell one another ([`agree`]) before they act on it, so
 //! all take the same way; only the first one has a [`Journal`].
 
+mod audit;
 mod ending;
 mod prepared;
 
@@ -16,6 +17,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::audit::{Findings, Leaf};
 use super::event::{Event, Fold};
 use super::job::{Job, Progress};
 use super::journal::Journal;
@@ -31,6 +33,7 @@ use crate::eval::{Tally, tally};
 use crate::exec::{FoldOf, Training, Watch, load};
 use crate::parallel::{Group, agree};
 use crate::plan::{Batch, Bucket, StepParams};
+use audit::Audit;
 use prepared::Share;
 pub(super) use prepared::{Prepared, prepare};
 
@@ -53,6 +56,8 @@ pub(super) struct Trainer<'a, B: Backend, G: Group<B>> {
     /// The last validation, and the step it was done at.
     validated: Option<(u64, Tally)>,
     stuck: StuckDetector,
+    /// Where silent corruption is looked for.
+    audit: Option<Audit>,
     trained_images: u64,
     trained_seconds: f64,
 }
@@ -68,6 +73,7 @@ struct Report {
     bad: Vec<BadEvent>,
     /// Seconds that it waited for images.
     stall: f64,
+    findings: Option<Findings>,
 }
 
 /// What ends the loop before its last step.
@@ -112,6 +118,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             saved: start.class.is_some().then_some(start.progress.step),
             validated: None,
             stuck: StuckDetector::new(job.network.classes, job.recipe.stop_if_stuck),
+            audit: job.recipe.audit_every.map(Audit::every),
             trained_images: 0,
             trained_seconds: 0.0,
             job,
@@ -135,6 +142,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             passed_over: self.job.start.passed_over.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
         })?;
+        self.state_is_written()?;
         let mut loader = self.training_loader()?;
         loop {
             let step = self.progress.step;
@@ -174,17 +182,23 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         let (batch, micro_batch) = (recipe.batch as u64, recipe.micro_batch);
         let first = self.progress.step * batch + (share.first * micro_batch) as u64;
         let positions = Positions::share(first, batch, share.micro_batches as u64, micro_batch)?;
-        let config = loader::Config {
+        let config = self.training_images(positions.until(self.total_steps * batch))?;
+        load(self.backend, self.job.training.clone(), config)
+    }
+
+    /// How the images at some positions of the training stream are prepared.
+    fn training_images(&self, positions: Positions) -> Result<loader::Config> {
+        let recipe = &self.job.recipe;
+        Ok(loader::Config {
             threads: self.loader_threads(),
             slots: LOADER_SLOTS,
-            positions: positions.until(self.total_steps * batch),
+            positions,
             views: recipe.training_views(self.job.training.manifest())?,
             mode: Mode::Train {
                 order: Order::new(recipe.seed, self.job.training.len())?,
                 on_bad: recipe.on_bad,
             },
-        };
-        load(self.backend, self.job.training.clone(), config)
+        })
     }
 
     /// Replicas of a process share the threads that prepare images.
@@ -234,6 +248,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         for event in reports.iter().flat_map(|report| &report.bad) {
             self.report_bad(Some(step + 1), event)?;
         }
+        self.judge(reports.iter().map(|report| &report.findings))?;
         let losses = reports.iter().flat_map(|report| &report.losses);
         let loss = losses.map(|bits| f64::from_bits(*bits)).sum::<f64>() / batch as f64;
         if !loss.is_finite() {
@@ -243,6 +258,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         self.group
             .update(&mut self.state, &recipe.update_rule(), &params)?;
         self.progress.step += 1;
+        self.state_is_written()?;
 
         let seconds = started.elapsed().as_secs_f64();
         self.trained_images += batch as u64;
@@ -254,7 +270,9 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             lr: params.learning_rate,
             images_per_sec: batch as f64 / seconds,
             data_stall: reports.iter().map(|report| report.stall).fold(0.0, f64::max),
+            exchange: self.group.exchange_times(),
         })?;
+        self.report_audit(reports.iter().map(|report| &report.findings))?;
         if recipe.folds {
             self.emit(&Event::Folds {
                 step: step + 1,
@@ -288,6 +306,11 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         mut params: StepParams,
         report: &mut Report,
     ) -> Result<()> {
+        let audited = self.audited();
+        let recomputed = audited
+            .map(|turn| self.neighbours_leaf(turn, &params))
+            .transpose()?;
+        let mut leaf = Vec::new();
         for micro_batch in 0..self.share.micro_batches {
             if self.group.may_drop_steps() {
                 report.signal = self.job.stop.asked();
@@ -301,18 +324,15 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
                 .ok_or_else(|| Error::invalid("the training stream", "another micro-batch", "its end"))?;
             report.stall += waited.elapsed().as_secs_f64();
             report.bad.extend(slot.bad.iter().cloned());
-            let batch = Batch {
-                pixels: slot.pixels.as_ref(),
-                flips: &slot.flips,
-                colours: &slot.colours,
-                labels: &slot.labels,
-            };
             let mut watch = StepWatch {
                 group: &mut self.group,
                 folds: self.job.recipe.folds.then_some(&mut report.folds),
                 first: self.share.first,
+                audited,
+                leaf: &mut leaf,
             };
-            self.state.micro_batch(micro_batch, batch, &params, &mut watch)?;
+            self.state
+                .micro_batch(micro_batch, Batch::of(&slot), &params, &mut watch)?;
             params.position += self.job.recipe.micro_batch as u64;
         }
         for _ in 0..self.share.micro_batches {
@@ -320,6 +340,17 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         }
         if !self.group.may_drop_steps() {
             report.signal = self.job.stop.asked();
+        }
+        report.findings = self.findings()?;
+        if let (Some(findings), Some(turn)) = (&mut report.findings, audited) {
+            findings.recomputed = recomputed.map(|(leaf, seconds)| {
+                findings.seconds += seconds;
+                leaf
+            });
+            findings.computed = Some(Leaf {
+                micro_batch: self.share.first + turn,
+                folds: leaf,
+            });
         }
         Ok(())
     }
@@ -414,6 +445,10 @@ struct StepWatch<'s, G> {
     folds: Option<&'s mut Vec<Fold>>,
     /// The replica's first micro-batch.
     first: usize,
+    /// The micro-batch, of the replica's, whose leaf is audited.
+    audited: Option<usize>,
+    /// Its folds.
+    leaf: &'s mut Vec<u64>,
 }
 
 impl<B: Backend, G: Group<B>> Watch<B> for StepWatch<'_, G> {
@@ -430,6 +465,14 @@ impl<B: Backend, G: Group<B>> Watch<B> for StepWatch<'_, G> {
                 fold: format!("{fold:016x}"),
             });
         }
+    }
+
+    fn wants_leaf(&self, micro_batch: usize) -> bool {
+        self.audited == Some(micro_batch)
+    }
+
+    fn leaf(&mut self, fold: u64) {
+        self.leaf.push(fold);
     }
 
     fn bucket_final(&mut self, bucket: &Bucket, sum: &mut B::Buffer) -> Result<()> {

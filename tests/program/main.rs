@@ -1,5 +1,6 @@
 //! The program as people and scripts use it, on images and shards made by the tests.
 
+mod audits;
 mod bench;
 mod chain;
 mod doctor;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use verydeep::backend::cpu::Cpu;
 use verydeep::data::preprocess::Preprocess;
 use verydeep::data::shards::{Dataset, IoMode, Split};
-use verydeep::exec::BitFlip;
+use verydeep::exec::{BitFlip, Flipped};
 use verydeep::parallel::Replicas;
 use verydeep::plan::WalkOrder;
 use verydeep::train::event::{Event, Observer};
@@ -15,20 +15,20 @@ use verydeep::train::{Job, Recipe, Start, Stop, create_run, train};
 use crate::images::shards;
 use crate::tool::{command, run_json, run_ok, small};
 
-struct Silent;
+pub(crate) struct Silent;
 
 impl Observer for Silent {
     fn event(&mut self, _: &Event) {}
 }
 
-/// Does what `verydeep train --recipe FILE --run RUN --walk fc-first` does, with a fault.
-fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
+/// What `verydeep train --recipe FILE --run RUN --walk fc-first` does, with a fault.
+pub(crate) fn job(recipe: &Path, run: &Path, flip: Option<BitFlip>) -> Job {
     let recipe = Recipe::read(recipe).unwrap();
     let open = |split| Arc::new(Dataset::open(&recipe.data, split, IoMode::Mmap).unwrap());
     let training = open(Split::Train);
     let network = recipe.spec(training.manifest().classes.len()).build().unwrap();
     let start = Start::new_run(&recipe, &network).unwrap();
-    let job = Job {
+    Job {
         run: create_run(run, &recipe).unwrap(),
         preprocess: Preprocess::subtract_mean(training.manifest().mean_rgb),
         validation: Some(open(Split::Validation)),
@@ -40,7 +40,11 @@ fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
         start,
         walk: WalkOrder::FullyConnectedFirst,
         flip,
-    };
+    }
+}
+
+fn train_with(recipe: &Path, run: &Path, flip: Option<BitFlip>) {
+    let job = job(recipe, run, flip);
     let cpu = Cpu::new(2).unwrap();
     assert!(
         train(Replicas::one(&cpu), job, &mut Silent)
@@ -71,7 +75,7 @@ fn a_planted_bit_is_found_where_it_was_planted() {
         let faulty = at(parameter);
         let flip = BitFlip {
             step,
-            micro_batch,
+            flipped: Flipped::Leaf { micro_batch },
             parameter: parameter.into(),
             element: 3,
             bit,

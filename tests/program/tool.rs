@@ -75,6 +75,13 @@ pub(crate) fn hashes(run: &Path) -> (String, String) {
     (text("weights_sha256"), text("state_sha256"))
 }
 
+/// The seed of a test's draws, which is printed; VERYDEEP_TEST_SEED repeats it.
+pub(crate) fn test_seed() -> u64 {
+    let seed = said("VERYDEEP_TEST_SEED", std::process::id().into());
+    eprintln!("VERYDEEP_TEST_SEED={seed}");
+    seed
+}
+
 /// A number that a nightly run says in the environment.
 pub(crate) fn said<T: FromStr>(variable: &str, otherwise: T) -> T {
     let said = std::env::var(variable).ok();

@@ -221,6 +221,20 @@ impl Backend for Cuda {
         })
     }
 
+    fn fold_all(&self, buffer: &Buffer, elements: usize) -> Result<u64> {
+        inside(buffer, 0..elements)?;
+        self.lock().fold(|launcher, sum| {
+            // SAFETY: the range has just been checked; a copy is as long, and two of its elements are as large as one.
+            unsafe {
+                launcher.fold(buffer.element(0), elements, sum)?;
+                match buffer.bf16_copy(0) {
+                    Some(copy) => launcher.fold(copy, elements / 2, sum),
+                    None => Ok(()),
+                }
+            }
+        })
+    }
+
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {
         let at = lower::Stored::of(&plan.steps[step], self.lowering.element(), tensor);
         let shape = Nhwc {

@@ -50,7 +50,7 @@ impl Hello {
 }
 
 /// This machine's name.
-fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     match name.trim() {
         "" => "unnamed".into(),

@@ -29,6 +29,7 @@ mod wire;
 
 pub use launcher::{Environment, Launch, Launcher, Meeting};
 pub use link::Control;
+pub(crate) use message::host_name;
 pub use message::{Bytes, Halt, Hello, Membership, Peer};
 
 /// How long things may take.

@@ -57,8 +57,10 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
         if self.saved == Some(self.progress.step) {
             return Ok(());
         }
+        self.check_state()?;
         // Whoever fails at this alone tells nobody: the others wait for it in another place.
         self.group.complete_state(&mut self.state)?;
+        self.state_is_written()?;
         let own = self.save();
         all_well(&mut self.group, own).map_err(Interrupted::Agreed)?;
         self.saved = Some(self.progress.step);
@@ -119,8 +121,9 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
             Some(Error::Stopped { signal, .. }) => (*signal).into(),
             Some(error) => error.to_string(),
         };
-        // What is not whole has no hash that anybody could compare.
+        // What is not whole, or not right, has no hash that anybody could compare.
         let is_whole = self.group.holds_whole_state() || self.saved == Some(self.progress.step);
+        let is_whole = is_whole && !matches!(error, Some(Error::Corrupted(_)));
         let hashes = is_whole.then(|| self.hashes().ok()).flatten();
         let (weights_sha256, state_sha256) = hashes.unwrap_or_default();
         let accuracy =
@@ -156,6 +159,8 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
                 Err(Interrupted::Agreed(error)) => error,
                 Err(Interrupted::Own(error)) => self.alone_with(error),
             },
+            // Nobody knows what state is right; the last checkpoint was.
+            Interrupted::Agreed(error @ Error::Corrupted(_)) => error,
             // The error of the loop is the one to report, even if the state cannot be saved either.
             Interrupted::Agreed(error) => {
                 if let Err(Interrupted::Own(why)) = self.checkpoint() {

@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::exec::{BitFlip, Shape, SharedParameters, Training};
+use crate::exec::{BitFlip, Flipped, Shape, SharedParameters, Training};
 use crate::parallel::Place;
 use crate::plan::Tree;
 use crate::train::event::Observer;
@@ -28,6 +28,23 @@ impl Share {
         let first = place.rank * micro_batches;
         Ok((Self { first, micro_batches }, tree))
     }
+
+    /// The flip as the replica sees it, if it is this one's.
+    fn planted(self, rank: usize, flip: &BitFlip) -> Option<BitFlip> {
+        let flipped = match flip.flipped {
+            Flipped::Leaf { micro_batch } => {
+                let micro_batch = micro_batch.checked_sub(self.first)?;
+                (micro_batch < self.micro_batches).then_some(Flipped::Leaf { micro_batch })
+            }
+            Flipped::Weights { replica } | Flipped::Momentum { replica } => {
+                (replica == rank).then_some(flip.flipped)
+            }
+        };
+        flipped.map(|flipped| BitFlip {
+            flipped,
+            ..flip.clone()
+        })
+    }
 }
 
 /// What a replica needs before it can say that it is ready.
@@ -52,14 +69,7 @@ pub(in crate::train) fn prepare<'a, B: Backend>(
         order: job.walk,
     };
     let mut state = Training::new(backend, &job.network, &job.preprocess, shape, parameters)?;
-    let planted = job.flip.as_ref().and_then(|flip| {
-        let micro_batch = flip.micro_batch.checked_sub(share.first)?;
-        (micro_batch < share.micro_batches).then(|| BitFlip {
-            micro_batch,
-            ..flip.clone()
-        })
-    });
-    if let Some(flip) = planted {
+    if let Some(flip) = job.flip.as_ref().and_then(|flip| share.planted(place.rank, flip)) {
         state.plant(flip);
     }
     let journal = observer

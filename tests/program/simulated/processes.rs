@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -10,10 +10,11 @@ use verydeep::backend::Precision;
 use verydeep::backend::cuda::CudaLowering;
 use verydeep::data::preprocess::Preprocess;
 use verydeep::plan::{Bucket, Mode, Plan};
+use verydeep::rng::{Purpose, Stream};
 use verydeep::train::Recipe;
 
 use crate::images::{CLASSES, shards};
-use crate::tool::{command, errors, events, hashes, run_json, said, small};
+use crate::tool::{command, errors, events, hashes, run_json, said, small, test_seed};
 
 /// A job of processes on this machine, which takes itself for `nodes` machines.
 struct Job {
@@ -40,7 +41,7 @@ impl Job {
         }
     }
 
-    fn start(&self, rank: usize, flags: &[&str]) -> Child {
+    fn command(&self, rank: usize, flags: &[&str]) -> Command {
         let here = self.size / self.nodes;
         let mut command = command(flags);
         command
@@ -55,11 +56,12 @@ impl Job {
         if let Some(folder) = &self.wire {
             command.env("CUDASIM_WIRE", folder);
         }
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         command
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
+    }
+
+    fn start(&self, rank: usize, flags: &[&str]) -> Child {
+        self.command(rank, flags).spawn().unwrap()
     }
 
     fn start_all(&self, flags: &[&str]) -> Vec<Child> {
@@ -226,22 +228,21 @@ fn a_signal_to_one_process_stops_the_job_which_another_number_resumes() {
 #[test]
 fn a_lost_process_is_named_by_all_others() {
     let folder = tempfile::tempdir().unwrap();
+    let seed = test_seed();
     for loss in 0..said("VERYDEEP_TEST_LOSSES", 4) {
         let run = folder.path().join(format!("run{loss}"));
         let mut flags = flags(&run, "500", "cuda");
         flags.extend(["--checkpoint-every", "1"]);
         let mut children = Job::new(4).start_all(&flags);
         wait_for("checkpoint", &run);
-        let moment = 37 * (loss as u64 * 7919 % 13);
-        std::thread::sleep(Duration::from_millis(moment));
-        let (rank, how) = (
-            loss * 3 % 4,
-            if loss % 2 == 0 {
-                libc::SIGKILL
-            } else {
-                libc::SIGSTOP
-            },
-        );
+        let mut draw = Stream::new(seed, loss, Purpose::Synthetic, 0);
+        std::thread::sleep(Duration::from_millis(draw.below(500)));
+        let rank = draw.below(4) as usize;
+        let how = if loss % 2 == 0 {
+            libc::SIGKILL
+        } else {
+            libc::SIGSTOP
+        };
         signal(&children[rank], how);
         let since = Instant::now();
         let victim = children.remove(rank);
@@ -263,6 +264,32 @@ fn a_lost_process_is_named_by_all_others() {
         wait(victim);
         let whole = run_json(["inspect", run.to_str().unwrap()]);
         assert!(whole["step"].as_u64().unwrap() > 0, "{whole}");
+    }
+}
+
+/// A process that does not take part, although it lives, ends the job for all.
+#[test]
+fn a_job_that_hangs_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    let mut flags = flags(&run, "2", "cuda");
+    flags.extend(["--hang-timeout", "3"]);
+    let job = Job::new(2);
+    let first = job.start(0, &flags);
+    // Of its fortieth transfer it says that it has begun.
+    let second = job
+        .command(1, &flags)
+        .env("CUDASIM_FAIL", "hang:40")
+        .spawn()
+        .unwrap();
+    for child in [first, second] {
+        let output = wait(child);
+        assert_eq!(output.status.code(), Some(8), "{}", errors(&output));
+        assert!(
+            errors(&output).contains("nobody has got on"),
+            "{}",
+            errors(&output)
+        );
     }
 }
 

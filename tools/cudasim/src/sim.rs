@@ -110,6 +110,7 @@ pub(crate) struct Stream {
 /// An event: the last recording.
 pub(crate) struct Event {
     pub(crate) device: usize,
+    pub(crate) is_timed: bool,
     pub(crate) recorded: Option<(Arc<AtomicBool>, Clock)>,
     /// Node of a capture that it was recorded in.
     pub(crate) captured: Option<(Handle, Vec<usize>)>,

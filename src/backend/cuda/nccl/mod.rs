@@ -8,6 +8,7 @@
 //!   ([`Communicator::gather`]);
 //! * **nccl**: one all-reduce ([`Communicator::all_reduce`]), whose order of additions is the library's.
 
+mod clock;
 mod table;
 
 use std::ffi::{CStr, c_char, c_int};
@@ -19,6 +20,8 @@ use std::time::Duration;
 use cudarc::driver::{CudaEvent, CudaStream};
 use cudarc::nccl::sys::{ncclComm_t, ncclUniqueId};
 
+pub use self::clock::ExchangeTimes;
+use self::clock::{Spans, timed_event};
 use self::table::{Config, FLOAT32, IN_PROGRESS, MAX, SUCCESS, SUM, Status, Table, UINT32};
 use super::Cuda;
 use super::backend::{enqueue_update, inside};
@@ -78,7 +81,7 @@ pub struct Communicator {
     comm: ncclComm_t,
     /// Launches on the stream that the communicator uses.
     launcher: Launcher,
-    /// Recorded on the computing stream: what the communicator must wait for.
+    /// Recorded on the computing stream: what the communicator must wait for, in the end the whole backward pass.
     computed: CudaEvent,
     /// Recorded on its own stream: what the host waits for.
     done: CudaEvent,
@@ -87,6 +90,9 @@ pub struct Communicator {
     received: Buffer,
     /// Not 0 where a replica has found something that is not finite.
     flag: Buffer,
+    /// Reductions and gatherings of the step.
+    reductions: Spans,
+    gatherings: Spans,
 }
 
 // SAFETY: a communicator may be used by any thread, by one at a time.
@@ -108,8 +114,8 @@ impl Communicator {
         compute.check("choosing the device", context.bind_to_thread())?;
         let stream = compute.check("creating a stream", context.new_stream())?;
         let launcher = compute.on(&stream);
-        let event = || launcher.check("creating an event", context.new_event(None));
-        let (computed, done) = (event()?, event()?);
+        let computed = launcher.check("creating an event", timed_event(context))?;
+        let done = launcher.check("creating an event", context.new_event(None))?;
         let received = Buffer::new(
             &stream,
             "slices of other replicas",
@@ -137,6 +143,8 @@ impl Communicator {
             levels,
             received,
             flag,
+            reductions: Spans::default(),
+            gatherings: Spans::default(),
         };
         communicator.settled("joining the other replicas", status, alarm)?;
         Ok(communicator)
@@ -155,13 +163,14 @@ impl Communicator {
     /// buffer, at its place; the rest of the range is undefined.
     pub fn reduce(&mut self, sum: &mut Buffer, elements: Range<usize>, alarm: Alarm<'_>) -> Result<()> {
         inside(sum, elements.clone())?;
+        self.reductions.begin(&self.launcher)?;
         for piece in pieces(elements) {
             let levels = self.levels.clone();
             for (level, elements) in levels.descend(piece) {
                 self.exchange(sum, level, &elements, alarm)?;
             }
         }
-        Ok(())
+        self.reductions.end(&self.launcher)
     }
 
     /// One level of [`Communicator::reduce`].
@@ -223,7 +232,9 @@ impl Communicator {
     pub fn all_reduce(&mut self, sum: &mut Buffer, elements: Range<usize>, alarm: Alarm<'_>) -> Result<()> {
         inside(sum, elements.clone())?;
         let at = sum.element(elements.start);
-        self.reduce_in_place(at, elements.len(), [FLOAT32, SUM], alarm)
+        self.reductions.begin(&self.launcher)?;
+        self.reduce_in_place(at, elements.len(), [FLOAT32, SUM], alarm)?;
+        self.reductions.end(&self.launcher)
     }
 
     /// Whether everything that the replicas own, each its part of `elements`, is finite. Waits.
@@ -290,6 +301,7 @@ impl Communicator {
     /// Sends what each replica owns of `elements` to all: afterwards everybody has all of it.
     pub fn gather(&mut self, buffer: &mut Buffer, elements: Range<usize>, alarm: Alarm<'_>) -> Result<()> {
         inside(buffer, elements.clone())?;
+        self.gatherings.begin(&self.launcher)?;
         for piece in pieces(elements) {
             let levels = self.levels.clone();
             for (level, elements) in levels.descend(piece).into_iter().rev() {
@@ -309,7 +321,22 @@ impl Communicator {
                 })?;
             }
         }
-        Ok(())
+        self.gatherings.end(&self.launcher)
+    }
+
+    /// A step begins: forgets the times of the last one.
+    pub fn begin(&mut self) {
+        self.reductions.clear();
+        self.gatherings.clear();
+    }
+
+    /// How long the exchange of the step took. Everything that was enqueued has been waited for.
+    pub fn times(&self) -> Result<ExchangeTimes> {
+        Ok(ExchangeTimes {
+            reduce: self.reductions.seconds(&self.launcher)?,
+            exposed: self.reductions.seconds_after(&self.launcher, &self.computed)?,
+            gather: self.gatherings.seconds(&self.launcher)?,
+        })
     }
 
     /// Renews the copy of weights in bf16, where there is one.

@@ -4,7 +4,7 @@ use std::ffi::{c_int, c_uint, c_ulonglong, c_void};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUevent_flags, CUresult};
 
 use super::{Answer, answer, answer_always, check_launch_device, checked_stream, need_context, put};
 use crate::faults::Call;
@@ -106,12 +106,13 @@ fn checked_event(sim: &mut Sim, event: *mut c_void) -> Result<Handle, CUresult> 
 ///
 /// `event` points to room for a handle.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, _flags: c_uint) -> c_int {
+pub unsafe extern "C" fn cuEventCreate(event: *mut *mut c_void, flags: c_uint) -> c_int {
     answer(Call::Other, |sim| {
         let device = need_context(sim, "cuEventCreate")?;
         let handle = sim.handle();
         let made = Event {
             device,
+            is_timed: flags & CUevent_flags::CU_EVENT_DISABLE_TIMING as c_uint == 0,
             recorded: None,
             captured: None,
         };
@@ -249,8 +250,18 @@ pub unsafe extern "C" fn cuEventElapsedTime_v2(
     end: *mut c_void,
 ) -> c_int {
     answer(Call::Other, |sim| {
-        checked_event(sim, start)?;
-        checked_event(sim, end)?;
+        for event in [start, end] {
+            let event = checked_event(sim, event)?;
+            let event = &sim.events[&event];
+            match &event.recorded {
+                Some((done, _)) if event.is_timed => {
+                    if !done.load(Ordering::Relaxed) {
+                        return Err(CUresult::CUDA_ERROR_NOT_READY);
+                    }
+                }
+                _ => return Err(CUresult::CUDA_ERROR_INVALID_HANDLE),
+            }
+        }
         // A simulated device has no speed.
         // SAFETY: the caller vouches for it.
         unsafe { put(milliseconds, 0.0) }

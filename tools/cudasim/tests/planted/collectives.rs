@@ -2,6 +2,7 @@
 
 use std::ffi::c_int;
 use std::ptr::null_mut;
+use std::sync::Barrier;
 use std::thread;
 
 use cudasim::Rule;
@@ -387,6 +388,41 @@ fn a_failure_is_asynchronous_and_ends_with_an_abort() {
         let mut sorted = errors.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [NCCL_SYSTEM_ERROR, NCCL_REMOTE_ERROR]);
+        assert_eq!(machine.reports(), []);
+    }
+}
+
+/// Nobody touches the memory of a rank that has left, whatever it had begun.
+#[test]
+fn what_was_aborted_is_not_done_when_others_come() {
+    for seed in 0..20 {
+        let machine = Machine::new(2, seed);
+        let id = UniqueId::new();
+        let gone = Barrier::new(2);
+        let run = |number| {
+            let (machine, gone) = (&machine, &gone);
+            move || {
+                let rank = on_device(machine, id, number, 2);
+                let x = rank.numbers();
+                if number == 1 {
+                    gone.wait();
+                }
+                assert_eq!(rank.all_reduce(x, x), SUCCESS);
+                // Its stream comes to the meeting.
+                (0..50).for_each(|_| drop(rank.async_error()));
+                assert_eq!(ncclCommAbort(rank.comm), SUCCESS);
+                assert_eq!(cuStreamSynchronize(rank.stream), SUCCESS);
+                assert_eq!(cuMemFree_v2(x), SUCCESS);
+                if number == 0 {
+                    gone.wait();
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for thread in [0, 1].map(|number| scope.spawn(run(number))) {
+                thread.join().unwrap();
+            }
+        });
         assert_eq!(machine.reports(), []);
     }
 }

@@ -15,6 +15,12 @@ fn end(sim: &mut Sim, comm: Handle) {
         return;
     };
     gone.groups.iter().for_each(|group| group.finish());
+    if let Some(clique) = sim.nccl.cliques.get_mut(&gone.clique) {
+        // Whoever comes to a meeting now waits there in vain; the memory of who has left is not touched any more.
+        for party in clique.meetings.values_mut().flatten() {
+            party.take_if(|party| party.group.is_done());
+        }
+    }
     let board = sim
         .nccl
         .cliques
