@@ -210,10 +210,9 @@ pub trait Backend: Lowering + Send + Sync {
     /// The 64-bit fold ([`fold_element`]) of a range of a flat vector, by logical element index within the range.
     fn fold_parameters(&self, buffer: &Self::Buffer, elements: Range<usize>) -> Result<u64>;
 
-    /// The fold of the first `elements` of a flat vector and of whatever copies of them the back end computes with: what
-    /// changes one bit of either changes it.
-    fn fold_all(&self, buffer: &Self::Buffer, elements: usize) -> Result<u64> {
-        self.fold_parameters(buffer, 0..elements)
+    /// A fold of the copy of the first `elements` weights that products read, where there is one.
+    fn fold_copy(&self, _weights: &Self::Buffer, _elements: usize) -> Result<Option<u64>> {
+        Ok(None)
     }
 
     /// The fold of a tensor of one step, by logical element index.

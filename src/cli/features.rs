@@ -1,6 +1,6 @@
 //! `verydeep features`.
 
-use std::io::Write;
+use std::io::{Write, stdin};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -20,7 +20,7 @@ pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
         return Err(Error::invalid("--batch", "at least 1 image", 0));
     }
     let write = writer(&args.out)?;
-    let files = Files(images(&args.images)?);
+    let files = Files::new(images(&args.images)?, stdin())?;
     let model = open_model(&args.weights)?;
     let about = model.about.as_ref().ok_or_else(|| {
         Error::invalid_hint(
@@ -41,7 +41,7 @@ pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
     write(&args.out, &found)?;
     if args.json {
         print_json(&json!({
-            "files": files.0,
+            "files": files.paths(),
             "features": found.len,
             "layer": wanted.layer,
             "scales": wanted.scales,
@@ -49,7 +49,7 @@ pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
             "weights_sha256": model.weights_sha256,
         }));
     } else {
-        let (images, len) = (files.0.len(), found.len);
+        let (images, len) = (files.paths().len(), found.len);
         say(format_args!(
             "{images} images, {len} features each, to {}",
             args.out.display()
@@ -116,7 +116,7 @@ fn write_npy(path: &Path, features: &Features) -> Result<()> {
     .map_err(Error::io("write", path))
 }
 
-/// Files as they are said; the images of folders in the order of their paths, hidden ones left out.
+/// Files as they are said (`-` is standard input); the images of folders in the order of their paths, hidden ones left out.
 pub(super) fn images(said: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for path in said {

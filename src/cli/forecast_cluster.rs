@@ -46,7 +46,7 @@ impl ClusterForecast {
             order,
             share: [leaves, plan.batch],
             step: ClusterStep::new((plan, order), leaves, element, rates, &cluster),
-            traffic: cluster.traffic(plan),
+            traffic: cluster.traffic(plan, element),
             gradient: plan.gradient_bytes(),
             alone: [alone(leaves), alone(micro_batches)],
             figures: figures.collect(),
@@ -204,11 +204,7 @@ impl ClusterForecast {
             ("micro-batches", step.compute, ""),
             ("reduction", step.reduce_exposed, "exposed"),
             ("", step.hidden(), "hidden behind the backward pass: not counted"),
-            (
-                "update",
-                step.update,
-                "of what a GPU owns; in 16 bits, with the copy of all weights",
-            ),
+            ("update", step.update, "of what a GPU owns"),
             ("gathering", step.gather, "exposed"),
             ("step", step.seconds(), ""),
         ] {

@@ -1,5 +1,6 @@
 //! `verydeep predict`.
 
+use std::io::stdin;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -92,7 +93,7 @@ fn predictions<B: Backend>(
         batch: args.batch,
         threads: args.compute.threads()?,
     };
-    let files = Files(images(&args.images)?);
+    let files = Files::new(images(&args.images)?, stdin())?;
     let averages = posteriors(backend, model, preprocess, &files, look, resources)?;
     if let Some(bad) = averages.bad().find(|event| event.action == Action::LeftOut) {
         return Err(Error::Sample(Box::new(bad.sample.clone())));
@@ -112,5 +113,5 @@ fn predictions<B: Backend>(
             top: order[..top].iter().map(guess).collect(),
         }
     };
-    Ok(files.0.iter().enumerate().map(prediction).collect())
+    Ok(files.paths().iter().enumerate().map(prediction).collect())
 }

@@ -15,7 +15,7 @@ pub use images::load;
 pub use inference::Inference;
 pub use parameters::{Parameters, ParametersView, SharedParameters};
 pub use scores::Scorer;
-pub use training::{BitFlip, Flipped, Shape, Training, Validation};
+pub use training::{BitFlip, Flipped, Shape, StateFolds, Training, Validation};
 
 use crate::backend::Backend;
 use crate::error::Result;

@@ -1,6 +1,8 @@
 //! One replica's part of a training step: the gradient slots of its part of the reduction tree, and the walk that fills
 //! them.
 
+use serde::{Deserialize, Serialize};
+
 use super::inference::forward;
 use super::scored::Scored;
 use super::{FoldOf, IN_FLIGHT, Outcomes, Score, SharedParameters, Watch};
@@ -23,6 +25,17 @@ pub struct BitFlip {
     pub element: usize,
     /// Bit of the f32, 0 is the lowest.
     pub bit: u32,
+}
+
+/// Folds of weights and momentum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFolds {
+    /// Master weights.
+    pub weights: u64,
+    /// The copy of them that products read, where there is one.
+    pub copy: Option<u64>,
+    /// Momentum.
+    pub momentum: u64,
 }
 
 /// What a flipped bit belongs to.
@@ -310,11 +323,15 @@ impl<'b, B: Backend> Training<'b, B> {
         flip.apply(self.backend, &self.plan.parameters, buffer)
     }
 
-    /// Folds of the weights and of the momentum.
-    pub fn fold_state(&self) -> Result<[u64; 2]> {
+    /// Folds of everything that stays from one step to the next.
+    pub fn fold_state(&self) -> Result<StateFolds> {
         let state = self.parameters.read();
-        let fold = |buffer| self.backend.fold_all(buffer, self.plan.flat_len);
-        Ok([fold(&state.weights)?, fold(&state.momentum)?])
+        let elements = self.plan.flat_len;
+        Ok(StateFolds {
+            weights: self.backend.fold_parameters(&state.weights, 0..elements)?,
+            copy: self.backend.fold_copy(&state.weights, elements)?,
+            momentum: self.backend.fold_parameters(&state.momentum, 0..elements)?,
+        })
     }
 
     /// The plan, and the sum of the replica's leaves, complete after its last micro-batch.

@@ -86,7 +86,13 @@ pub trait Group<B: Backend> {
         self.place().rank == 0
     }
 
-    /// Makes the first replica's momentum complete, where each has only kept its part: before a checkpoint.
+    /// Makes every replica's weights complete, where it has only kept the part that it updates and, of the others, what it
+    /// computes with: before they are looked at. All replicas do it.
+    fn complete_weights(&mut self, _training: &mut Training<'_, B>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Makes every replica's weights and momentum complete, likewise: before a checkpoint.
     fn complete_state(&mut self, _training: &mut Training<'_, B>) -> Result<()> {
         Ok(())
     }

@@ -126,9 +126,14 @@ impl<'b> Nccl<'b> {
         };
         communicator.update(cuda, plan, &owned, (rule, params), state)?;
         talk.progress(params.step, "the gathering of weights");
-        for elements in sent {
-            communicator.gather(&mut parameters.weights, elements.clone(), &alarm)?;
-            communicator.renew_copy(&mut parameters.weights, elements)?;
+        for bucket in &plan.buckets {
+            let elements = bucket.elements.clone();
+            if plan.are_factors(bucket) {
+                communicator.gather_factors(&mut parameters.weights, elements, &alarm)?;
+            } else {
+                communicator.gather(&mut parameters.weights, elements.clone(), &alarm)?;
+                communicator.renew_copy(&mut parameters.weights, elements)?;
+            }
         }
         communicator.wait("gathering the weights", &alarm)
     }
@@ -272,6 +277,7 @@ impl Group<Cuda> for Nccl<'_> {
             return Ok(());
         }
         self.finish_what_was_sent(training.plan().buckets.len())?;
+        self.complete_weights(training)?;
         let (_, talk, communicator) = self.parts()?;
         let alarm = || talk.check("exchange gradients");
         let mut parameters = training.parameters().write();
@@ -279,6 +285,20 @@ impl Group<Cuda> for Nccl<'_> {
             communicator.gather(&mut parameters.momentum, bucket.elements.clone(), &alarm)?;
         }
         communicator.wait("gathering the momentum", &alarm)
+    }
+
+    fn complete_weights(&mut self, training: &mut Training<'_, Cuda>) -> Result<()> {
+        let mut parameters = training.parameters().write();
+        if self.reduction == Reduction::Nccl || !Communicator::gathers_copy(&parameters.weights) {
+            return Ok(());
+        }
+        let (_, talk, communicator) = self.parts()?;
+        let alarm = || talk.check("exchange weights");
+        let plan = training.plan();
+        for bucket in plan.buckets.iter().filter(|bucket| plan.are_factors(bucket)) {
+            communicator.gather(&mut parameters.weights, bucket.elements.clone(), &alarm)?;
+        }
+        communicator.wait("gathering the weights", &alarm)
     }
 
     fn leave(&mut self) -> Result<()> {

@@ -4,7 +4,8 @@
 //! What is modelled is what `parallel::Nccl` does (DESIGN section 3). A bucket's sum is final when the last local
 //! micro-batch has passed its step; from then on its pieces are reduced, one after the other, on one serial stream beside
 //! the one that computes: inside the node, then between nodes. When all are reduced, every replica updates what it owns,
-//! and the weights are gathered, in f32 whatever the precision. The next step waits for them, so nothing hides that.
+//! and what products read of the weights is gathered: in 16 bits where they read 16 bits. The next step waits for it, so
+//! nothing hides that.
 
 use std::ops::Range;
 
@@ -13,7 +14,7 @@ use super::links::{LINK_EFFICIENCY, Node};
 use super::roofline::{Rates, Roofline};
 use super::slices::{Level, pieces};
 use super::work::{F32, Work, merge_work, rule_work};
-use super::{Pass, Plan, Tree, WalkOrder};
+use super::{Bucket, Pass, Plan, Tree, WalkOrder};
 use crate::error::{Error, Result};
 
 /// GPUs of one kind, equally many in every node.
@@ -71,26 +72,30 @@ impl Cluster {
         self.nodes.saturating_mul(self.gpus)
     }
 
-    /// What is sent in one step: every piece of every bucket twice, to be reduced and to be gathered.
-    pub fn traffic(&self, plan: &Plan) -> Traffic {
-        let elements = plan.buckets.iter().map(|bucket| bucket.elements.clone());
+    /// What is sent in one step where tensors have `element` bytes per element: every piece of every bucket twice, to be
+    /// reduced and to be gathered.
+    pub fn traffic(&self, plan: &Plan, element: u64) -> Traffic {
         let mut sum = Traffic::default();
-        for piece in elements.flat_map(pieces) {
-            let once = self.traffic_of(&piece);
-            sum.inside += 2 * once.inside;
-            sum.between += 2 * once.between;
+        for bucket in &plan.buckets {
+            for piece in pieces(bucket.elements.clone()) {
+                for bytes in [F32, gathered_bytes(plan, bucket, element)] {
+                    let once = self.traffic_of(&piece, bytes);
+                    sum.inside += once.inside;
+                    sum.between += once.between;
+                }
+            }
         }
         sum
     }
 
     /// What the first GPU and the first node, whose slices are never smaller than another's, receive while a piece is
-    /// reduced, and send while it is gathered.
-    fn traffic_of(&self, piece: &Range<usize>) -> Traffic {
+    /// reduced, and send while it is gathered, with so many `bytes` per element.
+    fn traffic_of(&self, piece: &Range<usize>, bytes: u64) -> Traffic {
         let [inside, between] = self.levels();
         let of_gpus = (0..self.gpus).map(|gpu| between.received(&inside.slice(piece, gpu)));
         Traffic {
-            inside: F32 * inside.received(piece) as u64,
-            between: F32 * of_gpus.sum::<usize>() as u64,
+            inside: bytes * inside.received(piece) as u64,
+            between: bytes * of_gpus.sum::<usize>() as u64,
         }
     }
 
@@ -112,25 +117,16 @@ impl Cluster {
         }
     }
 
-    /// What the copy of gathered weights in 16 bits moves, where there is one: read and written once. One GPU gathers
-    /// nothing.
-    fn copy(&self, elements: u64, element: u64) -> Work {
-        let bytes = if element < F32 && self.replicas() > 1 {
-            F32 + element
-        } else {
-            0
-        };
-        Work {
-            flops: 0,
-            bytes: bytes * elements,
-        }
-    }
-
     /// Seconds that the links need, one after the other, at the rates that may be expected.
     fn seconds(&self, traffic: Traffic) -> f64 {
         let at = |bytes: u64, rate: f64| bytes as f64 / (LINK_EFFICIENCY * rate);
         at(traffic.inside, self.node.inside) + at(traffic.between, self.node.network_of(self.gpus))
     }
+}
+
+/// Bytes per element of a bucket's weights on their way back, where tensors have `element`.
+fn gathered_bytes(plan: &Plan, bucket: &Bucket, element: u64) -> u64 {
+    if plan.are_factors(bucket) { element } else { F32 }
 }
 
 /// A step of one replica of a cluster. Seconds.
@@ -144,7 +140,7 @@ pub struct ClusterStep {
     pub reduce: f64,
     /// What of that is left when everything is computed.
     pub reduce_exposed: f64,
-    /// Update of what one replica owns; where tensors have 16 bits, the copy of the gathered weights in them, too.
+    /// Update of what one replica owns.
     pub update: f64,
     /// Exchange of the weights.
     pub gather: f64,
@@ -164,11 +160,11 @@ impl ClusterStep {
         let (mut reduce, mut gather, mut link_free) = (0.0, 0.0, 0.0_f64);
         for (bucket, ready) in plan.buckets.iter().zip(&walk.ready) {
             for piece in pieces(bucket.elements.clone()) {
-                let exchange = cluster.seconds(cluster.traffic_of(&piece));
-                let seconds = exchange + rates.seconds(cluster.additions(&piece)).0;
+                let exchange = |bytes| cluster.seconds(cluster.traffic_of(&piece, bytes));
+                let seconds = exchange(F32) + rates.seconds(cluster.additions(&piece)).0;
                 link_free = link_free.max(*ready) + seconds;
                 reduce += seconds;
-                gather += exchange;
+                gather += exchange(gathered_bytes(plan, bucket, element));
             }
         }
         let learned = plan.learned(0..plan.parameters.len());
@@ -178,7 +174,7 @@ impl ClusterStep {
             compute: walk.end,
             reduce,
             reduce_exposed: (link_free - walk.end).max(0.0),
-            update: rates.seconds(owned).0 + rates.seconds(cluster.copy(learned, element)).0,
+            update: rates.seconds(owned).0,
             gather,
         }
     }

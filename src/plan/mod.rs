@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
-use crate::network::{Network, Parameter};
+use crate::network::{Network, Parameter, Role};
 use crate::shape::Chw;
 
 /// Micro-batches that can be under way while scores are only asked for: one that is computed, one that arrives.
@@ -160,6 +160,14 @@ impl Plan {
         (0..steps)
             .map(|i| (i, Pass::Forward))
             .chain(backward.rev().map(|i| (i, Pass::Backward)))
+    }
+
+    /// Whether products read the arrays of a bucket: weights and biases. Batch norm's are read element by element.
+    pub fn are_factors(&self, bucket: &Bucket) -> bool {
+        let arrays = self.parameters[bucket.parameters.clone()].iter();
+        arrays
+            .map(|array| array.role)
+            .all(|role| matches!(role, Role::Weight | Role::Bias))
     }
 
     /// The pairs at some places of the schedule.

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Corruption, Suspect};
+use crate::exec::StateFolds;
 
 /// What a replica has seen of itself and of its neighbour, the next replica.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,7 +19,7 @@ pub(super) struct Findings {
     /// Its host's name.
     pub(super) host: String,
     /// Of the weights and the momentum, where it has any of its own.
-    pub(super) state: Option<StateFolds>,
+    pub(super) state: Option<Kept>,
     /// The leaf of one of its micro-batches.
     pub(super) computed: Option<Leaf>,
     /// One of its neighbour's, computed again.
@@ -27,13 +28,20 @@ pub(super) struct Findings {
     pub(super) seconds: f64,
 }
 
-/// Folds of the weights and of the momentum.
+/// What a replica keeps from one step to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct StateFolds {
-    /// When they were last written.
-    pub(super) written: [u64; 2],
+pub(super) struct Kept {
+    /// When it was last written.
+    pub(super) written: StateFolds,
     /// Now.
-    pub(super) found: [u64; 2],
+    pub(super) found: StateFolds,
+}
+
+impl Kept {
+    /// What all replicas have alike: what they compute with.
+    fn shared(&self) -> u64 {
+        self.found.copy.unwrap_or(self.found.weights)
+    }
 }
 
 /// Folds of the gradient of one micro-batch.
@@ -67,10 +75,14 @@ pub(super) fn verdict(step: u64, all: &[&Findings], layers: &[&str]) -> Option<C
 
 /// Replicas whose weights or momentum changed while nobody wrote them.
 fn changed(all: &[&Findings]) -> Option<(String, Ranks)> {
-    ["weights", "momentum"].iter().enumerate().find_map(|(i, what)| {
+    let parts: [(&str, fn(StateFolds) -> (u64, Option<u64>)); 2] = [
+        ("weights", |folds| (folds.weights, folds.copy)),
+        ("momentum", |folds| (folds.momentum, None)),
+    ];
+    parts.iter().find_map(|(what, part)| {
         let is_changed = |rank: &usize| {
             let state = all[*rank].state;
-            state.is_some_and(|state| state.written[i] != state.found[i])
+            state.is_some_and(|state| part(state.written) != part(state.found))
         };
         let ranks: Ranks = (0..all.len()).filter(is_changed).collect();
         (!ranks.is_empty()).then(|| (format!("{what} changed while nobody wrote them"), ranks))
@@ -82,7 +94,7 @@ fn differing_weights(all: &[&Findings]) -> Option<(String, Ranks)> {
     let mut holders = BTreeMap::<u64, Ranks>::new();
     for (rank, findings) in all.iter().enumerate() {
         if let Some(state) = findings.state {
-            holders.entry(state.found[0]).or_default().insert(rank);
+            holders.entry(state.shared()).or_default().insert(rank);
         }
     }
     let replicas: usize = holders.values().map(Ranks::len).sum();
@@ -116,6 +128,18 @@ fn differing_leaves(all: &[&Findings], layers: &[&str]) -> Option<(String, Ranks
 mod tests {
     use super::*;
 
+    fn kept(weights: u64, momentum: u64) -> Kept {
+        let folds = StateFolds {
+            weights,
+            copy: None,
+            momentum,
+        };
+        Kept {
+            written: folds,
+            found: folds,
+        }
+    }
+
     /// Replicas that have computed the same, and kept what they had.
     fn sound(replicas: usize) -> Vec<Findings> {
         let leaf = |micro_batch: usize| {
@@ -126,10 +150,7 @@ mod tests {
         };
         let findings = |rank| Findings {
             host: format!("node{rank}"),
-            state: Some(StateFolds {
-                written: [1, rank as u64],
-                found: [1, rank as u64],
-            }),
+            state: Some(kept(1, rank as u64)),
             computed: leaf(rank),
             recomputed: leaf((rank + 1) % replicas),
             seconds: 0.0,
@@ -161,27 +182,41 @@ mod tests {
 
     #[test]
     fn a_change_of_what_a_replica_keeps_names_it() {
-        for (i, what) in ["weights", "momentum"].iter().enumerate() {
+        let changes: [(fn(&mut StateFolds), &str); 3] = [
+            (|folds| folds.weights ^= 1, "weights"),
+            (|folds| folds.copy = Some(3), "weights"),
+            (|folds| folds.momentum ^= 1, "momentum"),
+        ];
+        for (change, what) in changes {
             let mut all = sound(2);
-            all[1].state.as_mut().unwrap().found[i] ^= 1;
-            assert_eq!(
-                suspects(&all),
-                (vec![1], format!("{what} changed while nobody wrote them"))
-            );
+            change(&mut all[1].state.as_mut().unwrap().found);
+            let expected = format!("{what} changed while nobody wrote them");
+            assert_eq!(suspects(&all), (vec![1], expected));
         }
     }
 
     #[test]
     fn the_odd_one_of_several_is_named_and_both_of_two() {
-        for (replicas, expected) in [(2, vec![0, 1]), (4, vec![2])] {
+        for (replicas, odd, expected) in [(2, 1, vec![0, 1]), (4, 2, vec![2])] {
             let mut all = sound(replicas);
-            let odd = if replicas == 2 { 1 } else { 2 };
-            all[odd].state = Some(StateFolds {
-                written: [5, 0],
-                found: [5, 0],
-            });
+            all[odd].state = Some(kept(5, odd as u64));
             assert_eq!(suspects(&all).0, expected);
         }
+    }
+
+    /// With a copy, replicas have their own weights but for what they compute with.
+    #[test]
+    fn what_replicas_compute_with_is_compared() {
+        let mut all = sound(4);
+        for (rank, findings) in all.iter_mut().enumerate() {
+            let mut state = kept(rank as u64, 0);
+            (state.written.copy, state.found.copy) = (Some(9), Some(9));
+            findings.state = Some(state);
+        }
+        assert_eq!(verdict(7, &refs(&all), &["fc8", "conv1_1"]), None);
+        let odd = all[3].state.as_mut().unwrap();
+        (odd.written.copy, odd.found.copy) = (Some(8), Some(8));
+        assert_eq!(suspects(&all).0, [3]);
     }
 
     #[test]

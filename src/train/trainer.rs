@@ -386,6 +386,8 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             self.report_bad(None, event)?;
         }
         let step = self.progress.step;
+        self.group.complete_weights(&mut self.state)?;
+        self.state_is_written()?;
         if self.journal.is_some() {
             self.emit(&Event::Validation {
                 step,

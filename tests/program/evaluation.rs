@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use serde_json::Value;
 
 use crate::images::{CLASSES, VALIDATION, folder, shards};
-use crate::tool::{events, hashes, run_json, run_ok, small};
+use crate::tool::{command, events, hashes, run_json, run_ok, small};
 
 /// A trained net A that all tests of one process read.
 pub(crate) fn trained() -> &'static Path {
@@ -122,6 +122,23 @@ fn predictions_agree_with_the_evaluation() {
     }
     let top1 = 100.0 * correct as f64 / (CLASSES * VALIDATION) as f64;
     assert_eq!(eval(&[])["top1"].as_f64().unwrap(), top1);
+}
+
+#[test]
+fn an_image_of_standard_input_is_the_image_of_the_file() {
+    let image = folder().join("val/class1/0.png");
+    let weights = trained().to_str().unwrap();
+    let of_file = run_json(["predict", "--weights", weights, image.to_str().unwrap()]);
+    let output = command(["predict", "--weights", weights, "-", "--json"])
+        .stdin(std::fs::File::open(image).unwrap())
+        .output()
+        .unwrap();
+    let of_input: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(of_input["predictions"][0]["file"], "-");
+    assert_eq!(
+        of_input["predictions"][0]["top"],
+        of_file["predictions"][0]["top"]
+    );
 }
 
 #[test]

@@ -221,18 +221,16 @@ impl Backend for Cuda {
         })
     }
 
-    fn fold_all(&self, buffer: &Buffer, elements: usize) -> Result<u64> {
-        inside(buffer, 0..elements)?;
-        self.lock().fold(|launcher, sum| {
-            // SAFETY: the range has just been checked; a copy is as long, and two of its elements are as large as one.
-            unsafe {
-                launcher.fold(buffer.element(0), elements, sum)?;
-                match buffer.bf16_copy(0) {
-                    Some(copy) => launcher.fold(copy, elements / 2, sum),
-                    None => Ok(()),
-                }
-            }
-        })
+    fn fold_copy(&self, weights: &Buffer, elements: usize) -> Result<Option<u64>> {
+        inside(weights, 0..elements)?;
+        let Some(copy) = weights.bf16_copy(0) else {
+            return Ok(None);
+        };
+        let fold = self.lock().fold(|launcher, sum| {
+            // SAFETY: the copy is as long as the buffer, and two of its elements are as large as one.
+            unsafe { launcher.fold(copy, elements / 2, sum) }
+        })?;
+        Ok(Some(fold))
     }
 
     fn fold_tensor(&self, plan: &Plan, step: usize, tensor: Tensor, arena: &Buffer) -> Result<u64> {

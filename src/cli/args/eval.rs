@@ -131,7 +131,7 @@ pub(in crate::cli) struct PredictArgs {
     /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
     #[arg(long, value_name = "RUN|FILE")]
     pub(in crate::cli) weights: PathBuf,
-    /// Images to classify, or folders whose images are taken in the order of their paths
+    /// Images to classify, or folders whose images are taken in the order of their paths; `-` is standard input
     #[arg(required = true, value_name = "IMAGE|DIR")]
     pub(in crate::cli) images: Vec<PathBuf>,
     /// Classes to name per image [default: 5, or all where there are fewer]
@@ -200,7 +200,7 @@ pub(in crate::cli) struct FeaturesArgs {
     /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
     #[arg(long, value_name = "RUN|FILE")]
     pub(in crate::cli) weights: PathBuf,
-    /// Images, or folders whose images are taken in the order of their paths
+    /// Images, or folders whose images are taken in the order of their paths; `-` is standard input
     #[arg(required = true, value_name = "IMAGE|DIR")]
     pub(in crate::cli) images: Vec<PathBuf>,
     /// The file to write: an array (images, features) of f32

@@ -64,12 +64,16 @@ fn egress_is_the_formula() {
     let gradient = plan.gradient_bytes();
     let part = |peers: u64| 2 * (peers - 1) * gradient / peers;
     for (nodes, gpus) in [(1, 1), (1, 2), (1, 8), (2, 1), (2, 8), (4, 4)] {
-        let sent = cluster(nodes, gpus).traffic(&plan);
+        let sent = cluster(nodes, gpus).traffic(&plan, 4);
         assert_eq!(sent.inside, part(gpus as u64), "{nodes} x {gpus}");
         assert_eq!(sent.between, part(nodes as u64), "{nodes} x {gpus}");
+        // Weights come back in 16 bits.
+        let sent = cluster(nodes, gpus).traffic(&plan, 2);
+        assert_eq!(4 * sent.inside, 3 * part(gpus as u64), "{nodes} x {gpus}");
+        assert_eq!(4 * sent.between, 3 * part(nodes as u64), "{nodes} x {gpus}");
     }
     // 128 slices of 1792 elements are rounded up to 16 bytes each.
-    let sent = cluster(16, 8).traffic(&plan).between;
+    let sent = cluster(16, 8).traffic(&plan, 4).between;
     assert!((part(16)..part(16) + part(16) / 10_000).contains(&sent), "{sent}");
 }
 

@@ -6,11 +6,11 @@ use super::{Interrupted, Step, Trainer};
 use crate::backend::Backend;
 use crate::data::loader::{self, Positions};
 use crate::error::{Error, Result};
-use crate::exec::load;
+use crate::exec::{StateFolds, load};
 use crate::parallel::control::host_name;
 use crate::parallel::{Group, agree};
 use crate::plan::{Batch, Bucket, StepParams};
-use crate::train::audit::{Findings, Leaf, StateFolds, verdict};
+use crate::train::audit::{Findings, Kept, Leaf, verdict};
 use crate::train::event::Event;
 
 /// What a replica remembers from one step to the next.
@@ -18,8 +18,8 @@ use crate::train::event::Event;
 pub(super) struct Audit {
     /// Steps from one recomputed leaf to the next.
     every: u64,
-    /// Folds of weights and momentum as they were last written, where this replica has its own.
-    written: Option<[u64; 2]>,
+    /// Weights and momentum as they were last written, where this replica has its own.
+    written: Option<StateFolds>,
 }
 
 impl Audit {
@@ -57,7 +57,7 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
         let started = Instant::now();
         let state = audit.written.map(|written| {
             let found = self.state.fold_state()?;
-            Ok(StateFolds { written, found })
+            Ok(Kept { written, found })
         });
         Ok(Some(Findings {
             host: host_name(),

@@ -6,7 +6,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use verydeep::backend::Precision;
 use verydeep::backend::cuda::CudaLowering;
 use verydeep::data::preprocess::Preprocess;
 use verydeep::plan::{Bucket, Mode, Plan};
@@ -105,9 +104,10 @@ fn flags<'a>(run: &'a Path, iterations: &'a str, device: &'a str) -> Vec<&'a str
 }
 
 /// The run that one process with one device makes.
-fn alone(folder: &Path, iterations: &str) -> (String, String) {
-    let run = folder.join("alone");
+fn alone(folder: &Path, iterations: &str, precision: &str) -> (String, String) {
+    let run = folder.join("alone").join(precision);
     let output = command(flags(&run, iterations, "cuda:0"))
+        .args(["--precision", precision])
         .env("VERYDEEP_SIMULATE_CUDA", "1")
         .output()
         .unwrap();
@@ -115,24 +115,22 @@ fn alone(folder: &Path, iterations: &str) -> (String, String) {
     hashes(&run)
 }
 
-/// Elements that are exchanged in a step: those of each bucket.
-fn exchanged(run: &Path) -> Vec<u64> {
+/// The plan of a run.
+fn plan(run: &Path) -> Plan {
     let recipe = Recipe::read(&run.join("recipe.toml")).unwrap();
     let lowering = CudaLowering {
-        precision: Precision::Fp32,
+        precision: recipe.precision,
     };
     let network = recipe.spec(CLASSES).build().unwrap();
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
-    let plan = Plan::new(
+    Plan::new(
         &network,
         &preprocess,
         recipe.micro_batch,
         Mode::Training,
         &lowering,
     )
-    .unwrap();
-    let elements = |bucket: &Bucket| bucket.elements.len() as u64;
-    plan.buckets.iter().map(elements).collect()
+    .unwrap()
 }
 
 /// What all processes have sent by send and receive; and that to other nodes, by node.
@@ -156,9 +154,8 @@ fn sent(folder: &Path) -> (u64, [u64; 2]) {
 #[test]
 fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = alone(folder.path(), "2");
-    for nodes in [1, 2] {
-        let at = |name: &str| folder.path().join(format!("{name}{nodes}"));
+    for (nodes, precision) in [(1, "fp32"), (2, "fp32"), (2, "bf16")] {
+        let at = |name: &str| folder.path().join(format!("{name}{nodes}{precision}"));
         let (run, wire) = (at("run"), at("wire"));
         std::fs::create_dir(&wire).unwrap();
         let job = Job {
@@ -166,25 +163,35 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
             wire: Some(wire.clone()),
             ..Job::new(4)
         };
-        job.run(&flags(&run, "2", "cuda"), 0);
-        assert_eq!(hashes(&run), expected, "{nodes} nodes");
+        let mut flags = flags(&run, "2", "cuda");
+        flags.extend(["--precision", precision]);
+        job.run(&flags, 0);
+        assert_eq!(
+            hashes(&run),
+            alone(folder.path(), "2", precision),
+            "{nodes} nodes"
+        );
         assert_eq!(events(&run, "end").len(), 1, "one process writes the log");
 
-        // Two steps, each with slices to their owners and weights back; and the momentum for one checkpoint.
-        let buckets = exchanged(&run);
-        let gradient = 4 * buckets.iter().sum::<u64>();
+        // Two steps, each with slices to their owners and weights back; and, for one checkpoint, the momentum, and the
+        // weights that came back in bf16.
+        let plan = plan(&run);
+        let elements = |bucket: &Bucket| bucket.elements.len() as u64;
+        let gradient = 4 * plan.buckets.iter().map(elements).sum::<u64>();
+        let factors = plan.buckets.iter().filter(|bucket| plan.are_factors(bucket));
+        let halved = match precision {
+            "bf16" => 2 * factors.map(elements).sum::<u64>(),
+            _ => 0,
+        };
+        let once = 2 * (2 * gradient - halved) + gradient + 2 * halved;
         let (all, off_node) = sent(&wire);
         let replicas = 4;
-        assert_eq!(all, (2 * 2 + 1) * (replicas - 1) * gradient, "{nodes} nodes");
+        assert_eq!(all, (replicas - 1) * once, "{nodes} nodes, {precision}");
         if nodes == 2 {
-            // 2 (N - 1) / N of the gradient per node and step, half of that per checkpoint; slices are whole packs of 16
-            // bytes.
-            let rounding = 16 * buckets.len() as u64;
+            // (N - 1) / N of all of that per node; slices are whole packs of 16 bytes.
+            let rounding = 16 * plan.buckets.len() as u64;
             for node in off_node {
-                assert!(
-                    node.abs_diff(5 * gradient / 2) <= rounding,
-                    "{node} of {gradient}"
-                );
+                assert!(node.abs_diff(once / 2) <= rounding, "{node} of {once}");
             }
         }
     }
@@ -209,7 +216,7 @@ fn signal(child: &Child, signal: i32) {
 #[test]
 fn a_signal_to_one_process_stops_the_job_which_another_number_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    let expected = alone(folder.path(), "4");
+    let expected = alone(folder.path(), "4", "fp32");
     let run = folder.path().join("run");
     let children = Job::new(2).start_all(&flags(&run, "4", "cuda"));
     wait_for("step", &run);
@@ -316,6 +323,20 @@ fn who_does_not_fit_or_does_not_come_is_named() {
     let output = wait(Job::new(4).start(0, &flags));
     assert_eq!(output.status.code(), Some(8), "{}", errors(&output));
     assert!(errors(&output).contains("1, 2, 3"), "{}", errors(&output));
+
+    // As on two machines of one name.
+    let children = [0, 1].map(|rank| {
+        let mut command = job.command(rank, &like_first);
+        command
+            .env("VERYDEEP_LOCAL_RANK", "0")
+            .env("VERYDEEP_LOCAL_SIZE", "1");
+        command.spawn().unwrap()
+    });
+    for child in children {
+        let output = wait(child);
+        assert_eq!(output.status.code(), Some(3), "{}", errors(&output));
+        assert!(errors(&output).contains("one rank, "), "{}", errors(&output));
+    }
 
     let output = wait(job.start(0, &self::flags(&run, "1", "cpu")));
     assert_eq!(output.status.code(), Some(2), "{}", errors(&output));

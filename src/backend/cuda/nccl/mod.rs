@@ -19,10 +19,11 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaEvent, CudaStream};
 use cudarc::nccl::sys::{ncclComm_t, ncclUniqueId};
+use half::bf16;
 
 pub use self::clock::ExchangeTimes;
 use self::clock::{Spans, timed_event};
-use self::table::{Config, FLOAT32, IN_PROGRESS, MAX, SUCCESS, SUM, Status, Table, UINT32};
+use self::table::{Config, FLOAT32, IN_PROGRESS, MAX, SUCCESS, SUM, Status, Table, UINT8, UINT32};
 use super::Cuda;
 use super::backend::{enqueue_update, inside};
 use super::dnn::DevicePtr;
@@ -69,6 +70,19 @@ impl UniqueId {
         Ok(Self(ncclUniqueId {
             internal: bytes.map(|byte| byte as c_char),
         }))
+    }
+}
+
+/// A flat vector of elements of some bytes each.
+#[derive(Clone, Copy)]
+struct Vector {
+    first: DevicePtr,
+    element: usize,
+}
+
+impl Vector {
+    fn at(self, index: usize) -> DevicePtr {
+        self.first + (index * self.element) as u64
     }
 }
 
@@ -197,8 +211,8 @@ impl Communicator {
         self.grouped("exchanging slices of a gradient", alarm, |this| {
             for (peer, &share) in shares.iter().enumerate().filter(|(peer, _)| *peer != level.own) {
                 let (rank, theirs) = (level.peers[peer], level.slice(elements, peer));
-                this.send(sum.element(theirs.start), theirs.len(), rank)?;
-                this.receive(share, own.len(), rank)?;
+                this.send(sum.element(theirs.start), theirs.len() * size_of::<f32>(), rank)?;
+                this.receive(share, own.len() * size_of::<f32>(), rank)?;
             }
             Ok(())
         })?;
@@ -298,9 +312,41 @@ impl Communicator {
         Ok(())
     }
 
-    /// Sends what each replica owns of `elements` to all: afterwards everybody has all of it.
+    /// Sends what each replica owns of `elements` to all: afterwards everybody has all of it, but for a copy in bf16.
     pub fn gather(&mut self, buffer: &mut Buffer, elements: Range<usize>, alarm: Alarm<'_>) -> Result<()> {
         inside(buffer, elements.clone())?;
+        let vector = Vector {
+            first: buffer.element(0),
+            element: size_of::<f32>(),
+        };
+        self.gather_vector(vector, elements, alarm)
+    }
+
+    /// [`Communicator::gather`] of the copy in bf16, where there is one: afterwards everybody has all of the copy. Else of
+    /// the buffer itself.
+    pub fn gather_factors(
+        &mut self,
+        weights: &mut Buffer,
+        elements: Range<usize>,
+        alarm: Alarm<'_>,
+    ) -> Result<()> {
+        inside(weights, elements.clone())?;
+        let Some(first) = weights.bf16_copy(0) else {
+            return self.gather(weights, elements, alarm);
+        };
+        let vector = Vector {
+            first,
+            element: size_of::<bf16>(),
+        };
+        self.gather_vector(vector, elements, alarm)
+    }
+
+    /// Whether [`Communicator::gather_factors`] leaves the buffer itself as it was.
+    pub fn gathers_copy(weights: &Buffer) -> bool {
+        weights.bf16_copy(0).is_some()
+    }
+
+    fn gather_vector(&mut self, vector: Vector, elements: Range<usize>, alarm: Alarm<'_>) -> Result<()> {
         self.gatherings.begin(&self.launcher)?;
         for piece in pieces(elements) {
             let levels = self.levels.clone();
@@ -314,8 +360,8 @@ impl Communicator {
                         .filter(|(peer, _)| *peer != level.own)
                     {
                         let theirs = level.slice(&elements, peer);
-                        this.send(buffer.element(own.start), own.len(), rank)?;
-                        this.receive(buffer.element(theirs.start), theirs.len(), rank)?;
+                        this.send(vector.at(own.start), own.len() * vector.element, rank)?;
+                        this.receive(vector.at(theirs.start), theirs.len() * vector.element, rank)?;
                     }
                     Ok(())
                 })?;
@@ -406,25 +452,25 @@ impl Communicator {
         self.settled(doing, ended, alarm)
     }
 
-    fn send(&self, from: DevicePtr, count: usize, to: usize) -> Result<()> {
-        if count == 0 {
+    fn send(&self, from: DevicePtr, bytes: usize, to: usize) -> Result<()> {
+        if bytes == 0 {
             return Ok(());
         }
         let stream = self.stream().cu_stream();
         // SAFETY: the callers have checked the memory.
         let status =
-            unsafe { (self.table.send)(from as *const _, count, FLOAT32, to as c_int, self.comm, stream) };
+            unsafe { (self.table.send)(from as *const _, bytes, UINT8, to as c_int, self.comm, stream) };
         self.ok("sending a slice", status)
     }
 
-    fn receive(&self, to: DevicePtr, count: usize, from: usize) -> Result<()> {
-        if count == 0 {
+    fn receive(&self, to: DevicePtr, bytes: usize, from: usize) -> Result<()> {
+        if bytes == 0 {
             return Ok(());
         }
         let stream = self.stream().cu_stream();
         // SAFETY: the callers have checked the memory.
         let status =
-            unsafe { (self.table.recv)(to as *mut _, count, FLOAT32, from as c_int, self.comm, stream) };
+            unsafe { (self.table.recv)(to as *mut _, bytes, UINT8, from as c_int, self.comm, stream) };
         self.ok("receiving a slice", status)
     }
 

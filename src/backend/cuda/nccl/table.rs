@@ -15,7 +15,8 @@ pub(super) type Status = c_int;
 pub(super) const SUCCESS: Status = 0;
 pub(super) const IN_PROGRESS: Status = 7;
 
-/// `ncclFloat32` and `ncclUint32` of `ncclDataType_t`.
+/// `ncclUint8`, `ncclFloat32` and `ncclUint32` of `ncclDataType_t`.
+pub(super) const UINT8: c_int = 1;
 pub(super) const FLOAT32: c_int = 7;
 pub(super) const UINT32: c_int = 3;
 
