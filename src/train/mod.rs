@@ -1,5 +1,6 @@
 //! Training: the recipe, the schedule, the trainer, the run log.
 
+mod bad;
 pub mod diff;
 pub mod event;
 mod folder;
@@ -14,6 +15,7 @@ mod stop;
 mod stuck;
 mod trainer;
 
+pub use bad::BAD_SAMPLES;
 pub use folder::{create_run, write_recipe};
 pub use job::{Ended, Job, Progress, ScheduleState};
 pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, check_shares, compare_classes, equivalence_class};
