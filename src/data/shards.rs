@@ -249,6 +249,7 @@ mod tests {
                 bytes: archive.len() as u64,
                 sha256: String::new(),
                 labels: samples.iter().map(|(_, label)| *label).collect(),
+                crc32: Vec::new(),
             });
         }
         manifest.save(folder.path()).unwrap();

@@ -84,7 +84,7 @@ fn turned_photographs_are_seen_as_the_upright_ones() {
     assert_ne!(hashes(&ignored).0, hashes(&expected).0);
 
     let (applied, expected) = (applied.to_str().unwrap(), expected.to_str().unwrap());
-    for protocol in ["center", "dense", "multi-crop"] {
+    for protocol in ["center", "dense"] {
         let eval = |shards: &str, run: &str| {
             let report = run_json(["eval", "--data", shards, "--weights", run, "--protocol", protocol]);
             (

@@ -155,7 +155,11 @@ fn golden_shards_of_python_and_gnu_tar_are_read_and_packed() {
         assert_eq!(samples.len(), expected.len(), "{name}");
         let wds2idx = folder.join(name).with_extension("wds2idx");
         if wds2idx.exists() {
-            assert_eq!(index::to_text(&samples), fs::read_to_string(&wds2idx).unwrap(), "{name}");
+            assert_eq!(
+                index::to_text(&samples),
+                fs::read_to_string(&wds2idx).unwrap(),
+                "{name}"
+            );
             indexes += 1;
         }
         for (sample, expected) in samples.iter().zip(expected) {

@@ -64,7 +64,7 @@ fn every_format_decodes_to_pillows_pixels() {
 
 #[test]
 fn crops_of_rescaled_images_are_within_one_level_of_pillows() {
-    let (mut crops, mut values, mut two_off) = (0, 0, 0);
+    let mut crops = 0;
     for (case, bytes, expected) in cases() {
         let mut worker = Worker::with_exif(case.exif);
         for ((short_side, point), expected) in case.views.iter().zip(expected) {
@@ -76,18 +76,10 @@ fn crops_of_rescaled_images_are_within_one_level_of_pillows() {
             };
             let mut found = vec![0; expected.len()];
             worker.render(&bytes, &view, CROP, &mut found).unwrap();
-            for (a, b) in found.iter().zip(&expected) {
-                let apart = a.abs_diff(*b);
-                assert!(apart <= 2, "{} {view:?}: {apart} levels apart", case.file);
-                two_off += usize::from(apart == 2);
-                values += 1;
-            }
+            let apart = found.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).max();
+            assert!(apart <= Some(1), "{} {view:?}: {apart:?} levels apart", case.file);
             crops += 1;
         }
     }
     assert!(!cfg!(feature = "turbojpeg") || crops >= 300, "{crops} crops");
-    assert!(
-        1000 * two_off < values,
-        "{two_off} of {values} values are two levels apart"
-    );
 }
