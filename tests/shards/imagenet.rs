@@ -3,7 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use verydeep::data::manifest::Manifest;
@@ -149,7 +148,7 @@ fn odd_files_are_reported_and_the_bytes_do_not_depend_on_the_workers() {
     let mut packed = Vec::new();
     for workers in [1, 5] {
         let out = root.path().join(format!("{workers} workers"));
-        let seen = Mutex::new(Vec::new());
+        let seen = std::sync::Mutex::new(Vec::new());
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(workers)
             .build()
