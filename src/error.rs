@@ -226,7 +226,7 @@ pub struct BadSample {
     pub shard: String,
     /// Byte offset of the image in that file.
     pub offset: u64,
-    /// Key of the sample.
+    /// Key of the sample; empty where it is no single one.
     pub key: String,
     /// What is wrong with it.
     pub reason: String,
@@ -234,11 +234,11 @@ pub struct BadSample {
 
 impl fmt::Display for BadSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} at byte {}, key {}: {}",
-            self.shard, self.offset, self.key, self.reason
-        )
+        write!(f, "{} at byte {}", self.shard, self.offset)?;
+        if !self.key.is_empty() {
+            write!(f, ", key {}", self.key)?;
+        }
+        write!(f, ": {}", self.reason)
     }
 }
 

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::data::augment::ScaleRange;
+use crate::data::bad::MaxBad;
 use crate::data::loader::OnBad;
+use crate::data::preprocess::Exif;
 use crate::data::shards::IoMode;
 use crate::network::Config;
 use crate::network::init::Init;
@@ -38,7 +40,7 @@ pub(super) enum Command {
     /// Turn a folder of images, or the ILSVRC archives, into shards
     Pack(PackArgs),
     /// Decode every image of shards and name the bad ones (exit 7 when there are any)
-    Verify(PathArgs),
+    Verify(VerifyArgs),
     /// Say what a shard, shard folder, run folder, checkpoint or weights file holds
     Inspect(PathArgs),
     /// Layers, shapes, parameters, multiply-accumulates and memory of a network, before anything is run
@@ -90,9 +92,21 @@ pub(super) struct PathArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// A shard folder, a folder of tars, or one tar
+    pub(super) path: PathBuf,
+    /// Write what is good of them into this new folder, in shards of the same names
+    #[arg(long, value_name = "OUT")]
+    pub(super) repair: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct PackArgs {
     /// Folder with train/<class>/* and, optionally, val/<class>/*
-    #[arg(long, value_name = "DIR", required_unless_present = "ilsvrc_train")]
+    #[arg(long, value_name = "DIR", required_unless_present_any = ["ilsvrc_train", "shards"])]
     pub(super) images: Option<PathBuf>,
     /// ILSVRC2012_img_train.tar, read in place
     #[arg(long, value_name = "TAR", conflicts_with = "images", requires = "ilsvrc_val")]
@@ -103,6 +117,13 @@ pub(super) struct PackArgs {
     /// Classes of the validation images: a list of wnids, Caffe's val.txt, or Kaggle's CSV
     #[arg(long, value_name = "FILE", requires = "ilsvrc_val")]
     pub(super) val_labels: Option<PathBuf>,
+    /// Shards of any tool, with a class index in a .cls member: a folder of tars, or one tar. Without a manifest, those
+    /// whose names have "val" or "test" in them are the validation split
+    #[arg(long, value_name = "DIR|TAR", conflicts_with_all = ["images", "ilsvrc_train"])]
+    pub(super) shards: Option<PathBuf>,
+    /// Names of the classes of --shards in index order, one a line [default: the manifest's, or numbers]
+    #[arg(long, value_name = "FILE", requires = "shards")]
+    pub(super) class_names: Option<PathBuf>,
     /// The shard folder to make
     #[arg(long, value_name = "SHARDS")]
     pub(super) out: PathBuf,
@@ -121,6 +142,9 @@ pub(super) struct PackArgs {
     /// What to do with an image that cannot be decoded at all: leave it out and name it, or fail (exit 7)
     #[arg(long, value_name = "skip|fail", default_value = "skip")]
     pub(super) on_bad: OnBad,
+    /// End with exit 7 once more images than this cannot be decoded: a number, or a share of all such as 0.1%
+    #[arg(long, value_name = "N|P%")]
+    pub(super) max_bad: Option<MaxBad>,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,
@@ -249,9 +273,16 @@ pub(super) struct TrainArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = "Data")]
     pub(super) no_augment: Option<bool>,
+    /// Orientation that EXIF asks for: ignore, or apply (turn images upright; travels with the weights) [default: ignore]
+    #[arg(long, value_name = "ignore|apply", help_heading = "Data")]
+    pub(super) exif: Option<Exif>,
     /// What to do with a training image that cannot be decoded: skip (draw another) or fail [default: skip]
     #[arg(long, value_name = "skip|fail", help_heading = "Data")]
     pub(super) on_bad: Option<OnBad>,
+    /// End with exit 7 once more samples of a split than this cannot be used: a number, or a share such as 0.1%
+    /// [default: no limit]
+    #[arg(long, value_name = "N|P%", help_heading = "Data")]
+    pub(super) max_bad: Option<MaxBad>,
     /// How shards are read: mmap, or pread for network file systems [default: mmap]
     #[arg(long, help_heading = "Data")]
     pub(super) io: Option<IoMode>,

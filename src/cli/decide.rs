@@ -27,6 +27,7 @@ pub(super) fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
         ("--weights", args.weights.is_some()),
         ("--scale", args.scale.is_some()),
         ("--no-augment", args.no_augment.is_some()),
+        ("--exif", args.exif.is_some()),
         ("--on-bad", args.on_bad.is_some()),
         ("--io", args.io.is_some()),
         ("--batch", args.batch.is_some()),
@@ -53,8 +54,9 @@ pub(super) fn refuse_new_decisions(args: &TrainArgs) -> Result<()> {
     match said.iter().find(|(_, said)| *said) {
         None => Ok(()),
         Some((flag, _)) => Err(Error::Usage(format!(
-            "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --device, --replicas, \
-             --cuda-graph, --walk, --audit-every and --threads can be said (to fine-tune, start a new run with --weights)"
+            "{flag}: a resumed run keeps its recipe; with --resume only --epochs, --iterations, --max-bad, --device, \
+             --replicas, --cuda-graph, --walk, --audit-every and --threads can be said (to fine-tune, start a new run \
+             with --weights)"
         ))),
     }
 }
@@ -94,6 +96,8 @@ pub(super) fn decide(args: &TrainArgs, place: &Placement) -> Result<Recipe> {
         bias_lr: args.bias_lr.unwrap_or(1.0),
         seed: args.seed.unwrap_or(1),
         no_augment: args.no_augment.unwrap_or(false),
+        exif: args.exif.unwrap_or_default(),
+        max_bad: args.max_bad,
         checkpoint_every: args.checkpoint_every,
         validate_every: args.validate_every,
         audit_every: args.audit_every,

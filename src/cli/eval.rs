@@ -42,7 +42,17 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
         &outcome,
         outcome.tally.n as f64 / started.elapsed().as_secs_f64(),
     );
+    check_bad(args, &outcome.tally, data.len())?;
     Ok(0)
+}
+
+/// Too many images that are not counted are an error, after the result, which names them.
+fn check_bad(args: &EvalArgs, tally: &Tally, images: usize) -> Result<()> {
+    let left_out: Vec<_> = tally.left_out().collect();
+    match (args.max_bad, left_out.first()) {
+        (Some(limit), Some(first)) => limit.check(left_out.len() as u64, images as u64, first),
+        _ => Ok(()),
+    }
 }
 
 /// What an evaluation found.

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::args::{PackArgs, PathArgs};
+use super::args::{PackArgs, VerifyArgs};
 use super::output::{note, print_json, say};
 use crate::data::manifest::Stored;
 use crate::data::pack::{PackOptions, Source};
@@ -11,27 +11,7 @@ use crate::data::verify;
 use crate::error::{Error, Result};
 
 pub(super) fn pack(args: &PackArgs) -> Result<u8> {
-    let source = match (
-        &args.images,
-        &args.ilsvrc_train,
-        &args.ilsvrc_val,
-        &args.val_labels,
-    ) {
-        (Some(images), None, ..) => Source::Folder {
-            images: images.clone(),
-        },
-        (None, Some(train), Some(val), Some(labels)) => Source::Ilsvrc {
-            train: train.clone(),
-            val: val.clone(),
-            val_labels: labels.clone(),
-        },
-        _ => {
-            return Err(Error::Usage(
-                "pack: expected --images DIR, or --ilsvrc-train, --ilsvrc-val and --val-labels together"
-                    .into(),
-            ));
-        }
-    };
+    let source = source(args)?;
     let images = match (args.max_short, args.quality) {
         (Some(max_short), Some(quality)) => Stored::Reencoded { max_short, quality },
         _ => Stored::Original,
@@ -41,6 +21,7 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
         seed: args.seed,
         images,
         on_bad: args.on_bad,
+        max_bad: args.max_bad,
     };
     let ticker = Ticker::new();
     let report = crate::data::pack::pack(&source, &args.out, &options, &|at| {
@@ -74,13 +55,60 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
     Ok(0)
 }
 
-pub(super) fn verify(args: &PathArgs) -> Result<u8> {
+/// Where the images come from.
+fn source(args: &PackArgs) -> Result<Source> {
+    match (
+        &args.images,
+        &args.shards,
+        &args.ilsvrc_train,
+        &args.ilsvrc_val,
+        &args.val_labels,
+    ) {
+        (Some(images), None, None, ..) => Ok(Source::Folder {
+            images: images.clone(),
+        }),
+        (None, Some(shards), None, ..) => Ok(Source::Shards {
+            shards: shards.clone(),
+            class_names: args.class_names.clone(),
+        }),
+        (None, None, Some(train), Some(val), Some(labels)) => Ok(Source::Ilsvrc {
+            train: train.clone(),
+            val: val.clone(),
+            val_labels: labels.clone(),
+        }),
+        _ => Err(Error::Usage(
+            "pack: expected --images DIR, or --shards DIR, or --ilsvrc-train, --ilsvrc-val and --val-labels together"
+                .into(),
+        )),
+    }
+}
+
+pub(super) fn verify(args: &VerifyArgs) -> Result<u8> {
     let ticker = Ticker::new();
-    let report = verify::verify(&args.path, &|at| {
+    let progress = |at: verify::VerifyProgress| {
         ticker.tick(|| format!("verified {} of {} shards", at.done, at.total));
-    })?;
+    };
+    let Some(out) = &args.repair else {
+        let report = verify::verify(&args.path, &progress)?;
+        return Ok(show(args, &report, &report));
+    };
+    let repaired = verify::repair(&args.path, out, &progress)?;
+    let code = show(args, &repaired, &repaired.verified);
+    if !args.json {
+        let left_out = repaired.verified.samples - repaired.kept;
+        say(format_args!(
+            "{}: {} samples kept, {left_out} left out",
+            out.display(),
+            repaired.kept
+        ));
+    }
+    Ok(code)
+}
+
+/// Prints `object` as JSON, or `report` for people; gives the exit code.
+fn show(args: &VerifyArgs, object: &impl serde::Serialize, report: &verify::VerifyReport) -> u8 {
     if args.json {
-        print_json(&report);
+        print_json(object);
     } else {
         report
             .bad
@@ -94,7 +122,7 @@ pub(super) fn verify(args: &PathArgs) -> Result<u8> {
             report.bad.len()
         ));
     }
-    Ok(if report.bad.is_empty() { 0 } else { 7 })
+    if report.bad.is_empty() { 0 } else { 7 }
 }
 
 /// A line on standard error every few seconds, from whichever thread.

@@ -206,6 +206,7 @@ fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> R
     if args.epochs.is_some() || args.iterations.is_some() {
         (recipe.epochs, recipe.iterations) = (args.epochs, args.iterations);
     }
+    recipe.max_bad = args.max_bad.or(recipe.max_bad);
     recipe.threads = check_threads(args.compute.threads.or(Some(recipe.threads)))?;
     recipe.audit_every = args.audit_every.or(recipe.audit_every);
     if let Some(device) = &args.compute.device {
@@ -237,11 +238,11 @@ fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> R
         }));
     }
     on_device!(&device, backend => check_memory(backend, &place, &network, &recipe, args.walk.unwrap_or_default())?);
-    let longer = args.epochs.is_some() || args.iterations.is_some();
+    let changed = args.epochs.is_some() || args.iterations.is_some() || args.max_bad.is_some();
     let walk = args.walk.unwrap_or_default();
     let mut progress = Progress::new(args.quiet);
     let train = |control: Option<&Arc<Control>>| {
-        if longer && processes.is_first() {
+        if changed && processes.is_first() {
             write_recipe(&run, &recipe)?;
         }
         let job = Job {
@@ -295,7 +296,10 @@ impl Data {
         start: Start,
         stop: Stop,
     ) -> Job {
-        let preprocess = Preprocess::subtract_mean(self.training.manifest().mean_rgb);
+        let preprocess = Preprocess {
+            exif: recipe.exif,
+            ..Preprocess::subtract_mean(self.training.manifest().mean_rgb)
+        };
         let validation = Some(self.validation);
         Job {
             recipe,

@@ -12,7 +12,7 @@
 //! the exactness contract.
 
 use super::manifest::PcaRgb;
-use super::preprocess::Flip;
+use super::preprocess::{Exif, Flip};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, Stream};
 use std::fmt;
@@ -147,6 +147,7 @@ pub struct View {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Views {
     crop: usize,
+    exif: Exif,
     kind: Kind,
 }
 
@@ -169,6 +170,7 @@ impl Views {
         check_crop(crop, scales)?;
         Ok(Self {
             crop,
+            exif: Exif::Ignore,
             kind: Kind::Centred { short_side },
         })
     }
@@ -179,12 +181,23 @@ impl Views {
         check_crop(crop, scales)?;
         Ok(Self {
             crop,
+            exif: Exif::Ignore,
             kind: Kind::Augmented {
                 seed,
                 scales,
                 colours,
             },
         })
+    }
+
+    /// The same views, of files that are turned as EXIF says, or are not.
+    pub fn with_exif(self, exif: Exif) -> Self {
+        Self { exif, ..self }
+    }
+
+    /// Whether files are turned as EXIF says.
+    pub fn exif(&self) -> Exif {
+        self.exif
     }
 
     /// Side of the square that the network sees, in pixels.

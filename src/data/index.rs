@@ -165,7 +165,7 @@ pub fn path_of(shard: &Path) -> PathBuf {
 }
 
 /// The samples of a shard: from the index beside it, or from a scan where there is none. An index whose members
-/// leave the shard, or whose first and last member are not where it says, belongs to another file and is refused.
+/// leave the shard, or neither of whose first and last member is where it says, belongs to another file and is refused.
 pub fn load(shard: &RandomFile) -> Result<Vec<Sample>> {
     let path = path_of(shard.path());
     let text = match std::fs::read_to_string(&path) {
@@ -206,13 +206,21 @@ fn check_against(samples: &[Sample], shard: &RandomFile, path: &Path) -> Result<
         }
     }
     let mut scratch = Vec::new();
+    let mut found = Vec::new();
     for member in members().next().into_iter().chain(members().next_back()) {
         let header = shard.read(member.offset - BLOCK..member.offset, &mut scratch)?;
-        member
-            .check_header(header)
-            .map_err(|reason| stale(member, format!("the member at byte {}", member.offset), reason))?;
+        match member.check_header(header) {
+            Ok(()) => return Ok(()), // one that is where it should be: whatever the other is, it is damage of its own
+            Err(reason) => found.push((member, reason)),
+        }
     }
-    Ok(())
+    found.into_iter().next().map_or(Ok(()), |(member, reason)| {
+        Err(stale(
+            member,
+            format!("the member at byte {}", member.offset),
+            reason,
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -81,6 +81,15 @@ pub struct ShardEntry {
     /// touch every page of it. In the file it is one string, which keeps a shard on a few lines.
     #[serde(serialize_with = "write_labels", deserialize_with = "read_labels")]
     pub labels: Vec<u32>,
+    /// CRC-32 of the encoded image of every sample, so that damage is found where it is, sample by sample. In the file,
+    /// eight hexadecimal digits each. Shards of versions that did not write it have none.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "write_crcs",
+        deserialize_with = "read_crcs"
+    )]
+    pub crc32: Vec<u32>,
 }
 
 /// A remark on one image.
@@ -151,8 +160,8 @@ impl Manifest {
                     folder.display(),
                     "a folder of shards with a manifest.json",
                     "none",
-                    "`verydeep pack --images DIR --out SHARDS` makes one; `verydeep verify` and `verydeep inspect` also take \
-                     shards of other tools",
+                    "`verydeep pack --images DIR --out SHARDS` makes one, and of other tools' shards `verydeep pack --shards DIR \
+                     --out SHARDS`",
                 ));
             }
             Err(error) => return Err(Error::io("read", &path)(error)),
@@ -225,6 +234,7 @@ impl Manifest {
             bytes,
             sha256,
             labels,
+            crc32: _, // of bytes that sha256 covers
         } in &self.shards
         {
             let split = split.as_str();
@@ -294,6 +304,12 @@ impl Manifest {
                     format!("{} in {}", shard.labels.len(), shard.file),
                 ));
             }
+            if !shard.crc32.is_empty() && shard.crc32.len() != shard.samples {
+                return Err((
+                    "as many CRCs as samples, or none",
+                    format!("{} in {}", shard.crc32.len(), shard.file),
+                ));
+            }
             if let Some(label) = shard
                 .labels
                 .iter()
@@ -326,6 +342,26 @@ fn read_labels<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D
     let text = String::deserialize(deserializer)?;
     let labels = text.split_ascii_whitespace().map(str::parse);
     labels.collect::<Result<_, _>>().map_err(serde::de::Error::custom)
+}
+
+fn write_crcs<S: Serializer>(crcs: &[u32], serializer: S) -> Result<S::Ok, S::Error> {
+    let mut text = String::with_capacity(crcs.len() * 8);
+    for crc in crcs {
+        let _ = write!(text, "{crc:08x}");
+    }
+    serializer.serialize_str(&text)
+}
+
+fn read_crcs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let crcs = text.as_bytes().chunks(8).map(|digits| {
+        let digits = std::str::from_utf8(digits)
+            .ok()
+            .filter(|digits| digits.len() == 8)?;
+        u32::from_str_radix(digits, 16).ok()
+    });
+    crcs.collect::<Option<_>>()
+        .ok_or_else(|| serde::de::Error::custom("expected eight hexadecimal digits for each CRC"))
 }
 
 /// Lower-case hexadecimal.

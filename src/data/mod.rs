@@ -2,17 +2,20 @@
 //! augmentation and the loader. Knows no network.
 
 pub mod augment;
+pub mod bad;
 pub mod decode;
 pub mod file;
 pub mod index;
 pub mod loader;
 pub mod manifest;
+mod new_folder;
 pub mod order;
 pub mod pack;
 pub mod preprocess;
 pub mod render;
 pub mod resample;
 pub mod resize;
+mod shard_set;
 pub mod shards;
 pub mod tar;
 pub mod verify;

@@ -11,21 +11,24 @@ mod keys;
 mod labels;
 mod packing;
 mod prepare;
+mod shards;
 mod sources;
 mod writer;
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::data::bad::MaxBad;
 use crate::data::loader::OnBad;
 use crate::data::manifest::{Note, PcaRgb, Split, Stored};
+use crate::data::new_folder::NewFolder;
 use crate::error::{BadSample, Error, Result};
 
 use packing::Packing;
 use sources::Sources;
+
+pub(in crate::data) use writer::OpenShard;
 
 /// Where images come from.
 #[derive(Debug, Clone)]
@@ -44,6 +47,13 @@ pub enum Source {
         /// A list of wnids, Caffe's `val.txt` or Kaggle's `LOC_val_solution.csv`; told by the content.
         val_labels: PathBuf,
     },
+    /// Shards of any tool: samples with an image and a `.cls` member.
+    Shards {
+        /// A shard folder, a folder of tars, or one tar.
+        shards: PathBuf,
+        /// Class names in index order, one a line; numbers where absent.
+        class_names: Option<PathBuf>,
+    },
 }
 
 /// How images are packed.
@@ -57,6 +67,8 @@ pub struct PackOptions {
     pub images: Stored,
     /// What happens when an image does not decode.
     pub on_bad: OnBad,
+    /// The most images of both splits that may not decode.
+    pub max_bad: Option<MaxBad>,
 }
 
 impl Default for PackOptions {
@@ -66,6 +78,7 @@ impl Default for PackOptions {
             seed: 1,
             images: Stored::Original,
             on_bad: OnBad::Skip,
+            max_bad: None,
         }
     }
 }
@@ -147,18 +160,8 @@ pub fn pack(
     progress: &(dyn Fn(PackProgress) + Sync),
 ) -> Result<PackReport> {
     options.check()?;
-    let parent = refuse_to_overwrite(out)?;
+    let folder = NewFolder::create(out)?;
     let sources = Sources::open(source)?;
-
-    fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
-    let folder = tempfile::Builder::new()
-        .prefix(&format!(
-            ".{}.packing-",
-            out.file_name().unwrap_or_default().to_string_lossy()
-        ))
-        .permissions(Permissions::from_mode(0o777)) // less the umask, like any folder
-        .tempdir_in(&parent)
-        .map_err(Error::io("create a folder in", &parent))?;
 
     let mut packing = Packing::new(folder.path(), &sources, options, progress);
     for split in Split::ALL {
@@ -166,42 +169,6 @@ pub fn pack(
     }
     let report = packing.finish()?;
 
-    sync(folder.path())?;
-    // An empty folder in the way is replaced.
-    fs::rename(folder.path(), out).map_err(Error::io("rename the finished folder to", out))?;
-    // It has another name now, and nothing is left to clean up.
-    let _ = folder.keep();
-    sync(&parent)?;
+    folder.finish()?;
     Ok(report)
-}
-
-/// The folder that `out` will be made in, which need not exist yet.
-fn refuse_to_overwrite(out: &Path) -> Result<PathBuf> {
-    let refuse = |found| {
-        Err(Error::invalid_hint(
-            out.display(),
-            "a new or an empty folder",
-            found,
-            "choose another --out",
-        ))
-    };
-    match fs::read_dir(out).map(Iterator::count) {
-        Ok(0) => {}
-        Ok(_) => return refuse("one with files in it"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return refuse("a file"),
-        Err(error) => return Err(Error::io("examine", out)(error)),
-    }
-    match (out.file_name(), out.parent()) {
-        (Some(_), Some(parent)) if parent.as_os_str().is_empty() => Ok(PathBuf::from(".")),
-        (Some(_), Some(parent)) => Ok(parent.to_path_buf()),
-        _ => refuse("a path that ends in no name"),
-    }
-}
-
-/// Makes the names in a folder survive a power failure.
-fn sync(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync", folder))
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::str::FromStr;
 
 /// The order in which the network sees the colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +38,40 @@ pub enum CentreCrop {
     Floor,
 }
 
+/// What the EXIF orientation of a file does, which says how the camera was held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exif {
+    /// Nothing: pixels are seen as they are stored, as torchvision and Pillow do.
+    #[default]
+    Ignore,
+    /// The image is turned upright before anything else.
+    Apply,
+}
+
+impl Exif {
+    /// Whether it is left out of what is written: files of versions that did not know the choice stay as they are.
+    pub fn is_ignored(&self) -> bool {
+        *self == Self::Ignore
+    }
+}
+
+impl FromStr for Exif {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "ignore" => Ok(Self::Ignore),
+            "apply" => Ok(Self::Apply),
+            _ => Err(Error::invalid(
+                "--exif",
+                "ignore or apply",
+                format_args!("'{text}'"),
+            )),
+        }
+    }
+}
+
 /// Whether an image is mirrored left to right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(u8)]
@@ -68,6 +103,9 @@ pub struct Preprocess {
     pub filter: Filter,
     /// Rule for the centre crop.
     pub centre_crop: CentreCrop,
+    /// Whether files are turned as EXIF says.
+    #[serde(default, skip_serializing_if = "Exif::is_ignored")]
+    pub exif: Exif,
 }
 
 impl Preprocess {
@@ -80,6 +118,7 @@ impl Preprocess {
             long_side: LongSide::Floor,
             filter: Filter::BilinearAntialiased,
             centre_crop: CentreCrop::Floor,
+            exif: Exif::Ignore,
         }
     }
 

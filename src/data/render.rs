@@ -2,6 +2,7 @@
 
 use super::augment::View;
 use super::decode::{DecodeError, Decoder, Region};
+use super::preprocess::Exif;
 use super::resample::Resampler;
 use super::resize::{rescaled, square, whole};
 use std::time::{Duration, Instant};
@@ -25,9 +26,17 @@ pub struct RenderTimes {
 }
 
 impl Worker {
-    /// A worker that has allocated nothing yet.
+    /// A worker that has allocated nothing yet. It sees files as they are stored, whatever EXIF says.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, with a rule for EXIF orientation.
+    pub fn with_exif(exif: Exif) -> Self {
+        Self {
+            decoder: Decoder::with_exif(exif),
+            ..Self::default()
+        }
     }
 
     /// Decodes the part of the image that `view` shows and resamples it into `out` (crop, crop, 3), RGB8.

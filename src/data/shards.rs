@@ -31,6 +31,8 @@ struct Sample {
     /// Of the encoded image.
     offset: u64,
     size: u64,
+    /// Of the encoded image, where the manifest says it.
+    crc32: Option<u32>,
     /// Within `keys`.
     key: Range<usize>,
 }
@@ -55,7 +57,7 @@ impl Dataset {
 
         let (mut shards, mut samples, mut keys) = (Vec::new(), Vec::new(), String::new());
         for ((shard, images), entry) in opened.into_iter().zip(entries) {
-            for (image, &label) in images.into_iter().zip(&entry.labels) {
+            for (i, (image, &label)) in images.into_iter().zip(&entry.labels).enumerate() {
                 let start = keys.len();
                 keys.push_str(index::split_name(&image.name).map_or("", |(key, _)| key));
                 let key = start..keys.len();
@@ -64,6 +66,7 @@ impl Dataset {
                     label,
                     offset: image.offset,
                     size: image.size,
+                    crc32: entry.crc32.get(i).copied(),
                     key,
                 });
             }
@@ -98,10 +101,15 @@ impl Dataset {
     }
 
     /// The encoded image: a slice of the map, or read into `scratch`. The tar header before it is checked on the
-    /// way, so that an index of another file cannot pass garbage for an image.
+    /// way, so that an index of another file cannot pass garbage for an image, and so is the image's CRC-32, where the
+    /// manifest has it: a damaged JPEG usually decodes to something.
     pub fn read<'a>(&'a self, sample: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         let Sample {
-            shard, offset, size, ..
+            shard,
+            offset,
+            size,
+            crc32,
+            ..
         } = self.samples[sample];
         let bytes = self.shards[shard as usize].read(offset - BLOCK..offset + size, scratch)?;
         let (header, image) = bytes.split_at(BLOCK as usize);
@@ -112,6 +120,7 @@ impl Dataset {
         };
         member
             .check_header(header)
+            .and_then(|()| check_crc(crc32, image))
             .map_err(|reason| Error::Sample(Box::new(self.bad_sample(sample, reason))))?;
         Ok(image)
     }
@@ -131,6 +140,20 @@ impl Dataset {
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
+}
+
+/// Compares an encoded image with what was packed.
+pub(super) fn check_crc(expected: Option<u32>, image: &[u8]) -> Result<(), String> {
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    let found = crc32fast::hash(image);
+    if found == expected {
+        return Ok(());
+    }
+    Err(format!(
+        "expected the bytes that were packed (CRC-32 {expected:08x}), found others ({found:08x})"
+    ))
 }
 
 fn open_shard(path: &Path, bytes: u64, io: IoMode) -> Result<RandomFile> {
@@ -170,7 +193,7 @@ fn images_of(shard: &RandomFile, expected: usize) -> Result<Vec<Member>> {
                     .join(", ");
                 Error::invalid(
                     format_args!("{path}, sample {}", sample.key()),
-                    "a jpg, png or webp member",
+                    "a jpg, png, webp or gif member",
                     found,
                 )
             })
@@ -226,6 +249,7 @@ mod tests {
                 bytes: archive.len() as u64,
                 sha256: String::new(),
                 labels: samples.iter().map(|(_, label)| *label).collect(),
+                crc32: Vec::new(),
             });
         }
         manifest.save(folder.path()).unwrap();

@@ -1,6 +1,6 @@
 //! Looking at shards, whoever made them: everything about them, or a summary.
 
-mod set;
+mod repair;
 mod shard;
 mod summary;
 
@@ -11,12 +11,13 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::data::manifest::{INFO, Manifest};
+use crate::data::shard_set::ShardSet;
 use crate::error::{BadSample, Result};
 
-use set::ShardSet;
-use shard::ShardCheck;
+use shard::{GoodSample, ShardCheck};
 
-pub use set::holds_shards;
+pub use crate::data::shard_set::holds_shards;
+pub use repair::{RepairReport, repair};
 pub use summary::{PackedSummary, ShardSummary, inspect};
 
 /// How far verification is.
@@ -46,7 +47,16 @@ pub struct VerifyReport {
 /// Reads every byte and decodes every image of a shard folder, of a folder of tars without a manifest, or of one
 /// tar. Only what keeps it from starting is an error: an unreadable shard is among the bad.
 pub fn verify(path: &Path, progress: &(dyn Fn(VerifyProgress) + Sync)) -> Result<VerifyReport> {
-    let set = ShardSet::find(path)?;
+    check(path, &ShardSet::find(path)?, progress, |_, _| Ok(()))
+}
+
+/// Verifies the shards at `path`, one after the other; `each` is given the number and the good samples of every one.
+fn check(
+    path: &Path,
+    set: &ShardSet,
+    progress: &(dyn Fn(VerifyProgress) + Sync),
+    mut each: impl FnMut(usize, &[GoodSample]) -> Result<()>,
+) -> Result<VerifyReport> {
     let known_odd: HashSet<&str> = set
         .manifest
         .iter()
@@ -68,6 +78,7 @@ pub fn verify(path: &Path, progress: &(dyn Fn(VerifyProgress) + Sync)) -> Result
             known_odd: &known_odd,
         };
         let findings = check.run();
+        each(i, &findings.good)?;
         report.samples += findings.samples;
         report.bad.extend(findings.bad);
         report.odd.extend(findings.odd);

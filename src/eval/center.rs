@@ -55,7 +55,7 @@ pub fn evaluate<B: Backend>(
         threads: center.threads,
         slots: LOADER_SLOTS,
         positions: Positions::from(0, center.batch)?.until(data.len() as u64),
-        views: Views::centred(model.spec.crop, center.scale)?,
+        views: Views::centred(model.spec.crop, center.scale)?.with_exif(preprocess.exif),
         mode: Mode::Evaluate { on_bad: OnBad::Skip },
     };
     let mut loader = load(backend, data, config)?;

@@ -70,6 +70,7 @@ pub fn features<B: Backend>(
             kind: Kind::Whole,
             scale,
             crop: model.spec.crop,
+            exif: preprocess.exif,
             pool: &pool,
         };
         let mut means = Means::new(source.len(), network.classes, Kind::Whole.flips(&look).len());

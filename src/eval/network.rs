@@ -52,6 +52,7 @@ pub fn posteriors<B: Backend>(
                 kind,
                 scale,
                 crop: model.spec.crop,
+                exif: preprocess.exif,
                 pool: &pool,
             };
             let network = (&model.network, preprocess);

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::look::Kind;
 use crate::data::augment::View;
 use crate::data::loader::Source;
+use crate::data::preprocess::Exif;
 use crate::data::render::Worker;
 use crate::error::{BadSample, Error, Result};
 
@@ -46,17 +47,25 @@ pub(super) struct Pass<'a> {
     pub(super) scale: usize,
     /// Side of the crops.
     pub(super) crop: usize,
+    /// Whether files are turned as EXIF says.
+    pub(super) exif: Exif,
     pub(super) pool: &'a rayon::ThreadPool,
 }
 
 /// What a thread keeps from image to image.
-#[derive(Default)]
 struct Painter {
     worker: Worker,
     compressed: Vec<u8>,
 }
 
 impl Pass<'_> {
+    fn painter(&self) -> Painter {
+        Painter {
+            worker: Worker::with_exif(self.exif),
+            compressed: Vec::new(),
+        }
+    }
+
     /// The images in the order in which they are computed, with the sizes of their views; and those that cannot be.
     /// Whole images are sorted by size, so that those of one size follow each other.
     pub(super) fn order(&self) -> Result<(Vec<Wanted>, Vec<Unusable>)> {
@@ -68,7 +77,7 @@ impl Pass<'_> {
         let measured: Vec<Result<(usize, usize)>> = self.pool.install(|| {
             images
                 .into_par_iter()
-                .map_init(Painter::default, |painter, image| self.size(painter, image))
+                .map_init(|| self.painter(), |painter, image| self.size(painter, image))
                 .collect()
         });
         let (mut wanted, mut unusable) = (Vec::new(), Vec::new());
@@ -117,9 +126,10 @@ impl Pass<'_> {
             let rendered = self.pool.install(|| {
                 let images = chunk.par_iter();
                 images
-                    .map_init(Painter::default, |painter, wanted| {
-                        self.render(painter, *wanted, &crops)
-                    })
+                    .map_init(
+                        || self.painter(),
+                        |painter, wanted| self.render(painter, *wanted, &crops),
+                    )
                     .collect()
             });
             if sender.send(rendered).is_err() {

@@ -1,5 +1,6 @@
 //! What a run leaves behind and shows while it goes on: the first replica's business.
 
+use super::bad::BadList;
 use super::event::{Event, Observer};
 use super::log::RunLog;
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ const KEPT_CHECKPOINTS: usize = 2;
 pub(super) struct Journal<'a> {
     run: &'a RunFolder,
     log: RunLog,
+    bad: BadList,
     observer: &'a mut dyn Observer,
 }
 
@@ -20,12 +22,21 @@ impl<'a> Journal<'a> {
     /// Opens the log of a run that has finished `step` steps.
     pub(super) fn open(run: &'a RunFolder, step: u64, observer: &'a mut dyn Observer) -> Result<Self> {
         let log = RunLog::resume(&run.log(), step)?;
-        Ok(Self { run, log, observer })
+        let bad = BadList::open(run.root())?;
+        Ok(Self {
+            run,
+            log,
+            bad,
+            observer,
+        })
     }
 
     /// Writes an event down, and shows it.
     pub(super) fn emit(&mut self, event: &Event) -> Result<()> {
         self.log.append(event)?;
+        if let Event::BadSample { sample, action, .. } = event {
+            self.bad.add(sample, *action)?;
+        }
         self.observer.event(event);
         Ok(())
     }

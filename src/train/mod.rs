@@ -1,6 +1,7 @@
 //! Training: the recipe, the schedule, the trainer, the run log.
 
 mod audit;
+mod bad;
 pub mod diff;
 pub mod event;
 mod folder;
@@ -15,6 +16,7 @@ mod stop;
 mod stuck;
 mod trainer;
 
+pub use bad::BAD_SAMPLES;
 pub use folder::{create_run, write_recipe};
 pub use job::{Ended, Job, Progress, ScheduleState};
 pub use recipe::{PAPER_EPOCHS, Recipe, check_replicas, check_shares, compare_classes, equivalence_class};

@@ -11,8 +11,10 @@ use crate::backend::Precision;
 use crate::backend::cpu::ConvAlgorithm;
 use crate::backend::cuda::plans::PlanFile;
 use crate::data::augment::{ScaleRange, Views};
+use crate::data::bad::MaxBad;
 use crate::data::loader::OnBad;
 use crate::data::manifest::Manifest;
+use crate::data::preprocess::Exif;
 use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
@@ -82,6 +84,12 @@ pub struct Recipe {
     pub seed: u64,
     /// Centre crop at Smin, no flip, no colour shift.
     pub no_augment: bool,
+    /// The most samples of a split that may be unusable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bad: Option<MaxBad>,
+    /// Whether files are turned as EXIF says.
+    #[serde(default, skip_serializing_if = "Exif::is_ignored")]
+    pub exif: Exif,
     /// Iterations between checkpoints; one per epoch where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint_every: Option<u64>,
@@ -205,14 +213,14 @@ impl Recipe {
     /// How the training images are looked at.
     pub fn training_views(&self, manifest: &Manifest) -> Result<Views> {
         if self.no_augment {
-            return Views::centred(self.crop, self.scale.min());
+            return Ok(Views::centred(self.crop, self.scale.min())?.with_exif(self.exif));
         }
-        Views::augmented(self.seed, self.crop, self.scale, manifest.pca_rgb)
+        Ok(Views::augmented(self.seed, self.crop, self.scale, manifest.pca_rgb)?.with_exif(self.exif))
     }
 
     /// How the validation images are looked at: the middle crop at Q.
     pub fn test_views(&self) -> Result<Views> {
-        Views::centred(self.crop, self.scale.middle())
+        Ok(Views::centred(self.crop, self.scale.middle())?.with_exif(self.exif))
     }
 
     /// The update rule's constants.
@@ -247,6 +255,7 @@ impl Recipe {
             "checkpoint-every",
             "audit-every",
             "stop-if-stuck",
+            "max-bad",
             "folds",
             "device",
             "threads",

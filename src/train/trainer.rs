@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::audit::{Findings, Leaf};
+use super::bad::BadCount;
 use super::event::{Event, Fold};
 use super::job::{Job, Progress};
 use super::journal::Journal;
@@ -27,7 +28,7 @@ use super::stuck::StuckDetector;
 use crate::backend::Backend;
 use crate::data::loader::{self, BadEvent, Loader, Mode, OnBad, Positions};
 use crate::data::order::Order;
-use crate::data::shards::Dataset;
+use crate::data::shards::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::eval::{Tally, tally};
 use crate::exec::{FoldOf, Training, Watch, load};
@@ -58,6 +59,7 @@ pub(super) struct Trainer<'a, B: Backend, G: Group<B>> {
     stuck: StuckDetector,
     /// Where silent corruption is looked for.
     audit: Option<Audit>,
+    bad: BadCount,
     trained_images: u64,
     trained_seconds: f64,
 }
@@ -90,7 +92,9 @@ impl From<Error> for Interrupted {
     fn from(error: Error) -> Self {
         match error {
             // Everybody finds the same, or somebody has said it.
-            Error::NonFinite { .. } | Error::Stuck { .. } | Error::Replica { .. } => Self::Agreed(error),
+            Error::NonFinite { .. } | Error::Stuck { .. } | Error::BadData { .. } | Error::Replica { .. } => {
+                Self::Agreed(error)
+            }
             error => Self::Own(error),
         }
     }
@@ -117,6 +121,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
             journal,
             saved: start.class.is_some().then_some(start.progress.step),
             validated: None,
+            bad: BadCount::new(job.recipe.max_bad),
             stuck: StuckDetector::new(job.network.classes, job.recipe.stop_if_stuck),
             audit: job.recipe.audit_every.map(Audit::every),
             trained_images: 0,
@@ -247,6 +252,8 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         }
         for event in reports.iter().flat_map(|report| &report.bad) {
             self.report_bad(Some(step + 1), event)?;
+            self.bad
+                .add(Split::Train, self.job.training.len() as u64, event)?;
         }
         self.judge(reports.iter().map(|report| &report.findings))?;
         let losses = reports.iter().flat_map(|report| &report.losses);
@@ -384,6 +391,7 @@ impl<'a, B: Backend, G: Group<B>> Trainer<'a, B, G> {
         let tally = Tally::of_turns(scored.into_iter().map(|(_, tallies)| tallies).collect());
         for event in &tally.bad {
             self.report_bad(None, event)?;
+            self.bad.add(Split::Validation, data.len() as u64, event)?;
         }
         let step = self.progress.step;
         self.group.complete_weights(&mut self.state)?;

@@ -5,10 +5,8 @@ use std::fs;
 
 use verydeep::Error;
 use verydeep::data::index;
-use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::tar::TarWriter;
 use verydeep::data::verify::verify;
-use verydeep::rng::{Purpose, Stream};
 
 use super::{options, pack_folder, photos, png, verified, write};
 
@@ -55,7 +53,7 @@ fn verify_names_what_is_wrong() {
         ("letters", "letters.png", "cat"),
         ("unlabelled", "unlabelled.png", ".cls"),
         ("blind", "blind.cls", "none"),
-        ("broken", "broken.jpg", "JPEG or PNG"),
+        ("broken", "broken.jpg", "JPEG, PNG"),
     ] {
         let (offset, reason) = reason("x.tar", key);
         assert!(
@@ -111,52 +109,4 @@ fn verify_compares_archive_index_and_manifest() {
     let info = fs::read_to_string(out.join("_info.json")).unwrap();
     fs::write(out.join("_info.json"), info.replacen("10", "11", 1)).unwrap();
     assert_eq!(verified(&out).bad[0].shard, "_info.json");
-}
-
-#[test]
-fn no_damage_goes_unseen_and_none_panics() {
-    let root = tempfile::tempdir().unwrap();
-    let (images, out) = (photos(root.path()), root.path().join("shards"));
-    pack_folder(&images, &out, &options()).unwrap();
-    let shard = out.join("photos-validation-0000.tar");
-    let whole = fs::read(&shard).unwrap();
-    let seed = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_nanos() as u64;
-    let mut stream = Stream::new(seed, 0, Purpose::Synthetic, 0);
-    let mut position = |len: usize| stream.below(len as u64) as usize;
-    for round in 0..200 {
-        let mut damaged = whole.clone();
-        let at = position(whole.len());
-        match round % 4 {
-            0 => damaged[at] ^= 1 << (round / 4 % 8),
-            1 => damaged.truncate(at),
-            2 => damaged[at..whole.len().min(at + 4096)].fill(0xA5),
-            _ => {
-                let (from, to) = (position(whole.len() / 512), position(whole.len() / 512 - 1));
-                let to = if to == from { to + 1 } else { to };
-                damaged.copy_within(512 * from..512 * from + 512, 512 * to);
-            }
-        }
-        fs::write(&shard, &damaged).unwrap();
-        let bad = verified(&out).bad;
-        assert_eq!(bad.is_empty(), damaged == whole, "seed {seed} round {round}");
-        assert!(
-            bad.iter().all(|bad| bad.shard == "photos-validation-0000.tar"),
-            "seed {seed} round {round}: {bad:?}"
-        );
-        // Reading finds what it needs or says what is wrong.
-        if let Ok(dataset) = Dataset::open(&out, Split::Validation, IoMode::Mmap) {
-            let mut scratch = Vec::new();
-            for i in 0..dataset.len() {
-                if let Err(error) = dataset.read(i, &mut scratch) {
-                    assert!(
-                        matches!(error, Error::Sample(_)),
-                        "seed {seed} round {round}: {error}"
-                    );
-                }
-            }
-        }
-    }
 }

@@ -1,13 +1,16 @@
 //! Archives in the layout of ImageNet's.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use verydeep::data::manifest::Manifest;
-use verydeep::data::pack::{Source, pack};
+use verydeep::data::pack::{PackOptions, Source, pack};
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::tar::TarWriter;
 
-use super::{contents, options, png, samples, verified, write};
+use super::{contents, golden_image, options, png, samples, verified, write};
 
 /// Small archives in the layout of ImageNet's: (train, val).
 fn imagenet(root: &Path) -> (PathBuf, PathBuf) {
@@ -93,4 +96,148 @@ fn imagenets_archives_are_packed_in_place_with_any_label_file() {
         ("ILSVRC2012_val_00000003", 1),
     ];
     assert_eq!(labels, expected);
+}
+
+/// Archives in which `copies` of each odd and each ordinary file of ImageNet's kinds occur.
+fn with_odd_files(root: &Path, copies: usize) -> Source {
+    let archive = |members: Vec<(String, Vec<u8>)>| {
+        let mut writer = TarWriter::new(Vec::new());
+        for (name, bytes) in &members {
+            writer.append(name, bytes).unwrap();
+        }
+        writer.finish().unwrap()
+    };
+    let files = [
+        "420.jpg",
+        "422-progressive.jpg",
+        "grey.jpg",
+        "cmyk.jpg",
+        "palette.png",
+    ];
+    let images = |wnid: &str| -> Vec<(String, Vec<u8>)> {
+        let names = (0..copies * files.len()).map(|i| (i, files[i % files.len()]));
+        names
+            .map(|(i, file)| (format!("{wnid}_{i}.JPEG"), golden_image(file)))
+            .collect()
+    };
+    let mut first = images("n01440764");
+    first.push((
+        "n01440764_9999.JPEG".into(),
+        golden_image("420.jpg")[..20].to_vec(),
+    ));
+    let classes = vec![
+        ("n01440764.tar".to_string(), archive(first)),
+        ("n01443537.tar".to_string(), archive(images("n01443537"))),
+    ];
+    let validation = (1..=2).map(|i| (format!("ILSVRC2012_val_{i:08}.JPEG"), golden_image("444.jpg")));
+    write(root, "ILSVRC2012_img_train.tar", &archive(classes));
+    write(root, "ILSVRC2012_img_val.tar", &archive(validation.collect()));
+    write(root, "synsets.txt", b"n01443537\nn01440764\n");
+    Source::Ilsvrc {
+        train: root.join("ILSVRC2012_img_train.tar"),
+        val: root.join("ILSVRC2012_img_val.tar"),
+        val_labels: root.join("synsets.txt"),
+    }
+}
+
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn odd_files_are_reported_and_the_bytes_do_not_depend_on_the_workers() {
+    let root = tempfile::tempdir().unwrap();
+    let source = with_odd_files(root.path(), 2);
+    let mut packed = Vec::new();
+    for workers in [1, 5] {
+        let out = root.path().join(format!("{workers} workers"));
+        let seen = std::sync::Mutex::new(Vec::new());
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(workers)
+            .build()
+            .unwrap();
+        let progress =
+            |at: verydeep::data::pack::PackProgress| seen.lock().unwrap().push((at.done, at.total));
+        let report = pool
+            .install(|| pack(&source, &out, &options(), &progress))
+            .unwrap();
+        assert_eq!((report.samples.train, report.samples.validation), (20, 2));
+        assert_eq!(seen.into_inner().unwrap(), [(21, 21), (2, 2)]);
+        let count = |part: &str| report.odd.iter().filter(|odd| odd.reason.contains(part)).count();
+        assert_eq!(
+            (
+                count("four channels"),
+                count("a PNG that is called .JPEG"),
+                report.odd.len()
+            ),
+            (4, 4, 8)
+        );
+        assert_eq!(
+            (report.bad.len(), report.bad[0].key.as_str()),
+            (1, "n01440764_9999")
+        );
+        assert_eq!(report.bad[0].shard, "ILSVRC2012_img_train.tar");
+        packed.push(contents(&out));
+    }
+    assert!(packed[0] == packed[1]);
+
+    let stored = verydeep::data::manifest::Stored::Reencoded {
+        max_short: 24,
+        quality: 85,
+    };
+    let out = root.path().join("reduced");
+    let report = pack(
+        &source,
+        &out,
+        &PackOptions {
+            images: stored,
+            ..options()
+        },
+        &|_| (),
+    )
+    .unwrap();
+    assert_eq!((report.samples.train, report.bad.len()), (20, 1));
+    let mut decoder = verydeep::data::decode::Decoder::new();
+    for (key, (_, bytes)) in samples(&out, Split::Train, IoMode::Mmap) {
+        let header = decoder.header(&bytes).unwrap();
+        assert!(header.width.min(header.height) <= 24, "{key}: {header:?}");
+    }
+    assert_eq!(Manifest::load(&out).unwrap().images, stored);
+}
+
+#[test]
+fn a_killed_pack_starts_again_and_leaves_nothing_else() {
+    let root = tempfile::tempdir().unwrap();
+    let source = with_odd_files(root.path(), 40);
+    let options = PackOptions {
+        shard_size: 4,
+        ..options()
+    };
+    let expected = root.path().join("expected/shards");
+    pack(&source, &expected, &options, &|_| ()).unwrap();
+
+    let out = root.path().join("killed/shards");
+    let archive = |name: &str| root.path().join(name);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_verydeep"))
+        .args(["pack", "--shard-size", "4", "--out"])
+        .arg(&out)
+        .arg("--ilsvrc-train")
+        .arg(archive("ILSVRC2012_img_train.tar"))
+        .arg("--ilsvrc-val")
+        .arg(archive("ILSVRC2012_img_val.tar"))
+        .arg("--val-labels")
+        .arg(archive("synsets.txt"))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let unfinished = root.path().join("killed/.shards.unfinished");
+    let patience = Instant::now();
+    while !unfinished.join("imagenet1k-train-0000.idx").exists() {
+        assert!(patience.elapsed() < Duration::from_secs(60), "no shard");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!out.exists() && unfinished.exists(), "it was killed too late");
+
+    pack(&source, &out, &options, &|_| ()).unwrap();
+    assert!(contents(&out) == contents(&expected));
+    assert_eq!(fs::read_dir(root.path().join("killed")).unwrap().count(), 1);
 }

@@ -2,8 +2,11 @@
 
 mod damage;
 mod imagenet;
+mod mutations;
 mod other_tools;
 mod packing;
+mod pillow;
+mod repair;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -27,6 +30,26 @@ fn png(seed: u64) -> Vec<u8> {
     writer.write_image_data(&pixels).unwrap();
     writer.finish().unwrap();
     bytes
+}
+
+/// An image of `tests/golden/images`.
+fn golden_image(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    fs::read(folder.join(name)).unwrap()
+}
+
+/// A number that a nightly run says in the environment.
+fn said(variable: &str, otherwise: u64) -> u64 {
+    let said = std::env::var(variable).ok();
+    said.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Another one every time, unless `VERYDEEP_TEST_SEED` fixes it.
+fn seed() -> u64 {
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap();
+    said("VERYDEEP_TEST_SEED", now.as_nanos() as u64)
 }
 
 fn write(root: &Path, path: &str, bytes: &[u8]) {

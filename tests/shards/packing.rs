@@ -10,9 +10,13 @@ use verydeep::data::manifest::Manifest;
 #[cfg(feature = "turbojpeg")]
 use verydeep::data::manifest::Stored;
 use verydeep::data::pack::PackOptions;
+#[cfg(feature = "turbojpeg")]
+use verydeep::data::preprocess::Exif;
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::verify::{holds_shards, inspect};
 
+#[cfg(feature = "turbojpeg")]
+use super::golden_image;
 use super::{contents, options, pack_folder, photos, png, samples, verified, write};
 
 #[test]
@@ -236,6 +240,36 @@ fn large_images_are_reduced_on_request() {
     }
     assert!((1..33).contains(&reduced), "{reduced} of 33 were larger");
     assert!(verified(&out).bad.is_empty());
+}
+
+#[cfg(feature = "turbojpeg")]
+#[test]
+fn what_is_encoded_again_says_how_the_camera_was_held() {
+    let root = tempfile::tempdir().unwrap();
+    let (images, out) = (root.path().join("photos"), root.path().join("shards"));
+    for (name, file) in [("turned", "orientation-6.jpg"), ("upright", "420.jpg")] {
+        write(&images, &format!("train/cat/{name}.jpg"), &golden_image(file));
+    }
+    let reduced = PackOptions {
+        images: Stored::Reencoded {
+            max_short: 20,
+            quality: 90,
+        },
+        ..options()
+    };
+    pack_folder(&images, &out, &reduced).unwrap();
+    let packed = samples(&out, Split::Train, IoMode::Mmap);
+    let size = |key: &str, exif| {
+        let header = Decoder::with_exif(exif).header(&packed[key].1).unwrap();
+        (header.width, header.height)
+    };
+    let (width, height) = size("cat_turned", Exif::Ignore);
+    assert!(width.min(height) == 20 && width != height);
+    assert_eq!(size("cat_turned", Exif::Apply), (height, width));
+    assert_eq!(
+        size("cat_upright", Exif::Apply),
+        size("cat_upright", Exif::Ignore)
+    );
 }
 
 #[cfg(feature = "turbojpeg")]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::ComputeArgs;
+use crate::data::bad::MaxBad;
 use crate::data::shards::IoMode;
 use crate::eval::{Protocol, ScoreAverage};
 use crate::network::Config;
@@ -116,6 +117,9 @@ pub(in crate::cli) struct EvalArgs {
     /// Images per batch; the result does not depend on it
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(in crate::cli) batch: usize,
+    /// End with exit 7 where more images than this cannot be read: a number, or a share of all such as 0.1%
+    #[arg(long, value_name = "N|P%")]
+    pub(in crate::cli) max_bad: Option<MaxBad>,
     /// How shards are read
     #[arg(long, default_value = "mmap")]
     pub(in crate::cli) io: IoMode,

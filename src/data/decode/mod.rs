@@ -1,4 +1,5 @@
-//! Compressed bytes to RGB pixels: JPEG (libjpeg-turbo, or pure Rust without the feature `turbojpeg`) and PNG.
+//! Compressed bytes to RGB pixels: JPEG (libjpeg-turbo, or pure Rust without the feature `turbojpeg`), PNG, WebP, and
+//! the first frame of a GIF.
 //!
 //! Pixels are RGB, 8 bits, (height, width, 3) without padding. The settings are Pillow's defaults: accurate integer
 //! inverse DCT, smooth chroma upsampling, `convert("RGB")`. The format is told by the content, never by the name, so
@@ -7,16 +8,23 @@
 use std::fmt;
 
 mod cmyk;
+mod gif;
+mod orientation;
 mod png;
 #[cfg(feature = "turbojpeg")]
 mod turbo;
+mod webp;
 #[cfg(not(feature = "turbojpeg"))]
 mod zune;
 
+use super::preprocess::Exif;
+use orientation::Orientation;
 #[cfg(feature = "turbojpeg")]
 use turbo::Jpeg;
 #[cfg(not(feature = "turbojpeg"))]
 use zune::Jpeg;
+
+pub(in crate::data) use orientation::{segment as exif_segment, tag_of_file as exif_orientation};
 
 /// Name and rules of the JPEG decoder of this build. Part of the equivalence class: other decoders give other bits.
 #[cfg(feature = "turbojpeg")]
@@ -47,6 +55,32 @@ pub enum Format {
     Jpeg,
     /// PNG of every colour type and bit depth.
     Png,
+    /// WebP, lossy or lossless; of an animation the first frame.
+    WebP,
+    /// The first frame of a GIF.
+    Gif,
+}
+
+impl Format {
+    /// The usual end of a file's name.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Jpeg => "jpg",
+            Self::Png => "png",
+            Self::WebP => "webp",
+            Self::Gif => "gif",
+        }
+    }
+
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Jpeg => "JPEG",
+            Self::Png => "PNG",
+            Self::WebP => "WebP",
+            Self::Gif => "GIF",
+        }
+    }
 }
 
 /// What the first bytes of an image say about it.
@@ -109,49 +143,88 @@ pub struct Window {
 /// decoded before.
 #[derive(Debug, Default)]
 pub struct Decoder {
+    exif: Exif,
     scratch: Vec<u8>,
+    /// Pixels as they are stored, where EXIF wants them turned.
+    stored: Vec<u8>,
 }
 
 /// An image whose header has been read and found acceptable.
 pub struct Opened<'a> {
-    bytes: &'a [u8],
+    /// As the image is seen: turned where EXIF says so and counts.
     header: Header,
-    /// The decompressor that has read the header; `None` for PNG.
-    jpeg: Option<Jpeg<'a>>,
+    orientation: Orientation,
+    file: File<'a>,
+}
+
+/// What is read further.
+enum File<'a> {
+    /// The decompressor that has read the header.
+    Jpeg(Jpeg<'a>),
+    Png(&'a [u8]),
+    WebP(&'a [u8]),
+    Gif(&'a [u8]),
+}
+
+impl File<'_> {
+    /// Width and height as stored.
+    fn size(&self) -> Result<(usize, usize), DecodeError> {
+        match self {
+            Self::Jpeg(jpeg) => Ok(jpeg.size()),
+            Self::Png(bytes) => png::size(bytes),
+            Self::WebP(bytes) => webp::size(bytes),
+            Self::Gif(bytes) => gif::size(bytes),
+        }
+    }
 }
 
 impl Decoder {
-    /// A decoder that has allocated nothing yet.
+    /// A decoder that has allocated nothing yet. It shows images as they are stored, whatever EXIF says.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, with a rule for EXIF orientation.
+    pub fn with_exif(exif: Exif) -> Self {
+        Self {
+            exif,
+            ..Self::default()
+        }
     }
 
     /// Reads the header and refuses an image larger than [`MAX_PIXELS`]; reads no pixel and allocates nothing of the
     /// image's size.
     pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Opened<'a>, DecodeError> {
         let format = format_of(bytes)?;
-        let jpeg = match format {
-            Format::Jpeg => Some(Jpeg::open(bytes)?),
-            Format::Png => None,
+        let file = match format {
+            Format::Jpeg => File::Jpeg(Jpeg::open(bytes)?),
+            Format::Png => File::Png(bytes),
+            Format::WebP => File::WebP(bytes),
+            Format::Gif => File::Gif(bytes),
         };
-        let (width, height) = match &jpeg {
-            Some(jpeg) => jpeg.size(),
-            None => png::size(bytes)?,
-        };
-        match width.checked_mul(height) {
-            Some(1..=MAX_PIXELS) => Ok(Opened {
-                bytes,
-                header: Header {
-                    width,
-                    height,
-                    format,
-                },
-                jpeg,
-            }),
-            _ => Err(DecodeError(format!(
+        let (width, height) = file.size()?;
+        if !width
+            .checked_mul(height)
+            .is_some_and(|pixels| (1..=MAX_PIXELS).contains(&pixels))
+        {
+            return Err(DecodeError(format!(
                 "expected an image of 1 to {MAX_PIXELS} pixels, found {width} x {height}"
-            ))),
+            )));
         }
+        let orientation = match self.exif {
+            Exif::Ignore => Orientation::default(),
+            Exif::Apply => Orientation::of_file(bytes),
+        };
+        let (width, height) = orientation.size((width, height));
+        Ok(Opened {
+            header: Header {
+                width,
+                height,
+                format,
+            },
+            orientation,
+            file,
+        })
     }
 
     /// Format and size of the image, with the checks of [`Decoder::open`].
@@ -188,17 +261,41 @@ impl Decoder {
                 "expected a region inside {width} x {height}, found {wanted:?}"
             )));
         }
-        match image.jpeg {
-            Some(jpeg) => jpeg.decode(wanted, rgb, &mut self.scratch),
-            None => {
-                png::decode(image.bytes, rgb, &mut self.scratch)?;
-                Ok(Window {
-                    region: Region::whole(width, height),
-                    warning: None,
-                })
-            }
+        let Opened {
+            orientation, file, ..
+        } = image;
+        if orientation.is_upright() {
+            return decode_stored(file, (width, height), wanted, rgb, &mut self.scratch);
         }
+        let stored = orientation.size((width, height));
+        let wanted = orientation.to_stored(wanted, stored);
+        let window = decode_stored(file, stored, wanted, &mut self.stored, &mut self.scratch)?;
+        orientation.apply(&self.stored, window.region, rgb);
+        Ok(Window {
+            region: orientation.to_upright(window.region, stored),
+            ..window
+        })
     }
+}
+
+/// Decodes at least `wanted` of an image of `size`, both as they are stored.
+fn decode_stored(
+    file: File<'_>,
+    (width, height): (usize, usize),
+    wanted: Region,
+    rgb: &mut Vec<u8>,
+    scratch: &mut Vec<u8>,
+) -> Result<Window, DecodeError> {
+    match file {
+        File::Jpeg(jpeg) => return jpeg.decode(wanted, rgb, scratch),
+        File::Png(bytes) => png::decode(bytes, rgb, scratch)?,
+        File::WebP(bytes) => webp::decode(bytes, rgb, scratch)?,
+        File::Gif(bytes) => gif::decode(bytes, rgb, scratch)?,
+    }
+    Ok(Window {
+        region: Region::whole(width, height),
+        warning: None,
+    })
 }
 
 impl Opened<'_> {
@@ -213,14 +310,14 @@ fn format_of(bytes: &[u8]) -> Result<Format, DecodeError> {
     let other = match bytes {
         [0xFF, 0xD8, 0xFF, ..] => return Ok(Format::Jpeg),
         [0x89, b'P', b'N', b'G', ..] => return Ok(Format::Png),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => return Ok(Format::WebP),
+        [b'G', b'I', b'F', b'8', ..] => return Ok(Format::Gif),
         [] => "an empty file".to_string(),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => "WebP".to_string(),
-        [b'G', b'I', b'F', b'8', ..] => "GIF".to_string(),
         [b'B', b'M', ..] => "BMP".to_string(),
         _ => format!("bytes {:02x?}", &bytes[..bytes.len().min(4)]),
     };
     Err(DecodeError(format!(
-        "expected a JPEG or PNG image, found {other}; convert it or leave it out"
+        "expected a JPEG, PNG, WebP or GIF image, found {other}; convert it or leave it out"
     )))
 }
 

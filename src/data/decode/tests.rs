@@ -360,6 +360,7 @@ mod jpeg {
                 let at = between(&mut stream, 2, bad.len() - 1);
                 bad[at] = stream.next_u32() as u8;
             }
+            let _ = Decoder::with_exif(Exif::Apply).decode(&bad, &mut rgb);
             let _ = decoder.decode(&bad, &mut rgb);
             let wanted = region(&mut stream, 60, 44);
             let _ = decode_region(&mut decoder, &bad, wanted, &mut rgb);
@@ -369,5 +370,116 @@ mod jpeg {
                 "seed {seed}, case {case}: a bad image changed the next one"
             );
         }
+    }
+}
+
+#[test]
+fn orientations_turn_as_exif_says_and_windows_with_them() {
+    let seed = fresh_seed();
+    let mut stream = stream(seed);
+    let (width, height) = (between(&mut stream, 1, 30), between(&mut stream, 1, 30));
+    let stored = picture(&mut stream, width, height);
+    let at = |x: usize, y: usize| &stored[3 * (y * width + x)..][..3];
+    let whole = Region::whole(width, height);
+    for tag in 0..=9 {
+        let orientation = Orientation::of_tag(tag);
+        let mut upright = Vec::new();
+        orientation.apply(&stored, whole, &mut upright);
+        let (columns, rows) = orientation.size((width, height));
+        let (right, bottom) = (width - 1, height - 1);
+        for (i, pixel) in upright.chunks_exact(3).enumerate() {
+            let (x, y) = (i % columns, i / columns);
+            // EXIF 2.3, table 6: where row 0 and column 0 of what is stored are seen.
+            let expected = match tag {
+                2 => at(right - x, y),
+                3 => at(right - x, bottom - y),
+                4 => at(x, bottom - y),
+                5 => at(y, x),
+                6 => at(y, bottom - x),
+                7 => at(right - y, bottom - x),
+                8 => at(right - y, x),
+                _ => at(x, y),
+            };
+            assert_eq!(pixel, expected, "seed {seed}, orientation {tag}, {x}, {y}");
+        }
+        let (x, y) = (
+            between(&mut stream, 0, columns - 1),
+            between(&mut stream, 0, rows - 1),
+        );
+        let region = Region {
+            x,
+            y,
+            width: between(&mut stream, 1, columns - x),
+            height: between(&mut stream, 1, rows - y),
+        };
+        let inside = orientation.to_stored(region, (width, height));
+        assert_eq!(
+            orientation.to_upright(inside, (width, height)),
+            region,
+            "seed {seed}, orientation {tag}"
+        );
+        let part: Vec<u8> = (inside.y..inside.y + inside.height)
+            .flat_map(|y| (inside.x..inside.x + inside.width).flat_map(move |x| at(x, y)))
+            .copied()
+            .collect();
+        let mut turned = Vec::new();
+        orientation.apply(&part, inside, &mut turned);
+        let expected: Vec<u8> = (y..y + region.height)
+            .flat_map(|y| &upright[3 * (y * columns + x)..][..3 * region.width])
+            .copied()
+            .collect();
+        assert!(turned == expected, "seed {seed}, orientation {tag}, {region:?}");
+    }
+}
+
+#[test]
+fn the_orientation_of_a_file_is_found_and_written() {
+    let pixels = [7; 3 * 8];
+    let plain = png(&pixels, 4, 2, ColorType::Rgb);
+    assert_eq!(exif_orientation(&plain), 1);
+    assert_eq!(exif_orientation(b"no image"), 1);
+    for tag in 1..=8 {
+        let jpeg = [b"\xFF\xD8", &exif_segment(tag)[..], b"\xFF\xD9"].concat();
+        assert_eq!(exif_orientation(&jpeg), tag);
+    }
+    let damaged = [b"\xFF\xD8", &exif_segment(6)[..20], b"\xFF\xD9"].concat();
+    assert_eq!(exif_orientation(&damaged), 1);
+}
+
+/// WebP and GIF files with random damage: an error or pixels, never a panic.
+#[test]
+fn damaged_webp_and_gif_files_never_panic() {
+    let seed = fresh_seed();
+    let mut stream = stream(seed);
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/images");
+    // Cut in half, an animation still has its first frame.
+    for file in [
+        "lossy.webp",
+        "lossless.webp",
+        "alpha.webp",
+        "palette.gif",
+        "animated.gif",
+        "transparent.gif",
+    ] {
+        let good = std::fs::read(folder.join(file)).expect("a golden image");
+        let (_, expected) = decode(&good).expect("a good image");
+        for _ in 0..200 {
+            let mut bad = good.clone();
+            for _ in 0..between(&mut stream, 1, 4) {
+                let at = between(&mut stream, 4, bad.len() - 1);
+                bad[at] = stream.next_u32() as u8;
+            }
+            bad.truncate(between(&mut stream, 12, bad.len()));
+            let _ = decode(&bad);
+        }
+        assert_eq!(
+            decode(&good).expect("a good image").1,
+            expected,
+            "seed {seed}, {file}"
+        );
+        assert!(
+            file == "animated.gif" || decode(&good[..good.len() / 2]).is_err(),
+            "half of {file} decoded"
+        );
     }
 }

@@ -13,7 +13,8 @@ fn refuse(error: zune_jpeg::errors::DecodeErrors) -> DecodeError {
 /// A decoder that has read the header of `bytes`.
 pub(super) struct Jpeg<'a> {
     bytes: &'a [u8],
-    decoder: JpegDecoder<ZCursor<&'a [u8]>>,
+    /// Boxed, as it is 29 kB.
+    decoder: Box<JpegDecoder<ZCursor<&'a [u8]>>>,
     width: usize,
     height: usize,
 }
@@ -32,7 +33,7 @@ impl<'a> Jpeg<'a> {
             .ok_or_else(|| DecodeError("expected a JPEG image, found no frame header".into()))?;
         Ok(Self {
             bytes,
-            decoder,
+            decoder: Box::new(decoder),
             width,
             height,
         })

@@ -98,7 +98,7 @@ impl Filler {
 
     pub(super) fn painter(&self) -> Painter {
         Painter {
-            worker: Worker::new(),
+            worker: Worker::with_exif(self.views.exif()),
             compressed: Vec::new(),
             pixels: vec![0; slot_pixels(1, self.views.crop())],
             work: Work::default(),

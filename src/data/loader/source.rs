@@ -112,6 +112,9 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::order::Order;
+    use crate::data::testing::{between, fresh_seed, stream};
+    use crate::rng::Stream;
 
     #[test]
     fn slots_follow_each_other_to_the_end() {
@@ -149,5 +152,53 @@ mod tests {
             assert!(error.starts_with("--micro-batch: expected"), "{error}");
         }
         assert_eq!(Positions::from(u64::MAX, 8).expect("a micro-batch").slot(1), None);
+    }
+
+    /// Two epochs with one number of replicas up to a step and another from there on, as after a resumption.
+    #[test]
+    fn every_sample_comes_exactly_once_an_epoch_whoever_reads_it_and_wherever_it_resumes() {
+        let seed = fresh_seed();
+        let mut draws = stream(seed);
+        for case in 0..10_000 {
+            let samples = between(&mut draws, 1, 60) as u64;
+            let micro_batch = between(&mut draws, 1, 8);
+            let micro_batches = 1u64 << draws.below(4);
+            let replicas =
+                |draws: &mut Stream| 1 << draws.below(u64::from(micro_batches.trailing_zeros()) + 1);
+            let (before, after): (u64, u64) = (replicas(&mut draws), replicas(&mut draws));
+            let batch = micro_batches * micro_batch as u64;
+            let steps = (2 * samples).div_ceil(batch);
+            let resumed = draws.below(steps + 1);
+            let parts = [(0, resumed, before), (resumed, steps, after)];
+            let positions = parts.into_iter().flat_map(|(from, to, replicas)| {
+                let share = micro_batches / replicas;
+                (0..replicas).flat_map(move |replica| {
+                    let first = from * batch + replica * share * micro_batch as u64;
+                    let own = Positions::share(first, batch, share, micro_batch).expect("a share");
+                    let own = own.until(to * batch);
+                    let slots: Vec<_> = (0..).map_while(|number| own.slot(number)).collect();
+                    slots
+                        .into_iter()
+                        .flat_map(|(first, len)| first..first + len as u64)
+                })
+            });
+            let mut times = vec![0; (steps * batch) as usize];
+            positions.for_each(|position| times[position as usize] += 1);
+            assert!(
+                times.iter().all(|&n| n == 1),
+                "seed {seed}, case {case}: {times:?}"
+            );
+
+            let order = Order::new(draws.next_u64(), samples as usize).expect("a sample");
+            for epoch in 0..2 {
+                let positions = epoch * samples..(epoch + 1) * samples;
+                let mut seen: Vec<usize> = positions.map(|position| order.sample(position)).collect();
+                seen.sort_unstable();
+                assert!(
+                    seen.iter().copied().eq(0..samples as usize),
+                    "seed {seed}, case {case}: {seen:?}"
+                );
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ fn example() -> Manifest {
         samples: labels.len(),
         bytes: 10240,
         sha256: hex(&Sha256::digest(file)),
+        crc32: labels.iter().map(|label| 0x0800_0000 >> label).collect(),
         labels,
     };
     let mut manifest = Manifest::new(
@@ -33,6 +34,16 @@ fn a_manifest_reads_back_to_the_bit() {
     assert_eq!(read, manifest);
     assert_eq!(read.sha256(), manifest.sha256());
     assert_eq!(read.samples(Split::Train), 4);
+    let text = std::fs::read_to_string(folder.path().join(MANIFEST)).unwrap();
+    assert!(text.contains(r#""crc32": "040000000800000004000000""#), "{text}");
+    for wrong in ["04000000080000000400000", "0400000008000000040000xx"] {
+        let path = folder.path().join(MANIFEST);
+        std::fs::write(&path, text.replacen("040000000800000004000000", wrong, 1)).unwrap();
+        assert!(
+            matches!(Manifest::load(folder.path()), Err(Error::Invalid(_))),
+            "{wrong}"
+        );
+    }
 }
 
 #[test]
@@ -66,6 +77,7 @@ fn the_identity_covers_what_training_reads_and_nothing_else() {
         assert_ne!(changed.sha256(), identity, "change {i}");
     }
     let mut noted = example();
+    noted.shards[0].crc32.clear(); // as older versions wrote it
     noted.odd.push(Note {
         source: "a".into(),
         key: "b".into(),
@@ -77,7 +89,7 @@ fn the_identity_covers_what_training_reads_and_nothing_else() {
 #[test]
 fn what_contradicts_itself_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let changes: [fn(&mut Manifest); 8] = [
+    let changes: [fn(&mut Manifest); 9] = [
         |m| m.format = "verydeep shards 2".into(),
         |m| m.classes.clear(),
         |m| m.classes.swap(0, 1),
@@ -86,6 +98,7 @@ fn what_contradicts_itself_is_refused() {
         |m| m.shards[0].file = "pets-train-0001.tar".into(),
         |m| m.shards[0].samples = 4,
         |m| m.shards[0].labels[1] = 2,
+        |m| m.shards[0].crc32.truncate(2),
     ];
     for (i, change) in changes.iter().enumerate() {
         let mut changed = example();

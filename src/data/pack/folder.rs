@@ -30,6 +30,7 @@ pub(super) fn list(images: &Path) -> Result<Listing> {
         classes,
         train: Vec::new(),
         validation: Vec::new(),
+        unusable: Vec::new(),
         archives: Vec::new(),
     };
     for (label, (class, folder)) in class_folders.iter().enumerate() {
@@ -175,7 +176,7 @@ fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>> {
 }
 
 /// The folder's own name, as far as it may stand in a file name, or `images`.
-fn name_of(images: &Path) -> String {
+pub(super) fn name_of(images: &Path) -> String {
     /// Members and shards have short names; nobody reads more of this one.
     const MAX: usize = 48;
     let whole = fs::canonicalize(images).unwrap_or_else(|_| images.to_path_buf());

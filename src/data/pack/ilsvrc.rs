@@ -33,6 +33,7 @@ pub(super) fn list(train: &Path, val: &Path, val_labels: &Path) -> Result<Listin
         classes: names,
         train: images.into_iter().flatten().collect(),
         validation,
+        unusable: Vec::new(),
         archives,
     })
 }

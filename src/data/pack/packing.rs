@@ -4,13 +4,14 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
+use crate::data::bad::MaxBad;
 use crate::data::manifest::{Manifest, Note, Split, Stored};
 use crate::error::{BadSample, Error, Result};
 use crate::rng::{Purpose, Stream};
 
 use super::colour::ColourSums;
 use super::prepare::{Outcome, Preparer};
-use super::sources::{Item, Sources};
+use super::sources::{Item, Sources, Unusable};
 use super::writer::SplitWriter;
 use super::{OnBad, PackOptions, PackProgress, PackReport, SplitCounts};
 
@@ -30,6 +31,9 @@ pub(super) struct Packing<'a> {
     colours: ColourSums,
     bad: Vec<BadSample>,
     odd: Vec<BadSample>,
+    /// Images that were found bad, whether written down in `bad` yet or not.
+    left_out: u64,
+    first_bad: Option<BadSample>,
 }
 
 impl<'a> Packing<'a> {
@@ -43,20 +47,31 @@ impl<'a> Packing<'a> {
             name,
             classes,
             renamed,
+            unusable,
             ..
         } = sources;
         let mut manifest = Manifest::new(name.clone(), classes.clone(), options.images, options.seed);
         manifest.renamed = renamed.clone();
-        let (colours, bad, odd) = (ColourSums::default(), Vec::new(), Vec::new());
+        manifest.left_out = unusable
+            .iter()
+            .map(|Unusable { source, sample }| Note {
+                source: source.clone(),
+                key: sample.key.clone(),
+                reason: sample.reason.clone(),
+            })
+            .collect();
+        let bad: Vec<_> = unusable.iter().map(|unusable| unusable.sample.clone()).collect();
         Self {
             folder,
             manifest,
             sources,
             options,
             progress,
-            colours,
+            colours: ColourSums::default(),
+            left_out: bad.len() as u64,
+            first_bad: bad.first().cloned(),
             bad,
-            odd,
+            odd: Vec::new(),
         }
     }
 
@@ -80,7 +95,7 @@ impl<'a> Packing<'a> {
             written?;
             waiting = prepared;
             done += batch.len();
-            self.stop_on_bad(&waiting, done)?;
+            self.stop_on_bad(&waiting)?;
             (self.progress)(PackProgress {
                 split,
                 done,
@@ -121,21 +136,22 @@ impl<'a> Packing<'a> {
         Ok(())
     }
 
-    /// With [`OnBad::Fail`], the first batch with a bad image is the last.
-    fn stop_on_bad(&self, batch: &[(&Item, Outcome)], done: usize) -> Result<()> {
-        let bad = || {
-            batch.iter().filter_map(|(item, outcome)| match outcome {
-                Outcome::LeftOut(reason) => Some(self.sources.remark(item, reason)),
-                Outcome::Kept(_) => None,
-            })
+    /// Counts the bad images of a batch before it is written; one too many ends it, where that was asked for.
+    fn stop_on_bad(&mut self, batch: &[(&Item, Outcome)]) -> Result<()> {
+        for (item, outcome) in batch {
+            if let Outcome::LeftOut(reason) = outcome {
+                self.left_out += 1;
+                let sources = self.sources;
+                self.first_bad.get_or_insert_with(|| sources.remark(item, reason));
+            }
+        }
+        let limit = match self.options.on_bad {
+            OnBad::Fail => Some(MaxBad::Count(0)),
+            OnBad::Skip => self.options.max_bad,
         };
-        match (self.options.on_bad, bad().next()) {
-            (OnBad::Fail, Some(first)) => Err(Error::BadData {
-                bad: bad().count() as u64,
-                samples: done as u64,
-                first: Box::new(first),
-            }),
-            (OnBad::Fail, None) | (OnBad::Skip, _) => Ok(()),
+        match (limit, &self.first_bad) {
+            (Some(limit), Some(first)) => limit.check(self.left_out, self.sources.samples(), first),
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,6 @@
 //! One image on its way into a shard: decoded, looked at, and perhaps reduced.
 
-use crate::data::decode::{Decoder, Format, Region};
+use crate::data::decode::{Decoder, Format, Region, exif_orientation, exif_segment};
 use crate::data::manifest::Stored;
 use crate::data::resample::{Part, Resampler, Span};
 
@@ -76,7 +76,9 @@ impl Preparer {
         if let Stored::Reencoded { max_short, quality } = self.stored {
             let size = (decoded.width, decoded.height);
             if let Some(smaller) = reduced_size(size, max_short) {
+                let orientation = exif_orientation(&bytes);
                 bytes = self.reencode(size, smaller, quality)?;
+                keep_orientation(&mut bytes, orientation);
                 format = Format::Jpeg;
                 // The colour statistics are those of what training will see.
                 self.decoder
@@ -84,14 +86,10 @@ impl Preparer {
                     .map_err(|error| error.to_string())?;
             }
         }
-        let extension = match format {
-            Format::Jpeg => "jpg",
-            Format::Png => "png",
-        };
         Ok(Prepared {
             colours: ColourSums::of(&self.rgb),
             bytes,
-            extension,
+            extension: format.extension(),
             odd,
         })
     }
@@ -116,17 +114,32 @@ fn reduced_size((width, height): (usize, usize), max_short: usize) -> Option<(us
     (short > max_short).then(|| (scaled(width), scaled(height)))
 }
 
+/// Whether EXIF counts is decided in training: what says it stays in the file, right after its first marker.
+fn keep_orientation(jpeg: &mut Vec<u8>, orientation: u16) {
+    if orientation != 1 {
+        jpeg.splice(2..2, exif_segment(orientation));
+    }
+}
+
 /// What a tool that trusts the name, or expects three channels, would stumble over.
 fn oddity(bytes: &[u8], format: Format, name: &str) -> Option<String> {
     let (_, extension) = image_name(name.rsplit('/').next().unwrap_or(name))?;
-    let is_png = extension.eq_ignore_ascii_case("png");
-    match format {
-        Format::Png if !is_png => Some(format!("a PNG that is called .{extension}")),
-        Format::Jpeg if is_png => Some("a JPEG that is called .png".to_string()),
-        Format::Jpeg if jpeg_channels(bytes) == Some(4) => {
-            Some("a JPEG with four channels (CMYK or YCCK)".to_string())
-        }
-        Format::Jpeg | Format::Png => None,
+    let named = format_named(extension);
+    if named != Some(format) {
+        return Some(format!("a {} that is called .{extension}", format.name()));
+    }
+    (format == Format::Jpeg && jpeg_channels(bytes) == Some(4))
+        .then(|| "a JPEG with four channels (CMYK or YCCK)".to_string())
+}
+
+/// The format that a file name announces, if it is one that is decoded.
+fn format_named(extension: &str) -> Option<Format> {
+    match extension.to_ascii_lowercase().as_str() {
+        "jpg" | "jpeg" | "jpe" | "jfif" => Some(Format::Jpeg),
+        "png" => Some(Format::Png),
+        "webp" => Some(Format::WebP),
+        "gif" => Some(Format::Gif),
+        _ => None,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::data::manifest::{Note, Split};
 use crate::error::{BadSample, Error, Result};
 
 use super::keys::Keys;
-use super::{Source, folder, ilsvrc};
+use super::{Source, folder, ilsvrc, shards};
 
 /// Files whose names end like this are images; whether they decode is seen later.
 const IMAGE_EXTENSIONS: [&str; 10] = [
@@ -52,8 +52,19 @@ pub(super) struct Listing {
     pub(super) train: Vec<Found>,
     /// Validation images.
     pub(super) validation: Vec<Found>,
+    /// Samples that are no labelled image.
+    pub(super) unusable: Vec<Unusable>,
     /// Open archives.
     pub(super) archives: Vec<RandomFile>,
+}
+
+/// A sample of existing shards that cannot be packed, whatever its image looks like.
+#[derive(Debug)]
+pub(super) struct Unusable {
+    /// As in [`Found`].
+    pub(super) source: String,
+    /// Where it lies, and why.
+    pub(super) sample: BadSample,
 }
 
 /// An image with its key.
@@ -73,6 +84,8 @@ pub(super) struct Sources {
     pub(super) classes: Vec<String>,
     /// Images whose key is not the one that their name suggests.
     pub(super) renamed: Vec<Note>,
+    /// Samples that are no labelled image.
+    pub(super) unusable: Vec<Unusable>,
     train: Vec<Item>,
     validation: Vec<Item>,
     archives: Vec<RandomFile>,
@@ -88,12 +101,14 @@ impl Sources {
                 val,
                 val_labels,
             } => ilsvrc::list(train, val, val_labels)?,
+            Source::Shards { shards, class_names } => shards::list(shards, class_names.as_deref())?,
         };
         let Listing {
             name,
             classes,
             train,
             validation,
+            unusable,
             archives,
         } = listing;
         let mut keys = Keys::default();
@@ -106,6 +121,7 @@ impl Sources {
             name,
             classes,
             renamed,
+            unusable,
             train,
             validation,
             archives,
@@ -118,6 +134,11 @@ impl Sources {
             Split::Train => &self.train,
             Split::Validation => &self.validation,
         }
+    }
+
+    /// All there is to pack, whether it can be or not.
+    pub(super) fn samples(&self) -> u64 {
+        (self.train.len() + self.validation.len() + self.unusable.len()) as u64
     }
 
     /// The bytes of an image; the error is the reason for people.

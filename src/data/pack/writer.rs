@@ -48,7 +48,7 @@ impl SplitWriter {
         };
         shard.append(format!("{key}.cls"), label.to_string().as_bytes())?;
         shard.append(format!("{key}.{extension}"), image)?;
-        shard.labels.push(label);
+        shard.end_sample(label, image);
         if shard.labels.len() == self.shard_size {
             self.close()?;
         }
@@ -69,15 +69,18 @@ impl SplitWriter {
     }
 }
 
-struct OpenShard {
+/// A shard that is being written, with its index.
+pub(in crate::data) struct OpenShard {
     path: PathBuf,
     archive: TarWriter<HashingFile>,
     members: Vec<Member>,
     labels: Vec<u32>,
+    crc32: Vec<u32>,
 }
 
 impl OpenShard {
-    fn create(path: PathBuf) -> Result<Self> {
+    /// Starts a new file.
+    pub(in crate::data) fn create(path: PathBuf) -> Result<Self> {
         let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         let archive = TarWriter::new(HashingFile {
             file: BufWriter::new(file),
@@ -89,10 +92,12 @@ impl OpenShard {
             archive,
             members: Vec::new(),
             labels: Vec::new(),
+            crc32: Vec::new(),
         })
     }
 
-    fn append(&mut self, name: String, data: &[u8]) -> Result<()> {
+    /// Adds a member of the sample under way.
+    pub(in crate::data) fn append(&mut self, name: String, data: &[u8]) -> Result<()> {
         let offset = self
             .archive
             .append(&name, data)
@@ -105,12 +110,20 @@ impl OpenShard {
         Ok(())
     }
 
-    fn finish(self, split: Split) -> Result<ShardEntry> {
+    /// Ends the sample whose members were added: its class, and its image again.
+    pub(in crate::data) fn end_sample(&mut self, label: u32, image: &[u8]) {
+        self.labels.push(label);
+        self.crc32.push(crc32fast::hash(image));
+    }
+
+    /// Ends the archive, writes the index beside it, and describes both.
+    pub(in crate::data) fn finish(self, split: Split) -> Result<ShardEntry> {
         let Self {
             path,
             archive,
             members,
             labels,
+            crc32,
         } = self;
         let HashingFile { file, hash, bytes } = archive.finish().map_err(Error::io("write", &path))?;
         let file = file.into_inner().map_err(io::IntoInnerError::into_error);
@@ -130,6 +143,7 @@ impl OpenShard {
             bytes,
             sha256: hex(&hash.finalize()),
             labels,
+            crc32,
         })
     }
 }

@@ -11,6 +11,7 @@ use crate::data::decode::Decoder;
 use crate::data::file::{IoMode, RandomFile};
 use crate::data::index::{self, Sample};
 use crate::data::manifest::{ShardEntry, hex};
+use crate::data::shards::check_crc;
 use crate::data::tar::{self, BLOCK, Member};
 use crate::error::BadSample;
 
@@ -29,23 +30,38 @@ pub(super) struct ShardCheck<'a> {
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) samples: usize,
+    pub(super) good: Vec<GoodSample>,
     pub(super) bad: Vec<BadSample>,
     pub(super) odd: Vec<BadSample>,
+}
+
+/// A sample that can be used, and its class.
+pub(super) struct GoodSample {
+    pub(super) sample: Sample,
+    pub(super) label: u32,
 }
 
 /// Whether the whole file is what the manifest says.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Content {
     AsPacked,
-    /// Changed, or there is no manifest.
+    Changed,
+    /// There is no manifest.
     Unknown,
 }
 
-/// A sample that can be used.
-enum Good {
-    Clean,
+/// Which samples a shard holds.
+struct Structure {
+    samples: Vec<Sample>,
+    /// What the index says, where it says something else although the archive looks whole.
+    listed: Option<Vec<Sample>>,
+}
+
+/// What decodes, with its class, and what is odd about it.
+struct Usable {
+    label: u32,
     /// It decodes in part.
-    InPart(String),
+    warning: Option<String>,
 }
 
 impl ShardCheck<'_> {
@@ -59,48 +75,66 @@ impl ShardCheck<'_> {
                 return findings;
             }
         };
-        let samples = self.structure(&file, &mut findings.bad);
-        let (content, outcomes) = rayon::join(
+        let Structure { mut samples, listed } = self.structure(&file, &mut findings.bad);
+        let (content, mut outcomes) = rayon::join(
             || self.content(&file, &mut findings.bad),
-            || {
-                let check = |decoder: &mut Checker, (i, sample)| decoder.check(self, &file, i, sample);
-                samples
-                    .par_iter()
-                    .enumerate()
-                    .map_init(Checker::default, check)
-                    .collect::<Vec<_>>()
-            },
+            || self.outcomes(&file, &samples),
         );
+        // Of an archive that was changed, its index is the better witness.
+        if content == Content::Changed
+            && let Some(listed) = listed
+        {
+            outcomes = self.outcomes(&file, &listed);
+            samples = listed;
+        }
+        if let Some(entry) = self.entry.filter(|entry| entry.samples != samples.len()) {
+            let reason = format!(
+                "expected {} samples, as the manifest says, found {}",
+                entry.samples,
+                samples.len()
+            );
+            findings.bad.push(self.remark(0, "", reason));
+        }
         findings.samples = samples.len();
         let mut keys = HashSet::new();
-        for (sample, outcome) in samples.iter().zip(outcomes) {
-            let key = sample.key();
+        for (sample, outcome) in samples.into_iter().zip(outcomes) {
+            let key = sample.key().to_string();
             let offset = sample.image().unwrap_or(&sample.members()[0]).offset;
-            let twice = (!keys.insert(key)).then(|| "the key occurs twice in this shard".to_string());
-            match (outcome, twice) {
-                (Err(reason), _) | (Ok(_), Some(reason)) => {
-                    findings.bad.push(self.remark(offset, key, reason))
-                }
-                (Ok(Good::Clean), None) => {}
-                (Ok(Good::InPart(warning)), None) => {
-                    let known = content == Content::AsPacked && self.known_odd.contains(key);
-                    let remark = self.remark(offset, key, format_args!("decodes only in part: {warning}"));
-                    if known {
-                        findings.odd.push(remark)
-                    } else {
-                        findings.bad.push(remark)
+            let usable = match outcome {
+                Ok(_) if keys.contains(&key) => Err("the key occurs twice in this shard".to_string()),
+                outcome => outcome,
+            };
+            match usable {
+                Err(reason) => findings.bad.push(self.remark(offset, &key, reason)),
+                Ok(Usable { label, warning }) => {
+                    let known = self.is_as_packed(content) && self.known_odd.contains(key.as_str());
+                    let part = warning.map(|part| format!("decodes only in part: {part}"));
+                    let remark = part.map(|reason| self.remark(offset, &key, reason));
+                    match remark {
+                        Some(remark) if !known => findings.bad.push(remark),
+                        remark => {
+                            findings.odd.extend(remark);
+                            findings.good.push(GoodSample { sample, label });
+                        }
                     }
                 }
             }
+            keys.insert(key);
         }
         findings
     }
 
+    /// Whether a sample that passed every check has the bytes that were packed.
+    fn is_as_packed(&self, content: Content) -> bool {
+        content == Content::AsPacked || self.entry.is_some_and(|entry| !entry.crc32.is_empty())
+    }
+
     /// The samples, after comparing archive, index and manifest with each other. Where the archive is damaged, the
     /// index still leads to the samples behind the damage.
-    fn structure(&self, file: &RandomFile, bad: &mut Vec<BadSample>) -> Vec<Sample> {
+    fn structure(&self, file: &RandomFile, bad: &mut Vec<BadSample>) -> Structure {
         let scan = tar::scan(file, 0..file.len());
         let mut samples = index::group(scan.members);
+        let mut listed = None;
         let index_path = index::path_of(self.path);
         let index = match fs::read_to_string(&index_path) {
             Ok(text) => Some(text),
@@ -123,20 +157,20 @@ impl ShardCheck<'_> {
             if let Some(listed) = index.and_then(|text| index::parse(&text, &index_path).ok()) {
                 samples = listed;
             }
-        } else if let Some(difference) =
-            index.and_then(|text| first_difference(&text, &index::to_text(&samples)))
+        } else if let Some(text) = index
+            && let Some(difference) = first_difference(&text, &index::to_text(&samples))
         {
             bad.push(self.remark(0, "", format_args!("{} {difference}", index_path.display())));
+            listed = index::parse(&text, &index_path).ok();
         }
-        if let Some(entry) = self.entry.filter(|entry| entry.samples != samples.len()) {
-            let reason = format!(
-                "expected {} samples, as the manifest says, found {}",
-                entry.samples,
-                samples.len()
-            );
-            bad.push(self.remark(0, "", reason));
-        }
-        samples
+        Structure { samples, listed }
+    }
+
+    /// What becomes of each sample, in order.
+    fn outcomes(&self, file: &RandomFile, samples: &[Sample]) -> Vec<Result<Usable, String>> {
+        let check = |checker: &mut Checker, (i, sample)| checker.check(self, file, i, sample);
+        let samples = samples.par_iter().enumerate();
+        samples.map_init(Checker::default, check).collect()
     }
 
     /// Compares length and hash with the manifest.
@@ -158,7 +192,7 @@ impl ShardCheck<'_> {
             file.len()
         );
         bad.push(self.remark(0, "", reason));
-        Content::Unknown
+        Content::Changed
     }
 
     fn remark(&self, offset: u64, key: &str, reason: impl ToString) -> BadSample {
@@ -177,7 +211,7 @@ impl ShardCheck<'_> {
     }
 
     /// The class index must be there, be one, and be what the manifest says.
-    fn check_class(&self, file: &RandomFile, position: usize, sample: &Sample) -> Result<(), String> {
+    fn check_class(&self, file: &RandomFile, position: usize, sample: &Sample) -> Result<u32, String> {
         let class = sample
             .class()
             .ok_or("expected a .cls member with the class index, found none")?;
@@ -197,7 +231,7 @@ impl ShardCheck<'_> {
             Some(&expected) if expected != label => Err(format!(
                 "expected class {expected}, as the manifest says, found {label} in the .cls member"
             )),
-            Some(_) | None => Ok(()),
+            Some(_) | None => Ok(label),
         }
     }
 }
@@ -216,23 +250,31 @@ impl Checker {
         file: &RandomFile,
         position: usize,
         sample: &Sample,
-    ) -> Result<Good, String> {
+    ) -> Result<Usable, String> {
         let image = sample
             .image()
-            .ok_or("expected a jpg, png or webp member, found none")?;
+            .ok_or("expected a jpg, png, webp or gif member, found none")?;
         let mut scratch = Vec::new();
         let bytes = data_of(file, image, &mut scratch)?;
+        let crc32 = shard.entry.and_then(|entry| entry.crc32.get(position).copied());
+        check_crc(crc32, bytes)?;
         let decoded = self
             .decoder
             .decode(bytes, &mut self.rgb)
             .map_err(|error| error.to_string())?;
-        shard.check_class(file, position, sample)?;
-        Ok(decoded.warning.map_or(Good::Clean, Good::InPart))
+        Ok(Usable {
+            label: shard.check_class(file, position, sample)?,
+            warning: decoded.warning,
+        })
     }
 }
 
 /// The data of a member, if its header is where it must be.
-fn data_of<'a>(file: &'a RandomFile, member: &Member, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], String> {
+pub(super) fn data_of<'a>(
+    file: &'a RandomFile,
+    member: &Member,
+    scratch: &'a mut Vec<u8>,
+) -> Result<&'a [u8], String> {
     let end = member.offset.saturating_add(member.size);
     let bytes = file
         .read(member.offset - BLOCK..end, scratch)

@@ -10,9 +10,8 @@ use crate::data::file::{IoMode, RandomFile};
 use crate::data::index;
 use crate::data::manifest::{PcaRgb, Split, Stored};
 use crate::data::pack::SplitCounts;
+use crate::data::shard_set::ShardSet;
 use crate::error::{Error, Result};
-
-use super::set::ShardSet;
 
 /// A summary of shards: the object that `inspect --json` prints. What only a manifest knows is absent without one.
 #[derive(Debug, Clone, Serialize)]

@@ -12,7 +12,7 @@ const SHARDS: [&str; 7] = [
 ];
 
 /// The shards at a path.
-pub(super) struct ShardSet {
+pub(in crate::data) struct ShardSet {
     /// Of a folder that has one; its shards are then exactly these, in this order.
     pub(super) manifest: Option<Manifest>,
     pub(super) shards: Vec<PathBuf>,
