@@ -10,12 +10,11 @@ mod ilsvrc;
 mod keys;
 mod labels;
 mod packing;
+mod place;
 mod prepare;
 mod sources;
 mod writer;
 
-use std::fs::{self, File, Permissions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -25,6 +24,7 @@ use crate::data::manifest::{Note, PcaRgb, Split, Stored};
 use crate::error::{BadSample, Error, Result};
 
 use packing::Packing;
+use place::{Place, refuse_to_overwrite};
 use sources::Sources;
 
 /// Where images come from.
@@ -147,61 +147,15 @@ pub fn pack(
     progress: &(dyn Fn(PackProgress) + Sync),
 ) -> Result<PackReport> {
     options.check()?;
-    let parent = refuse_to_overwrite(out)?;
+    refuse_to_overwrite(out)?;
     let sources = Sources::open(source)?;
+    let place = Place::take(out)?;
 
-    fs::create_dir_all(&parent).map_err(Error::io("create", &parent))?;
-    let folder = tempfile::Builder::new()
-        .prefix(&format!(
-            ".{}.packing-",
-            out.file_name().unwrap_or_default().to_string_lossy()
-        ))
-        .permissions(Permissions::from_mode(0o777)) // less the umask, like any folder
-        .tempdir_in(&parent)
-        .map_err(Error::io("create a folder in", &parent))?;
-
-    let mut packing = Packing::new(folder.path(), &sources, options, progress);
+    let mut packing = Packing::new(place.folder(), &sources, options, progress);
     for split in Split::ALL {
         packing.pack_split(split)?;
     }
     let report = packing.finish()?;
-
-    sync(folder.path())?;
-    // An empty folder in the way is replaced.
-    fs::rename(folder.path(), out).map_err(Error::io("rename the finished folder to", out))?;
-    // It has another name now, and nothing is left to clean up.
-    let _ = folder.keep();
-    sync(&parent)?;
+    place.name()?;
     Ok(report)
-}
-
-/// The folder that `out` will be made in, which need not exist yet.
-fn refuse_to_overwrite(out: &Path) -> Result<PathBuf> {
-    let refuse = |found| {
-        Err(Error::invalid_hint(
-            out.display(),
-            "a new or an empty folder",
-            found,
-            "choose another --out",
-        ))
-    };
-    match fs::read_dir(out).map(Iterator::count) {
-        Ok(0) => {}
-        Ok(_) => return refuse("one with files in it"),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => return refuse("a file"),
-        Err(error) => return Err(Error::io("examine", out)(error)),
-    }
-    match (out.file_name(), out.parent()) {
-        (Some(_), Some(parent)) if parent.as_os_str().is_empty() => Ok(PathBuf::from(".")),
-        (Some(_), Some(parent)) => Ok(parent.to_path_buf()),
-        _ => refuse("a path that ends in no name"),
-    }
-}
-
-/// Makes the names in a folder survive a power failure.
-fn sync(folder: &Path) -> Result<()> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(Error::io("sync", folder))
 }
