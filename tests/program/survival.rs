@@ -6,6 +6,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
+use verydeep::durable::Lock;
+
 use crate::images::{folder as images, shards};
 use crate::tool::{command, copy_folder, errors, events, hashes, run_fails, run_ok, said, small};
 
@@ -350,6 +352,34 @@ fn a_second_process_is_refused_by_name_until_the_first_has_died() {
         .map(|e| e["step"].as_u64().unwrap())
         .collect();
     assert_eq!(steps, [1, 2]);
+}
+
+/// Shards grow in one place for each destination.
+#[test]
+fn a_second_pack_is_refused_by_name_and_clears_away_what_a_dead_one_left() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (out, growing) = (
+        temporary.path().join("out"),
+        temporary.path().join(".out.packing"),
+    );
+    fs::create_dir(&growing).unwrap();
+    fs::write(growing.join("images-train-0000.tar"), b"half").unwrap();
+    let flags = [
+        "pack",
+        "--images",
+        images().to_str().unwrap(),
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let lock = Lock::take(&growing.join(".lock")).unwrap();
+    let said = run_fails(3, flags);
+    let own = format!("{} is in use by process {}", out.display(), std::process::id());
+    assert!(said.contains(&own), "{said}");
+    assert!(!out.exists());
+    drop(lock);
+    run_ok(flags);
+    run_ok(["verify", out.to_str().unwrap()]);
+    assert!(!growing.exists());
 }
 
 #[test]

@@ -66,38 +66,43 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
 
     /// Writes the checkpoint, where that is this replica's business.
     fn save(&mut self) -> Result<()> {
-        if self.journal.is_none() {
-            return Ok(());
-        }
         let started = Instant::now();
-        let (weights_sha256, state_sha256) = self.hashes()?;
-        let step = self.progress.step;
-        let meta = CheckpointMeta {
-            spec: self.job.recipe.spec(self.job.network.classes),
-            class_names: self.job.training.manifest().classes.clone(),
-            preprocess: self.job.preprocess.clone(),
-            scale: self.job.recipe.scale.middle(),
-            step,
-            epoch: self.epochs(),
-            schedule: json!(self.progress.schedule),
-            recipe: json!(self.job.recipe),
-            class: self.job.class.clone(),
-            weights_sha256: weights_sha256.clone(),
-            state_sha256: state_sha256.clone(),
+        let meta = match self.journal {
+            Some(_) => self.checkpoint_meta()?,
+            None => return Ok(()),
         };
         let state = self.state.parameters().view(self.backend);
         let Some(journal) = &mut self.journal else {
             return Ok(());
         };
+        let step = meta.step;
         let file = journal.save(&meta, &self.job.network.parameters, &state)?;
         journal.emit(&Event::Checkpoint {
             step,
             file,
-            weights_sha256,
-            state_sha256,
+            weights_sha256: meta.weights_sha256,
+            state_sha256: meta.state_sha256,
             seconds: started.elapsed().as_secs_f64(),
         })?;
         journal.tidy(step)
+    }
+
+    /// What the present state's checkpoint says besides the arrays.
+    fn checkpoint_meta(&self) -> Result<CheckpointMeta> {
+        let (weights_sha256, state_sha256) = self.hashes()?;
+        Ok(CheckpointMeta {
+            spec: self.job.recipe.spec(self.job.network.classes),
+            class_names: self.job.training.manifest().classes.clone(),
+            preprocess: self.job.preprocess.clone(),
+            scale: self.job.recipe.scale.middle(),
+            step: self.progress.step,
+            epoch: self.epochs(),
+            schedule: json!(self.progress.schedule),
+            recipe: json!(self.job.recipe),
+            class: self.job.class.clone(),
+            weights_sha256,
+            state_sha256,
+        })
     }
 
     /// Saves what there is, says how it ended. Nothing to say but for the first replica.
