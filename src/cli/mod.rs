@@ -42,7 +42,7 @@ pub fn main() -> ExitCode {
     let begin = || {
         if let Some(faults) = faults::asked()? {
             output::note(format_args!(
-                "verydeep: {}={faults}: writing will fail on purpose",
+                "verydeep: {}={faults}: faults on purpose",
                 faults::VARIABLE
             ));
         }

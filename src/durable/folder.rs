@@ -8,11 +8,15 @@ use super::faults::{self, Operation};
 use super::new_file::PARTIAL;
 use crate::error::{Error, Result};
 
-/// Creates a folder and those above it, where they do not exist.
+/// Creates a folder, and those above it, where it does not exist; its name survives a power failure.
 pub fn create_folder(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
     faults::before(Operation::CreateFolder, path)
         .and_then(|()| fs::create_dir_all(path))
-        .map_err(Error::io("create", path))
+        .map_err(Error::io("create", path))?;
+    sync_folder(parent_of(path))
 }
 
 /// Makes the names in a folder survive a power failure.

@@ -1,6 +1,7 @@
 //! Kills and signals: nothing is lost, nothing changes.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -165,7 +166,7 @@ fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
     let expected = undisturbed(folder.path());
     let life = start.elapsed().as_micros() as u64;
     let seed = fresh_seed();
-    println!("VERYDEEP_TEST_SEED={seed}");
+    writeln!(io::stderr(), "VERYDEEP_TEST_SEED={seed}").unwrap();
     let mut draws = Stream::new(seed, 0, Purpose::Synthetic, 0);
     let wanted = said("VERYDEEP_TEST_KILLS", 30);
     let run = folder.path().join("killed");
@@ -192,7 +193,7 @@ fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
     }
     assert!(start_or_resume(&run).wait().unwrap().success());
     seen.ends_alike(&run, &expected);
-    println!("{seen:?}");
+    writeln!(io::stderr(), "{seen:?}").unwrap();
 }
 
 impl Kills {
