@@ -10,7 +10,6 @@ mod ilsvrc;
 mod keys;
 mod labels;
 mod packing;
-mod place;
 mod prepare;
 mod sources;
 mod writer;
@@ -21,10 +20,10 @@ use serde::Serialize;
 
 use crate::data::loader::OnBad;
 use crate::data::manifest::{Note, PcaRgb, Split, Stored};
+use crate::durable::NewFolder;
 use crate::error::{BadSample, Error, Result};
 
 use packing::Packing;
-use place::{Place, refuse_to_overwrite};
 use sources::Sources;
 
 /// Where images come from.
@@ -147,15 +146,14 @@ pub fn pack(
     progress: &(dyn Fn(PackProgress) + Sync),
 ) -> Result<PackReport> {
     options.check()?;
-    refuse_to_overwrite(out)?;
+    let folder = NewFolder::create(out)?;
     let sources = Sources::open(source)?;
-    let place = Place::take(out)?;
 
-    let mut packing = Packing::new(place.folder(), &sources, options, progress);
+    let mut packing = Packing::new(folder.path(), &sources, options, progress);
     for split in Split::ALL {
         packing.pack_split(split)?;
     }
     let report = packing.finish()?;
-    place.name()?;
+    folder.finish()?;
     Ok(report)
 }

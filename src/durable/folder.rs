@@ -20,7 +20,7 @@ pub fn create_folder(path: &Path) -> Result<()> {
 }
 
 /// Makes the names in a folder survive a power failure.
-pub fn sync_folder(path: &Path) -> Result<()> {
+pub(super) fn sync_folder(path: &Path) -> Result<()> {
     faults::before(Operation::SyncFolder, path)
         .and_then(|()| File::open(path)?.sync_all())
         .map_err(Error::io("sync", path))
@@ -34,7 +34,7 @@ pub fn remove_file(path: &Path) -> Result<()> {
 }
 
 /// Gives a finished folder its name, in the same parent folder; an empty folder in the way is replaced.
-pub fn rename_folder(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn rename_folder(from: &Path, to: &Path) -> Result<()> {
     faults::before(Operation::Rename, to)
         .and_then(|()| fs::rename(from, to))
         .map_err(Error::io("rename the finished folder to", to))?;

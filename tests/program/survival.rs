@@ -377,7 +377,7 @@ fn a_second_pack_is_refused_by_name_and_clears_away_what_a_dead_one_left() {
     let temporary = tempfile::tempdir().unwrap();
     let (out, growing) = (
         temporary.path().join("out"),
-        temporary.path().join(".out.packing"),
+        temporary.path().join(".out.unfinished"),
     );
     fs::create_dir(&growing).unwrap();
     fs::write(growing.join("images-train-0000.tar"), b"half").unwrap();
