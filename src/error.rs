@@ -128,13 +128,38 @@ pub enum Error {
     #[error("{0}")]
     PeersAbsent(Box<AbsentPeers>),
 
-    /// A checkpoint could not be written; the earlier ones are untouched. Exit 9.
-    #[error("checkpoint {} was not written: {source}; the earlier checkpoints are untouched", path.display())]
-    Checkpoint {
-        /// Where it should have been.
+    /// A run folder cannot be written: a checkpoint, the log, the recipe. What was there is untouched. Exit 9.
+    #[error(
+        "{source}; {}",
+        if *begun {
+            format!("earlier checkpoints are untouched: make room or mend the disk, then --resume {}", run.display())
+        } else {
+            format!("make room or mend the disk, then start {} again", run.display())
+        }
+    )]
+    Unsaved {
+        /// The run folder.
+        run: PathBuf,
+        /// Whether it has a recipe, and so can be resumed.
+        begun: bool,
+        /// What was tried, on which file, and the system's reason.
+        source: Box<Error>,
+    },
+
+    /// Another process writes this folder. Exit 3.
+    #[error(
+        "{} is in use by {}; two processes cannot write one folder: wait for that one, or stop it",
+        path.display(),
+        match holder {
+            Some(holder) => holder.to_string(),
+            None => "another process".into(),
+        }
+    )]
+    InUse {
+        /// The folder.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// Who it is, where that is known.
+        holder: Option<Holder>,
     },
 
     /// Another replica of the run failed. Exit as that one's.
@@ -158,6 +183,21 @@ pub enum Error {
         /// The run folder.
         run: PathBuf,
     },
+}
+
+/// A process that holds a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its machine.
+    pub host: String,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} on {}", self.pid, self.host)
+    }
 }
 
 /// Expected against found.
@@ -269,17 +309,30 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
+    /// For `map_err`: what the system refuses becomes [`Error::Unsaved`] of this run folder; other errors stay.
+    pub fn unsaved(run: &Path) -> impl FnOnce(Self) -> Self {
+        let run = run.to_path_buf();
+        move |error| match error {
+            Self::Io { .. } => Self::Unsaved {
+                begun: run.join("recipe.toml").is_file(),
+                source: Box::new(error),
+                run,
+            },
+            error => error,
+        }
+    }
+
     /// The process exit code that scripts rely on.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,
-            Self::Invalid(_) | Self::Io { .. } | Self::Sample(_) => 3,
+            Self::Invalid(_) | Self::Io { .. } | Self::InUse { .. } | Self::Sample(_) => 3,
             Self::Device { .. } | Self::Library(_) | Self::Corrupted(_) => 4,
             Self::OutOfMemory { .. } | Self::DoesNotFit { .. } => 5,
             Self::NonFinite { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,
             Self::PeerLost(_) | Self::PeersAbsent(_) => 8,
-            Self::Checkpoint { .. } => 9,
+            Self::Unsaved { .. } => 9,
             Self::Replica { exit, .. } => *exit,
             Self::Stopped { .. } => 75,
         }

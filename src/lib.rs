@@ -6,6 +6,7 @@ pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod data;
+pub mod durable;
 pub mod error;
 pub mod eval;
 pub mod exec;

@@ -9,9 +9,9 @@ use super::args::{FeaturesArgs, ScalesArg};
 use super::compute::on_device;
 use super::eval::open_model;
 use super::output::{print_json, say};
+use crate::durable::write_atomically;
 use crate::error::{Error, Result};
 use crate::eval::{AcrossScales, Features, Files, Resources, WantedFeatures, features as compute};
-use crate::weights::durable::write_atomically;
 use crate::weights::{Array, Model, write_arrays};
 
 pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
@@ -94,7 +94,7 @@ fn write_safetensors(path: &Path, features: &Features) -> Result<()> {
         dims: vec![features.values.len() / features.len, features.len],
         values: &features.values,
     };
-    write_arrays(path, &[], &[array]).map_err(Error::io("write", path))
+    write_arrays(path, &[], &[array])
 }
 
 /// NumPy's format, version 1: a header of a multiple of 64 bytes, then the rows.
@@ -113,7 +113,6 @@ fn write_npy(path: &Path, features: &Features) -> Result<()> {
             .iter()
             .try_for_each(|value| writer.write_all(&value.to_le_bytes()))
     })
-    .map_err(Error::io("write", path))
 }
 
 /// Files as they are said (`-` is standard input); the images of folders in the order of their paths, hidden ones left out.

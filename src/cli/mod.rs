@@ -32,13 +32,23 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::durable::faults;
 use crate::error::Result;
 use args::{BenchCommand, Cli, Command};
 
 /// Runs the program with the process's arguments.
 pub fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
-    match recipe_file::expand(arguments).and_then(|arguments| run(Cli::parse_from(arguments))) {
+    let begin = || {
+        if let Some(faults) = faults::asked()? {
+            output::note(format_args!(
+                "verydeep: {}={faults}: faults on purpose",
+                faults::VARIABLE
+            ));
+        }
+        run(Cli::parse_from(recipe_file::expand(arguments)?))
+    };
+    match begin() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             output::complain(&error);

@@ -11,9 +11,9 @@ use super::output::{print_json, say};
 use crate::backend::cuda::plans::PlanFile;
 use crate::backend::cuda::{Drift, Tuned};
 use crate::data::preprocess::Preprocess;
+use crate::durable;
 use crate::error::{Error, Result};
 use crate::plan::{Mode, Plan};
-use crate::weights::durable;
 
 /// Reads a plan file, or the one that a recipe (`recipe.toml` of a run folder) holds.
 pub(super) fn read(path: &Path) -> Result<PlanFile> {
@@ -76,8 +76,7 @@ pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
     let plan = |mode| Plan::new(&network, &preprocess, args.micro_batch, mode, device);
     let (file, tuned) = device.tune(&[plan(Mode::Training)?, plan(Mode::Evaluation)?])?;
     let text = file.to_json();
-    durable::write_atomically(&args.out, |to| to.write_all(text.as_bytes()))
-        .map_err(Error::io("write", &args.out))?;
+    durable::write_atomically(&args.out, |to| to.write_all(text.as_bytes()))?;
     let seconds = |of: &dyn Fn(&Tuned) -> f64| -> f64 { tuned.iter().map(of).sum() };
     let (before, after) = (seconds(&|t| t.default.1), seconds(&|t| t.fastest.1));
     if args.json {

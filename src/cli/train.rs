@@ -74,7 +74,7 @@ fn new_run(args: &TrainArgs, processes: &Processes, stop: Stop) -> Result<Option
     let class = on_device!(&device, backend => class_of(backend, &recipe, &data, &start));
     let train = |control: Option<&Arc<Control>>| {
         let run = if processes.is_first() {
-            create_run(run, &recipe)?
+            warn_unguarded(create_run(run, &recipe)?)
         } else {
             RunFolder::new(run)
         };
@@ -87,6 +87,14 @@ fn new_run(args: &TrainArgs, processes: &Processes, stop: Stop) -> Result<Option
     processes
         .together(&device, &class, args.allow_drift, train)
         .map(Some)
+}
+
+/// Says where nothing keeps a second process from the folder, and goes on.
+fn warn_unguarded(run: RunFolder) -> RunFolder {
+    if let Some(warning) = run.unguarded() {
+        note(format_args!("verydeep: {warning}"));
+    }
+    run
 }
 
 /// Refuses before it starts what the device has no memory for.
@@ -187,20 +195,23 @@ pub(super) fn start_run(
 ) -> Result<Ended> {
     let network = recipe.spec(data.classes()).build()?;
     let start = Start::new_run(&recipe, &network)?;
-    let run = create_run(run, &recipe)?;
+    let run = warn_unguarded(create_run(run, &recipe)?);
     let class = on_device!(device, backend => class_of(backend, &recipe, &data, &start));
     device.train(None, data.job(recipe, run, network, class, start, stop), progress)
 }
 
 fn resume(args: &TrainArgs, root: &Path, processes: &Processes, stop: Stop) -> Result<Option<Ended>> {
     refuse_new_decisions(args)?;
-    let run = RunFolder::new(root);
+    let mut run = RunFolder::new(root);
     if !run.recipe().is_file() {
         return Err(Error::invalid(
             root.display(),
             "a run folder with recipe.toml",
             "none",
         ));
+    }
+    if processes.is_first() {
+        run = warn_unguarded(run.locked()?);
     }
     let mut recipe = Recipe::read(&run.recipe())?;
     if args.epochs.is_some() || args.iterations.is_some() {

@@ -2,12 +2,13 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::io::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::data::file::write_durably;
+use crate::durable::write_atomically;
 use crate::error::{Error, Result};
 
 /// The manifest's file name.
@@ -193,7 +194,7 @@ impl Manifest {
                 .map_err(std::io::Error::from)
                 .map_err(Error::io("encode", &path))?
                 + "\n";
-            write_durably(&path, text.as_bytes())?;
+            write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
         }
         Ok(())
     }

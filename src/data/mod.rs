@@ -8,7 +8,6 @@ pub mod file;
 pub mod index;
 pub mod loader;
 pub mod manifest;
-mod new_folder;
 pub mod order;
 pub mod pack;
 pub mod preprocess;

@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::data::bad::MaxBad;
 use crate::data::loader::OnBad;
 use crate::data::manifest::{Note, PcaRgb, Split, Stored};
-use crate::data::new_folder::NewFolder;
+use crate::durable::NewFolder;
 use crate::error::{BadSample, Error, Result};
 
 use packing::Packing;
@@ -168,7 +168,6 @@ pub fn pack(
         packing.pack_split(split)?;
     }
     let report = packing.finish()?;
-
     folder.finish()?;
     Ok(report)
 }

@@ -75,7 +75,7 @@ impl Ensemble {
             arrays.iter().map(|array| bytemuck::cast_slice(array.values)),
         );
         let metadata = [(HASH_KEY, hash), (KEY, text)];
-        write_arrays(path, &metadata, &arrays).map_err(Error::io("write", path))
+        write_arrays(path, &metadata, &arrays)
     }
 
     /// Reads what [`Ensemble::save`] wrote; it must be of this data set.

@@ -1,8 +1,7 @@
 //! The bad samples of a run: each once, however often it is met.
 
 use std::collections::HashSet;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::bad::MaxBad;
 use crate::data::loader::{Action, BadEvent};
 use crate::data::manifest::Split;
+use crate::durable::AppendFile;
 use crate::error::{BadSample, Error, Result};
 
 /// The file in a run folder that names them; absent while there are none.
@@ -54,9 +54,10 @@ struct Line {
 }
 
 /// The list in the run folder. What it names stays in it when a run goes on from an earlier step.
-#[derive(Debug)]
 pub(super) struct BadList {
     path: PathBuf,
+    /// Absent while nothing is listed.
+    file: Option<AppendFile>,
     listed: HashSet<(String, u64)>,
 }
 
@@ -64,12 +65,18 @@ impl BadList {
     /// Reads the list of a run, which need not exist, and forgets a last line that a kill left torn.
     pub(super) fn open(run: &Path) -> Result<Self> {
         let path = run.join(BAD_SAMPLES);
+        let mut listed = HashSet::new();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Self {
+                    path,
+                    file: None,
+                    listed,
+                });
+            }
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
-        let mut listed = HashSet::new();
         let mut whole = 0;
         for line in text.split_inclusive('\n') {
             let Ok(Line { sample, .. }) = serde_json::from_str(line) else {
@@ -81,12 +88,11 @@ impl BadList {
             whole += line.len();
             listed.insert((sample.shard, sample.offset));
         }
-        if whole < text.len() {
-            let file = OpenOptions::new().write(true).open(&path);
-            file.and_then(|file| file.set_len(whole as u64))
-                .map_err(Error::io("truncate", &path))?;
-        }
-        Ok(Self { path, listed })
+        Ok(Self {
+            file: Some(AppendFile::open(&path, whole as u64)?),
+            path,
+            listed,
+        })
     }
 
     /// Adds a sample, unless it is there.
@@ -99,10 +105,11 @@ impl BadList {
             action,
         };
         let text = serde_json::to_string(&line).expect("plain data serialises") + "\n";
-        let file = OpenOptions::new().append(true).create(true).open(&self.path);
-        // One write per line, as in the log.
-        file.and_then(|mut file| file.write_all(text.as_bytes()))
-            .map_err(Error::io("write", &self.path))
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(AppendFile::open(&self.path, 0)?),
+        };
+        file.append(text.as_bytes())
     }
 }
 

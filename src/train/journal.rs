@@ -3,12 +3,10 @@
 use super::bad::BadList;
 use super::event::{Event, Observer};
 use super::log::RunLog;
+use crate::durable::create_folder;
 use crate::error::{Error, Result};
 use crate::network::Parameter;
-use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, durable, write_checkpoint};
-
-/// Checkpoints that are kept: the newest, and one to fall back on.
-const KEPT_CHECKPOINTS: usize = 2;
+use crate::weights::{CheckpointMeta, CheckpointView, RunFolder, write_checkpoint};
 
 /// The log of a run, its checkpoints, and somebody who looks on.
 pub(super) struct Journal<'a> {
@@ -21,50 +19,50 @@ pub(super) struct Journal<'a> {
 impl<'a> Journal<'a> {
     /// Opens the log of a run that has finished `step` steps.
     pub(super) fn open(run: &'a RunFolder, step: u64, observer: &'a mut dyn Observer) -> Result<Self> {
-        let log = RunLog::resume(&run.log(), step)?;
-        let bad = BadList::open(run.root())?;
+        let unsaved = || Error::unsaved(run.root());
         Ok(Self {
             run,
-            log,
-            bad,
+            log: RunLog::open(&run.log(), step).map_err(unsaved())?,
+            bad: BadList::open(run.root()).map_err(unsaved())?,
             observer,
         })
     }
 
     /// Writes an event down, and shows it.
     pub(super) fn emit(&mut self, event: &Event) -> Result<()> {
-        self.log.append(event)?;
+        let unsaved = || Error::unsaved(self.run.root());
+        self.log.append(event).map_err(unsaved())?;
         if let Event::BadSample { sample, action, .. } = event {
-            self.bad.add(sample, *action)?;
+            self.bad.add(sample, *action).map_err(unsaved())?;
         }
         self.observer.event(event);
         Ok(())
     }
 
-    /// Writes a checkpoint; gives its path within the run folder.
+    /// Writes a checkpoint; gives its path within the run folder. The log of the steps up to there is on disk before,
+    /// or there is no checkpoint: no step may be missing from the log.
     pub(super) fn save(
-        &self,
+        &mut self,
         meta: &CheckpointMeta,
         parameters: &[Parameter],
         state: &dyn CheckpointView,
     ) -> Result<String> {
         let path = self.run.checkpoint(meta.step);
-        let folder = self.run.checkpoints();
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Checkpoint {
-            path: path.clone(),
-            source,
-        })?;
-        write_checkpoint(&path, meta, parameters, state)?;
+        self.log
+            .sync()
+            .and_then(|()| create_folder(&self.run.checkpoints()))
+            .and_then(|()| write_checkpoint(&path, meta, parameters, state))
+            .map_err(Error::unsaved(self.run.root()))?;
         let within = path.strip_prefix(self.run.root()).unwrap_or(&path);
         Ok(within.display().to_string())
     }
 
-    /// Forgets all but the newest checkpoints.
-    pub(super) fn tidy(&self) -> Result<()> {
-        for (_, old) in self.run.list_checkpoints()?.into_iter().skip(KEPT_CHECKPOINTS) {
-            std::fs::remove_file(&old).map_err(Error::io("remove", &old))?;
-        }
-        let folder = self.run.checkpoints();
-        durable::remove_orphans(&folder).map_err(Error::io("clean", &folder))
+    /// Forgets all but the newest checkpoints. Where that fails nothing is lost but room, so it is only said.
+    pub(super) fn tidy(&mut self, step: u64) -> Result<()> {
+        let Err(error) = self.run.forget_old_checkpoints(step) else {
+            return Ok(());
+        };
+        let message = format!("an old checkpoint stays: {error}");
+        self.emit(&Event::Warning { step, message })
     }
 }

@@ -1,13 +1,14 @@
 //! `log.jsonl`: one JSON object a line, each flushed as it happens.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
+use crate::durable::AppendFile;
 use crate::error::{Error, Result};
 
 /// A line: the event and when it happened.
@@ -22,61 +23,53 @@ pub struct Line {
 
 /// Appends to a run's log.
 pub struct RunLog {
-    path: PathBuf,
-    file: File,
+    file: AppendFile,
+    /// Lines that could not be written; they go before the next one.
+    pending: Vec<u8>,
 }
 
 impl RunLog {
-    /// Starts the log of a new run.
-    pub fn create(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(path)
-            .map_err(Error::io("create", path))?;
-        Ok(Self {
-            path: path.into(),
-            file,
-        })
-    }
-
-    /// Opens the log of a run that resumes after `step` finished steps: forgets what the log says of later steps,
-    /// which will happen again, and a last line that a kill left torn.
-    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+    /// Opens the log of a run that goes on after `step` finished steps: forgets what the log says of later steps, which will
+    /// happen again, and a last line that a kill left torn. A run without a log gets one.
+    pub fn open(path: &Path, step: u64) -> Result<Self> {
         let keep = match File::open(path) {
             Ok(file) => end_of_step(file, step).map_err(Error::io("read", path))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(Error::io("open", path)(error)),
         };
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(Error::io("open", path))?;
-        file.set_len(keep).map_err(Error::io("truncate", path))?;
         Ok(Self {
-            path: path.into(),
-            file,
+            file: AppendFile::open(path, keep)?,
+            pending: Vec::new(),
         })
     }
 
-    /// Writes one line.
+    /// Writes one line. Where that fails, it is tried again with the next one.
     pub fn append(&mut self, event: &Event) -> Result<()> {
         let time = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs_f64();
         let time = (time * 1000.0).round() / 1000.0;
-        let mut line = serde_json::to_string(&Line {
+        let line = Line {
             time,
             event: event.clone(),
-        })
-        .expect("plain data serialises");
-        line.push('\n');
-        // One write per line: lines of a killed process are whole or, at worst, the last is torn.
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(Error::io("write", &self.path))
+        };
+        let text = serde_json::to_string(&line).expect("plain data serialises");
+        self.pending.extend_from_slice(text.as_bytes());
+        self.pending.push(b'\n');
+        self.write_pending()
+    }
+
+    /// Makes the lines so far survive a power failure.
+    pub fn sync(&mut self) -> Result<()> {
+        self.write_pending()?;
+        self.file.sync()
+    }
+
+    fn write_pending(&mut self) -> Result<()> {
+        self.file.append(&self.pending)?;
+        self.pending.clear();
+        Ok(())
     }
 }
 
@@ -128,7 +121,7 @@ mod tests {
     fn resuming_forgets_later_steps_and_a_torn_line() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
-        let mut log = RunLog::create(&path).unwrap();
+        let mut log = RunLog::open(&path, 0).unwrap();
         for step in 1..=5 {
             log.append(&warning(step)).unwrap();
         }
@@ -137,7 +130,7 @@ mod tests {
         std::fs::write(&path, &whole[..whole.len() - 7]).unwrap();
         assert_eq!(read_log(&path).unwrap().len(), 4);
 
-        let mut log = RunLog::resume(&path, 3).unwrap();
+        let mut log = RunLog::open(&path, 3).unwrap();
         log.append(&warning(4)).unwrap();
         let steps: Vec<_> = read_log(&path)
             .unwrap()

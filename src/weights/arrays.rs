@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::durable::write_atomically;
+use crate::durable::write_atomically;
+use crate::error::Result;
 
 /// One array to write.
 pub struct Array<'a> {
@@ -18,7 +19,7 @@ pub struct Array<'a> {
 }
 
 /// Writes a safetensors file, whole or not at all. `metadata` are texts under their keys.
-pub fn write_arrays(path: &Path, metadata: &[(&str, String)], arrays: &[Array<'_>]) -> io::Result<()> {
+pub fn write_arrays(path: &Path, metadata: &[(&str, String)], arrays: &[Array<'_>]) -> Result<()> {
     let shapes = arrays
         .iter()
         .map(|array| (array.name.clone(), array.dims.as_slice()));

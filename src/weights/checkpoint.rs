@@ -1,16 +1,16 @@
 //! Checkpoints: one safetensors file with the weights under torchvision's names, the momentum under
 //! `momentum.<name>`, and everything else as JSON in the file's metadata.
 
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::arrays::{self, write_f32};
-use super::durable::write_atomically;
 use super::hash::text_sha256;
 use crate::data::preprocess::Preprocess;
+use crate::durable::NewFile;
 use crate::error::{Error, Result};
 use crate::network::{Parameter, Spec};
 
@@ -63,38 +63,26 @@ pub fn write_checkpoint(
     parameters: &[Parameter],
     view: &dyn CheckpointView,
 ) -> Result<()> {
+    let mut file = NewFile::create(path)?;
     let header = header(meta, parameters);
-    let mut failure = None;
-    let written = write_atomically(path, |writer| {
-        writer.write_all(&(header.len() as u64).to_le_bytes())?;
-        writer.write_all(header.as_bytes())?;
-        let longest = parameters.iter().map(Parameter::len).max().unwrap_or(0);
-        let mut values = vec![0.0; longest];
-        type Read = fn(&dyn CheckpointView, &Parameter, &mut [f32]) -> Result<()>;
-        let halves: [Read; 2] = [
-            |view, p, values| view.weights(p, values),
-            |view, p, values| view.momentum(p, values),
-        ];
-        for read in halves {
-            for parameter in parameters {
-                let values = &mut values[..parameter.len()];
-                if let Err(error) = read(view, parameter, values) {
-                    failure = Some(error);
-                    return Err(io::Error::other("the back end failed"));
-                }
-                write_f32(writer, values)?;
-            }
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .and_then(|()| file.write_all(header.as_bytes()))
+        .map_err(Error::io("write", path))?;
+    let longest = parameters.iter().map(Parameter::len).max().unwrap_or(0);
+    let mut values = vec![0.0; longest];
+    type Read = fn(&dyn CheckpointView, &Parameter, &mut [f32]) -> Result<()>;
+    let halves: [Read; 2] = [
+        |view, p, values| view.weights(p, values),
+        |view, p, values| view.momentum(p, values),
+    ];
+    for read in halves {
+        for parameter in parameters {
+            let values = &mut values[..parameter.len()];
+            read(view, parameter, values)?;
+            write_f32(&mut file, values).map_err(Error::io("write", path))?;
         }
-        Ok(())
-    });
-    match (failure, written) {
-        (Some(error), _) => Err(error),
-        (None, Err(source)) => Err(Error::Checkpoint {
-            path: path.into(),
-            source,
-        }),
-        (None, Ok(())) => Ok(()),
     }
+    file.commit()
 }
 
 /// The file's header: weights, then momentum.

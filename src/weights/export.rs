@@ -10,7 +10,7 @@ use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About};
 use super::arrays::{Array, write_arrays};
 use super::hash::text_sha256;
 use super::model::Model;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Writes safetensors with torchvision's names, which PyTorch loads with `strict=True`, whole or not at all.
 pub fn write_safetensors(path: &Path, model: &Model) -> Result<()> {
@@ -30,7 +30,7 @@ pub fn write_safetensors(path: &Path, model: &Model) -> Result<()> {
             values: &model.weights[parameter.range()],
         })
         .collect();
-    write_arrays(path, &metadata, &arrays).map_err(Error::io("write", path))
+    write_arrays(path, &metadata, &arrays)
 }
 
 fn text_of(about: &About) -> String {

@@ -4,7 +4,6 @@
 mod about;
 mod arrays;
 mod checkpoint;
-pub mod durable;
 mod export;
 mod hash;
 mod import;

@@ -1,20 +1,57 @@
 //! Where a run keeps its files.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::{Loaded, load};
+use crate::durable::{Lock, remove_file, remove_orphans};
 use crate::error::{Error, Result};
 
-/// The files of one run: `recipe.toml`, `log.jsonl`, `checkpoints/`.
+/// Checkpoints that are kept: the newest, and one to fall back on.
+const KEPT_CHECKPOINTS: usize = 2;
+
+/// The files of one run: `recipe.toml`, `log.jsonl`, `checkpoints/`, and the file of a lock, `.lock`.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,
+    /// Held where this process writes the folder.
+    lock: Option<Arc<Lock>>,
 }
 
 impl RunFolder {
     /// Names the files of the run in `root`; touches nothing.
     pub fn new(root: &Path) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            lock: None,
+        }
+    }
+
+    /// Takes the folder for this process, until the last clone of what this returns is dropped, and removes the temporary
+    /// files of processes that died here. Errors where another process has it.
+    pub fn locked(mut self) -> Result<Self> {
+        let lock = Lock::take(&self.lock_file()).map_err(Error::unsaved(&self.root))?;
+        self.lock = Some(Arc::new(lock));
+        for folder in [self.root.clone(), self.checkpoints()] {
+            if folder.is_dir() {
+                remove_orphans(&folder).map_err(Error::unsaved(&self.root))?;
+            }
+        }
+        Ok(self)
+    }
+
+    /// What to say where the file system has no locks, so that nothing keeps a second process away.
+    pub fn unguarded(&self) -> Option<String> {
+        let reason = self.lock.as_ref()?.absent()?;
+        Some(format!(
+            "{}: the file system gives no lock ({reason}): see to it that no other process writes this folder",
+            self.root.display()
+        ))
+    }
+
+    /// The file of the lock.
+    pub fn lock_file(&self) -> PathBuf {
+        self.root.join(".lock")
     }
 
     /// The folder itself.
@@ -67,6 +104,15 @@ impl RunFolder {
         }
         found.sort_by(|a, b| b.cmp(a));
         Ok(found)
+    }
+
+    /// Forgets checkpoints but for the newest two up to `step`. Those of later steps are damaged, or the run would have gone
+    /// on from there: they will be written again.
+    pub fn forget_old_checkpoints(&self, step: u64) -> Result<()> {
+        let saved = self.list_checkpoints()?.into_iter().filter(|(at, _)| *at <= step);
+        saved
+            .skip(KEPT_CHECKPOINTS)
+            .try_for_each(|(_, old)| remove_file(&old))
     }
 }
 

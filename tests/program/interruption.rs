@@ -1,23 +1,33 @@
 //! Kills and signals: nothing is lost, nothing changes.
 
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use verydeep::rng::{Purpose, Stream};
+use verydeep::train::Recipe;
+use verydeep::train::event::Event;
+use verydeep::train::log::{Line, read_log};
+use verydeep::weights::{RunFolder, load};
 
-use crate::images::shards;
-use crate::tool::{command, events, hashes, run_ok, small};
+use crate::images::{CLASSES, shards};
+use crate::tool::{command, events, hashes, run_ok, said, small};
 
 const NET: [&str; 6] = [
     "A",
     "--batch-norm",
     "--iterations",
-    "60",
+    "24",
     "--checkpoint-every",
     "3",
 ];
+
+/// Steps of NET, and from one checkpoint to the next.
+const STEPS: u64 = 24;
+const INTERVAL: u64 = 3;
 
 fn spawn(flags: &[&str]) -> Child {
     command(flags)
@@ -61,44 +71,140 @@ fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
     }
 }
 
-/// A seed to draw moments from; taken from VERYDEEP_TEST_SEED where that is set, and in every message.
+/// A seed to draw moments from; taken from VERYDEEP_TEST_SEED where that is set, and said if the test fails.
 fn fresh_seed() -> u64 {
-    let said = std::env::var("VERYDEEP_TEST_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok());
-    said.unwrap_or_else(|| std::process::id().into())
+    said("VERYDEEP_TEST_SEED", RandomState::new().build_hasher().finish())
 }
 
-#[test]
-fn a_run_killed_at_random_moments_ends_with_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let expected = undisturbed(folder.path());
-    let seed = fresh_seed();
-    let mut draws = Stream::new(seed, 0, Purpose::Synthetic, 0);
-    let run: PathBuf = folder.path().join("killed");
-    let mut kills = 0;
-    for target in (0..12).map(|kill| 1 + kill * 5) {
-        let mut child = start_or_resume(&run);
-        wait_for_step(&mut child, &run, target);
-        std::thread::sleep(Duration::from_micros(draws.below(20_000)));
-        child.kill().unwrap();
-        kills += usize::from(child.wait().unwrap().signal() == Some(9));
+/// What kills have done so far.
+#[derive(Debug, Default)]
+struct Kills {
+    /// Of processes that were running.
+    kills: usize,
+    /// Those before the run had a recipe, a log with a step, a checkpoint.
+    before: [usize; 3],
+    checkpoints_read: usize,
+    steps_done_again: u64,
+    runs_finished: usize,
+}
+
+impl Kills {
+    /// Looks at a run whose process has been killed: every checkpoint is whole, every finished step stands in the log once,
+    /// and no more of them are lost than those since the newest checkpoint. Gives its step.
+    fn look(&mut self, run: &Path) -> u64 {
+        let folder = RunFolder::new(run);
+        if !folder.recipe().exists() {
+            self.before[0] += 1;
+            return 0;
+        }
+        let recipe = Recipe::read(&folder.recipe()).unwrap();
+        let network = recipe.spec(CLASSES).build().unwrap();
+        let mut state = [0; 2].map(|_| vec![0.0; network.flat_len()]);
+        let checkpoints = folder.list_checkpoints().unwrap();
+        for (step, path) in &checkpoints {
+            let [weights, momentum] = &mut state;
+            let read = load(path).and_then(|file| file.state(&network.parameters, weights, momentum));
+            read.unwrap_or_else(|error| panic!("step {step}: {error}"));
+            self.checkpoints_read += 1;
+        }
+        let newest = checkpoints.first().map_or(0, |(step, _)| *step);
+        let steps: Vec<u64> = match folder.log().exists() {
+            true => read_log(&folder.log())
+                .unwrap()
+                .iter()
+                .filter_map(finished_step)
+                .collect(),
+            false => Vec::new(),
+        };
+        let finished = steps.len() as u64;
+        assert_eq!(
+            steps,
+            (1..=finished).collect::<Vec<_>>(),
+            "every step stands in the log once"
+        );
+        // A step begins after the checkpoint before it.
+        assert!(
+            newest + INTERVAL >= finished,
+            "{finished} steps, newest checkpoint {newest}"
+        );
+        self.before[1] += usize::from(finished == 0);
+        self.before[2] += usize::from(newest == 0);
+        self.steps_done_again += finished.saturating_sub(newest);
+        newest
     }
-    assert!(
-        kills >= 10,
-        "only {kills} kills hit a running process, VERYDEEP_TEST_SEED={seed}"
-    );
+}
+
+fn finished_step(line: &Line) -> Option<u64> {
+    match line.event {
+        Event::Step { step, .. } => Some(step),
+        _ => None,
+    }
+}
+
+/// Where the last process of a run began, if it has said so since `time`.
+fn began_at(run: &Path, time: f64) -> Option<u64> {
+    let lines = read_log(&RunFolder::new(run).log()).ok()?;
+    lines.iter().rev().find_map(|line| match line.event {
+        Event::Start { step, .. } => (line.time > time).then_some(step),
+        _ => None,
+    })
+}
+
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs_f64()
+}
+
+/// At moments that are spread evenly over the life of a process, from its first instruction on. VERYDEEP_TEST_KILLS says how
+/// many.
+#[test]
+fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let expected = undisturbed(folder.path());
+    let life = start.elapsed().as_micros() as u64;
+    let seed = fresh_seed();
+    writeln!(io::stderr(), "VERYDEEP_TEST_SEED={seed}").unwrap();
+    let mut draws = Stream::new(seed, 0, Purpose::Synthetic, 0);
+    let wanted = said("VERYDEEP_TEST_KILLS", 30);
+    let run = folder.path().join("killed");
+    let mut seen = Kills::default();
+    let (mut newest, mut killed) = (0, 0.0);
+    while seen.kills < wanted {
+        let mut child = start_or_resume(&run);
+        std::thread::sleep(Duration::from_micros(draws.below(life)));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        if let Some(step) = began_at(&run, killed) {
+            assert_eq!(step, newest, "it goes on from the newest checkpoint");
+        }
+        if status.success() {
+            seen.ends_alike(&run, &expected);
+            (newest, killed) = (0, now());
+            continue;
+        }
+        assert_eq!(status.signal(), Some(9));
+        seen.kills += 1;
+        let before = newest;
+        (newest, killed) = (seen.look(&run), now());
+        assert!(newest >= before, "a checkpoint is lost");
+    }
     assert!(start_or_resume(&run).wait().unwrap().success());
-    assert_eq!(hashes(&run), expected, "VERYDEEP_TEST_SEED={seed}");
-    let steps: Vec<_> = events(&run, "step")
-        .iter()
-        .map(|event| event["step"].as_u64().unwrap())
-        .collect();
-    assert_eq!(
-        steps,
-        (1..=60).collect::<Vec<_>>(),
-        "every step stands in the log once"
-    );
+    seen.ends_alike(&run, &expected);
+    writeln!(io::stderr(), "{seen:?}").unwrap();
+}
+
+impl Kills {
+    /// A run that has finished has the bits of the undisturbed one; makes room for the next.
+    fn ends_alike(&mut self, run: &Path, expected: &(String, String)) {
+        assert_eq!(hashes(run), *expected);
+        let steps = events(run, "step").len() as u64;
+        assert_eq!(steps, STEPS, "every step stands in the log once");
+        self.runs_finished += 1;
+        std::fs::remove_dir_all(run).unwrap();
+    }
 }
 
 #[test]
@@ -108,8 +214,8 @@ fn a_signal_leaves_a_checkpoint_and_exit_75() {
     let run = folder.path().join("stopped");
     for (signal, name, step) in [
         (libc::SIGTERM, "SIGTERM", 5),
-        (libc::SIGUSR1, "SIGUSR1", 20),
-        (libc::SIGINT, "SIGINT", 30),
+        (libc::SIGUSR1, "SIGUSR1", 10),
+        (libc::SIGINT, "SIGINT", 16),
     ] {
         let mut child = start_or_resume(&run);
         wait_for_step(&mut child, &run, step);

@@ -18,4 +18,5 @@ mod planted;
 mod protocols;
 mod replicas;
 mod simulated;
+mod survival;
 mod tool;

@@ -1,6 +1,8 @@
 //! Running the program.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::str::FromStr;
@@ -61,7 +63,7 @@ pub(crate) fn small<'a>(shards: &'a str, run: &'a Path) -> Vec<&'a str> {
 
 /// The events of a run of one kind.
 pub(crate) fn events(run: &Path, kind: &str) -> Vec<Value> {
-    let text = std::fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
     let lines = text
         .lines()
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -86,4 +88,29 @@ pub(crate) fn test_seed() -> u64 {
 pub(crate) fn said<T: FromStr>(variable: &str, otherwise: T) -> T {
     let said = std::env::var(variable).ok();
     said.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Every file below a folder, by its path there.
+pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_string();
+        if path.is_dir() {
+            let below = contents(&path).into_iter();
+            files.extend(below.map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
+        } else {
+            files.insert(name, fs::read(&path).unwrap());
+        }
+    }
+    files
+}
+
+/// Copies a folder and everything below it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    for (file, bytes) in contents(from) {
+        let path = to.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
 }

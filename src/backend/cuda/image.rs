@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use super::device::DeviceFacts;
 use super::libraries::{Libraries, Library};
 use super::simulator;
+use crate::durable::{create_folder, write_atomically};
 use crate::error::{Error, Result};
-use crate::weights::durable::write_atomically;
 
 /// A file of `kernels/` that others include.
 pub(super) struct Header {
@@ -111,8 +111,8 @@ impl Cache {
         (Sha256::digest(code)[..] == *hash).then(|| content.split_off(32))
     }
 
-    fn write(&self, key: &str, code: &[u8]) -> std::io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
+    fn write(&self, key: &str, code: &[u8]) -> Result<()> {
+        create_folder(&self.folder)?;
         write_atomically(&self.folder.join(key), |file| {
             file.write_all(&Sha256::digest(code))?;
             file.write_all(code)

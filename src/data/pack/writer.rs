@@ -1,15 +1,14 @@
 //! Samples into shards: archives, indexes, hashes.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::data::file::write_durably;
 use crate::data::index;
 use crate::data::manifest::{ShardEntry, Split, hex};
 use crate::data::tar::{Member, TarWriter};
+use crate::durable::{NewFile, write_atomically};
 use crate::error::{Error, Result};
 
 /// Writes the samples of one split, in order, into as many shards as they need.
@@ -81,9 +80,8 @@ pub(in crate::data) struct OpenShard {
 impl OpenShard {
     /// Starts a new file.
     pub(in crate::data) fn create(path: PathBuf) -> Result<Self> {
-        let file = File::create_new(&path).map_err(Error::io("create", &path))?;
         let archive = TarWriter::new(HashingFile {
-            file: BufWriter::new(file),
+            file: NewFile::create(&path)?,
             hash: Sha256::new(),
             bytes: 0,
         });
@@ -126,12 +124,10 @@ impl OpenShard {
             crc32,
         } = self;
         let HashingFile { file, hash, bytes } = archive.finish().map_err(Error::io("write", &path))?;
-        let file = file.into_inner().map_err(io::IntoInnerError::into_error);
-        file.and_then(|file| file.sync_all())
-            .map_err(Error::io("write", &path))?;
-
-        let index_path = index::path_of(&path);
-        write_durably(&index_path, index::to_text(&index::group(members)).as_bytes())?;
+        // A shard that is there has its index.
+        let index = index::to_text(&index::group(members));
+        write_atomically(&index::path_of(&path), |file| file.write_all(index.as_bytes()))?;
+        file.commit()?;
         Ok(ShardEntry {
             file: path
                 .file_name()
@@ -150,7 +146,7 @@ impl OpenShard {
 
 /// A file that is hashed as it is written.
 struct HashingFile {
-    file: BufWriter<File>,
+    file: NewFile,
     hash: Sha256,
     bytes: u64,
 }

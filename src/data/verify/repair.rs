@@ -6,9 +6,9 @@ use serde::Serialize;
 
 use crate::data::file::{IoMode, RandomFile};
 use crate::data::manifest::{Note, ShardEntry, Split};
-use crate::data::new_folder::NewFolder;
 use crate::data::pack::OpenShard;
 use crate::data::shard_set::ShardSet;
+use crate::durable::NewFolder;
 use crate::error::{Error, Result};
 
 use super::shard::{GoodSample, data_of};

@@ -12,7 +12,6 @@ use crate::network::Parameter;
 use crate::parallel::{Group, all_well};
 use crate::train::event::Event;
 use crate::train::job::Ended;
-use crate::train::journal::Journal;
 use crate::weights::{CheckpointMeta, CheckpointView, StateHasher};
 
 impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
@@ -69,36 +68,43 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
 
     /// Writes the checkpoint, where that is this replica's business.
     fn save(&mut self) -> Result<()> {
-        let Some(journal) = &self.journal else {
+        let started = Instant::now();
+        let meta = match self.journal {
+            Some(_) => self.checkpoint_meta()?,
+            None => return Ok(()),
+        };
+        let state = self.state.parameters().view(self.backend);
+        let Some(journal) = &mut self.journal else {
             return Ok(());
         };
-        let started = Instant::now();
+        let step = meta.step;
+        let file = journal.save(&meta, &self.job.network.parameters, &state)?;
+        journal.emit(&Event::Checkpoint {
+            step,
+            file,
+            weights_sha256: meta.weights_sha256,
+            state_sha256: meta.state_sha256,
+            seconds: started.elapsed().as_secs_f64(),
+        })?;
+        journal.tidy(step)
+    }
+
+    /// What the present state's checkpoint says besides the arrays.
+    fn checkpoint_meta(&self) -> Result<CheckpointMeta> {
         let (weights_sha256, state_sha256) = self.hashes()?;
-        let step = self.progress.step;
-        let meta = CheckpointMeta {
+        Ok(CheckpointMeta {
             spec: self.job.recipe.spec(self.job.network.classes),
             class_names: self.job.training.manifest().classes.clone(),
             preprocess: self.job.preprocess.clone(),
             scale: self.job.recipe.scale.middle(),
-            step,
+            step: self.progress.step,
             epoch: self.epochs(),
             schedule: json!(self.progress.schedule),
             recipe: json!(self.job.recipe),
             class: self.job.class.clone(),
-            weights_sha256: weights_sha256.clone(),
-            state_sha256: state_sha256.clone(),
-        };
-        let state = self.state.parameters().view(self.backend);
-        let file = journal.save(&meta, &self.job.network.parameters, &state)?;
-        drop(state);
-        self.emit(&Event::Checkpoint {
-            step,
-            file,
             weights_sha256,
             state_sha256,
-            seconds: started.elapsed().as_secs_f64(),
-        })?;
-        self.journal.as_ref().map_or(Ok(()), Journal::tidy)
+        })
     }
 
     /// Saves what there is, says how it ended. Nothing to say but for the first replica.
@@ -128,7 +134,7 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
         let (weights_sha256, state_sha256) = hashes.unwrap_or_default();
         let accuracy =
             |error: fn(&Tally) -> f64| self.validated.as_ref().map(|(_, tally)| 100.0 - error(tally));
-        let event = Event::End {
+        let mut event = Event::End {
             step: self.progress.step,
             reason,
             weights_sha256,
@@ -142,7 +148,14 @@ impl<B: Backend, G: Group<B>> Trainer<'_, B, G> {
             top1: accuracy(Tally::top1_error),
             top5: accuracy(Tally::top5_error),
         };
-        self.emit(&event)?;
+        if let Err(why) = self.emit(&event) {
+            if error.is_none()
+                && let Event::End { reason, exit, .. } = &mut event
+            {
+                (*reason, *exit) = (why.to_string(), why.exit_code());
+            }
+            error.get_or_insert(why);
+        }
         let event = Some(event);
         Ok(Ended { event, error })
     }

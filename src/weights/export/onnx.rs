@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::text_of;
+use crate::durable::write_atomically;
 use crate::error::{Error, Result};
 use crate::network::{Layer, Network, Op, Parameter, batch_norm, lrn};
 use crate::weights::arrays::write_f32;
-use crate::weights::durable::write_atomically;
 use crate::weights::model::Model;
 use crate::weights::protobuf::Message;
 
@@ -55,7 +55,6 @@ pub fn write_onnx(path: &Path, model: &Model) -> Result<()> {
             .try_for_each(|(head, values)| write_tensor(writer, head, values))?;
         writer.write_all(ends.as_bytes())
     })
-    .map_err(Error::io("write", path))
 }
 
 fn model_head(model: &Model) -> Message {
