@@ -53,7 +53,7 @@ fn finished_steps(run: &Path) -> usize {
 }
 
 /// Waits until the run's log has `steps` steps, or the process has ended.
-fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
+pub(crate) fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while finished_steps(run) < steps && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "no step {steps} within two minutes");
@@ -62,7 +62,7 @@ fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
 }
 
 /// A seed to draw moments from; taken from VERYDEEP_TEST_SEED where that is set, and in every message.
-fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     let said = std::env::var("VERYDEEP_TEST_SEED")
         .ok()
         .and_then(|text| text.parse().ok());

@@ -14,4 +14,5 @@ mod planted;
 mod protocols;
 mod replicas;
 mod simulated;
+mod taken_away;
 mod tool;

@@ -2,8 +2,10 @@
 
 mod damage;
 mod imagenet;
+mod large_headers;
 mod other_tools;
 mod packing;
+mod taken_away;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -71,6 +71,9 @@ impl ShardCheck<'_> {
                     .collect::<Vec<_>>()
             },
         );
+        if let Err(error) = file.confirm() {
+            findings.bad.push(self.remark(0, "", error));
+        }
         findings.samples = samples.len();
         let mut keys = HashSet::new();
         for (sample, outcome) in samples.iter().zip(outcomes) {
