@@ -92,6 +92,18 @@ fn chains(factor: f32, fma: impl Fn(f32, f32, f32) -> f32) -> f32 {
     values.iter().flatten().sum()
 }
 
+/// Seconds that all threads of this process have computed, in user and system mode.
+pub(super) fn processor_seconds() -> f64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live timespec, which the call fills.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &mut time) };
+    assert_eq!(status, 0, "every Linux has this clock");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 /// Peak resident memory of this process in bytes, as the kernel counts it; `None` where it does not say.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -146,10 +146,20 @@ pub(super) fn data(args: &BenchDataArgs) -> Result<u8> {
         ("resize", rate.resize),
         ("finish", rate.finish),
     ] {
-        say(format_args!("{stage:<8} {:9.1} us per image", 1e6 * seconds));
+        say(format_args!(
+            "{stage:<8} {:9.1} us per image {:9.0} images/sec by one thread",
+            1e6 * seconds,
+            1.0 / seconds
+        ));
     }
     say(format_args!(
-        "per thread: {:.1} images/sec",
+        "{threads} workers; waited {:.2} s for images, {:.2} s for room; read {:.1} MB/s",
+        rate.consumer_waited,
+        rate.workers_waited,
+        rate.bytes_per_sec / 1e6
+    ));
+    say(format_args!(
+        "per core: {:.1} images per second of processor time",
         rate.images_per_sec_per_core
     ));
     say(format_args!("total images/sec: {:.2}", rate.images_per_sec));

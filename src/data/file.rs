@@ -2,20 +2,20 @@
 
 use std::fmt;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use memmap2::Mmap;
-
+use super::map::{Map, shortened};
 use crate::error::{Error, Result};
 
 /// How the bytes of a shard reach the program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IoMode {
-    /// The file is mapped; reading is a page fault. The fastest on a local disk.
+    /// The file is mapped; reading is touching its pages. What is taken away meanwhile is told by [`RandomFile::confirm`].
     #[default]
     Mmap,
     /// Every sample is one `pread`. For network file systems, where a page fault can neither fail nor be batched.
@@ -42,8 +42,9 @@ pub struct RandomFile {
 }
 
 enum Bytes {
-    Map(Mmap),
+    Map(Map),
     File(File),
+    Memory(Vec<u8>),
 }
 
 impl RandomFile {
@@ -55,21 +56,27 @@ impl RandomFile {
             return Err(Error::invalid(path.display(), "a regular file", "something else"));
         }
         let bytes = match io {
-            // SAFETY: the map is only ever read. What stays risky is another process that writes to the file or
-            // shortens it meanwhile: shards are written once, under another name, and renamed when they are whole,
-            // and the length is that of this very descriptor.
-            IoMode::Mmap => Bytes::Map(unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?),
+            IoMode::Mmap => Bytes::Map(Map::of(file, path)?),
             IoMode::Pread => Bytes::File(file),
         };
         let len = match &bytes {
             Bytes::Map(map) => map.len() as u64,
-            Bytes::File(_) => metadata.len(),
+            Bytes::File(_) | Bytes::Memory(_) => metadata.len(),
         };
         Ok(Self {
             path: path.to_path_buf(),
             len,
             bytes,
         })
+    }
+
+    /// A file whose bytes are at hand; `path` is for the errors.
+    pub fn in_memory(path: &Path, bytes: Vec<u8>) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            len: bytes.len() as u64,
+            bytes: Bytes::Memory(bytes),
+        }
     }
 
     /// Where the file is.
@@ -110,15 +117,43 @@ impl RandomFile {
         // Both ends lie within a file that is mapped, or that must fit into memory to be read: usize holds them.
         let len = (range.end - range.start) as usize;
         match &self.bytes {
-            Bytes::Map(map) => Ok(&map[range.start as usize..][..len]),
+            Bytes::Map(map) => {
+                let bytes = &map[range.start as usize..][..len];
+                touch(bytes);
+                Ok(bytes)
+            }
+            Bytes::Memory(bytes) => Ok(&bytes[range.start as usize..][..len]),
             Bytes::File(file) => {
                 scratch.resize(len, 0);
-                file.read_exact_at(scratch, range.start)
-                    .map_err(Error::io("read", &self.path))?;
-                Ok(scratch)
+                match file.read_exact_at(scratch, range.start) {
+                    Ok(()) => Ok(scratch),
+                    Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                        let len = file.metadata().map_err(Error::io("examine", &self.path))?.len();
+                        Err(shortened(&self.path, self.len, len))
+                    }
+                    Err(error) => Err(Error::io("read", &self.path)(error)),
+                }
             }
         }
     }
+
+    /// Whether everything that was read so far was the file's: a map that is taken away reads as zeros. To be asked after
+    /// the bytes have been used, and before the result is.
+    pub fn confirm(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Map(map) => map.confirm(&self.path),
+            Bytes::File(_) | Bytes::Memory(_) => Ok(()),
+        }
+    }
+}
+
+/// Brings in every page of a map here, so that reading is what waits for the disk, not what is done with the bytes.
+fn touch(bytes: &[u8]) {
+    /// No page of a map is smaller.
+    const PAGE: usize = 4096;
+    bytes.iter().step_by(PAGE).chain(bytes.last()).for_each(|byte| {
+        std::hint::black_box(*byte);
+    });
 }
 
 impl fmt::Debug for RandomFile {

@@ -175,7 +175,13 @@ pub fn load(shard: &RandomFile) -> Result<Vec<Sample>> {
         }
         Err(error) => return Err(Error::io("read", &path)(error)),
     };
-    let samples = parse(&text, &path)?;
+    load_from(&text, shard)
+}
+
+/// [`load`], where the text of the index is at hand.
+pub fn load_from(text: &str, shard: &RandomFile) -> Result<Vec<Sample>> {
+    let path = path_of(shard.path());
+    let samples = parse(text, &path)?;
     check_against(&samples, shard, &path)?;
     Ok(samples)
 }

@@ -167,6 +167,11 @@ impl Manifest {
             }
             Err(error) => return Err(Error::io("read", &path)(error)),
         };
+        Self::parse(&text, &path)
+    }
+
+    /// Reads and checks the text of a manifest; `path` is for the errors.
+    pub fn parse(text: &[u8], path: &Path) -> Result<Self> {
         let refuse = |expected: &str, found: String| {
             Error::invalid_hint(
                 path.display(),
@@ -175,7 +180,7 @@ impl Manifest {
                 "pack the images again, or copy the folder again",
             )
         };
-        let manifest: Self = serde_json::from_slice(&text)
+        let manifest: Self = serde_json::from_slice(text)
             .map_err(|error| refuse("the manifest of a shard folder", error.to_string()))?;
         manifest
             .check()

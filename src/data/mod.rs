@@ -8,6 +8,7 @@ pub mod file;
 pub mod index;
 pub mod loader;
 pub mod manifest;
+pub mod map;
 pub mod order;
 pub mod pack;
 pub mod preprocess;

@@ -43,9 +43,7 @@ impl Dataset {
     pub fn open(root: &Path, split: Split, io: IoMode) -> Result<Self> {
         let manifest = Manifest::load(root)?;
         let entries: Vec<_> = manifest.shards(split).collect();
-        if io == IoMode::Pread {
-            allow_open_files(entries.len() as u64);
-        }
+        allow_open_files(entries.len() as u64);
         let opened: Vec<_> = entries
             .par_iter()
             .map(|entry| {
@@ -118,11 +116,17 @@ impl Dataset {
             offset,
             size,
         };
-        member
-            .check_header(header)
-            .and_then(|()| check_crc(crc32, image))
-            .map_err(|reason| Error::Sample(Box::new(self.bad_sample(sample, reason))))?;
+        if let Err(reason) = member.check_header(header).and_then(|()| check_crc(crc32, image)) {
+            self.confirm(sample)?;
+            return Err(Error::Sample(Box::new(self.bad_sample(sample, reason))));
+        }
         Ok(image)
+    }
+
+    /// Whether what was read of a sample's shard so far was in the file; to be asked after a sample has been used. Errors
+    /// name the shard.
+    pub fn confirm(&self, sample: usize) -> Result<()> {
+        self.shards[self.samples[sample].shard as usize].confirm()
     }
 
     /// Names a sample that cannot be used: shard, byte offset of the image, key.

@@ -97,6 +97,7 @@ impl Pass<'_> {
         let bad = |reason: String| Error::Sample(Box::new(self.source.bad_sample(image, reason)));
         let bytes = self.source.read(image, &mut painter.compressed)?;
         let size = painter.worker.rescaled_size(bytes, self.scale);
+        self.source.confirm(image)?;
         let (width, height) = size.map_err(|error| bad(error.0))?;
         match width.checked_mul(height) {
             Some(..=MOST_PIXELS) => Ok((height, width)),
@@ -172,6 +173,7 @@ impl Pass<'_> {
             [view] => worker.render(bytes, view, self.crop, pixels),
             views => worker.render_views(bytes, views, self.crop, pixels),
         };
+        self.source.confirm(wanted.image)?;
         let named = |reason| self.source.bad_sample(wanted.image, reason);
         match outcome {
             Ok(warning) => rendered.warning = warning.map(named),

@@ -1,7 +1,7 @@
 //! `log.jsonl`: one JSON object a line, each flushed as it happens.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -73,9 +73,9 @@ impl RunLog {
     }
 }
 
-/// The byte after the last line that belongs to steps up to `step`.
-fn end_of_step(file: File, step: u64) -> std::io::Result<u64> {
-    let mut reader = BufReader::new(file);
+/// The byte after the last line of a log that belongs to steps up to `step`.
+pub fn end_of_step(log: impl Read, step: u64) -> std::io::Result<u64> {
+    let mut reader = BufReader::new(log);
     let (mut line, mut position) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -92,6 +92,11 @@ fn end_of_step(file: File, step: u64) -> std::io::Result<u64> {
 /// Reads a log; a torn last line is ignored, any other damage is an error that names the line.
 pub fn read_log(path: &Path) -> Result<Vec<Line>> {
     let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+    parse_log(&text, path)
+}
+
+/// [`read_log`] of a log whose text is at hand; `path` is for the errors.
+pub fn parse_log(text: &str, path: &Path) -> Result<Vec<Line>> {
     let mut lines = Vec::new();
     for (number, line) in text.split_inclusive('\n').enumerate() {
         match serde_json::from_str(line) {

@@ -160,6 +160,13 @@ impl Recipe {
         if let Some((flag, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(flag, "at least 1", 0));
         }
+        if self.batch > MOST_IMAGES {
+            return Err(Error::invalid(
+                "--batch",
+                format_args!("at most {MOST_IMAGES} images"),
+                self.batch,
+            ));
+        }
         let ranges = [
             ("--lr", self.lr, 0.0..=1e6),
             ("--momentum", self.momentum, 0.0..=1.0),
@@ -288,8 +295,13 @@ impl Recipe {
     /// Reads `recipe.toml` of a run folder.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        Self::parse(&text, path)
+    }
+
+    /// Reads the text of a `recipe.toml`; `path` is for the errors.
+    pub fn parse(text: &str, path: &Path) -> Result<Self> {
         let recipe: Self =
-            toml::from_str(&text).map_err(|e| Error::invalid(path.display(), "a decided recipe", e))?;
+            toml::from_str(text).map_err(|e| Error::invalid(path.display(), "a decided recipe", e))?;
         if let Some(plans) = &recipe.plans {
             plans.check(&format!("{}, plans", path.display()))?;
         }
@@ -336,6 +348,9 @@ pub fn check_shares(flag: &str, replicas: usize, batch: usize, micro_batch: usiz
         hint,
     ))
 }
+
+/// Of a batch. Its divisors are tried one by one.
+const MOST_IMAGES: usize = 1 << 20;
 
 /// The paper trains for 74 epochs (section 3.1).
 pub const PAPER_EPOCHS: u64 = 74;

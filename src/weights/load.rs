@@ -1,22 +1,23 @@
 //! Reading checkpoints and weights files, with everything that can be checked checked.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde::de::DeserializeOwned;
 
 use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About};
 use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
 use super::hash::{StateHasher, text_sha256};
+use crate::data::map::Map;
 use crate::error::{Error, Result};
 use crate::network::Parameter;
 
-/// A weights file, mapped.
+/// A weights file, mapped or in memory.
 pub struct Loaded {
     path: PathBuf,
-    map: memmap2::Mmap,
+    bytes: Box<dyn AsRef<[u8]> + Send + Sync>,
     /// What stands beside the arrays of a checkpoint; `None` for another weights file.
     pub meta: Option<CheckpointMeta>,
     /// What an evaluation wants to know, if the file says it.
@@ -25,11 +26,12 @@ pub struct Loaded {
 
 /// Opens a safetensors file and checks its structure and its metadata's hash. The arrays are checked when read.
 pub fn load(path: &Path) -> Result<Loaded> {
-    let file = File::open(path).map_err(Error::io("open", path))?;
-    // SAFETY: the map is only read. Checkpoints are replaced by rename, never rewritten in place; a file that somebody
-    // else truncates while it is mapped would end the process, as it would any reader of maps.
-    let map = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
-    let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| damaged(path, e))?;
+    load_from(path, Map::open(path)?)
+}
+
+/// [`load`], where the bytes of the file are at hand; `path` is for the errors.
+pub fn load_from(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Loaded> {
+    let (_, header) = SafeTensors::read_metadata(bytes.as_ref()).map_err(|e| damaged(path, e))?;
     let texts = header.metadata().clone().unwrap_or_default();
     let meta: Option<CheckpointMeta> = described(path, &texts, (META_KEY, META_HASH_KEY))?;
     let about = match &meta {
@@ -38,7 +40,7 @@ pub fn load(path: &Path) -> Result<Loaded> {
     };
     Ok(Loaded {
         path: path.into(),
-        map,
+        bytes: Box::new(bytes),
         meta,
         about,
     })
@@ -69,6 +71,14 @@ fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
 }
 
 impl Loaded {
+    /// Whether the file has every array, in its shape: to be asked before memory is allocated for what a file says it is.
+    pub fn check_arrays(&self, parameters: &[Parameter]) -> Result<()> {
+        let tensors = self.tensors()?;
+        parameters
+            .iter()
+            .try_for_each(|parameter| self.view(&tensors, &parameter.name, parameter).map(|_| ()))
+    }
+
     /// Copies the weights into `flat`, each at its offset, and returns their hash, which must be the stored one.
     pub fn weights(&self, parameters: &[Parameter], flat: &mut [f32]) -> Result<String> {
         let mut hasher = StateHasher::new();
@@ -130,7 +140,7 @@ impl Loaded {
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.map).map_err(|e| damaged(&self.path, e))
+        SafeTensors::deserialize((*self.bytes).as_ref()).map_err(|e| damaged(&self.path, e))
     }
 
     fn copy(
@@ -161,6 +171,19 @@ impl Loaded {
         parameter: &Parameter,
         values: &mut [f32],
     ) -> Result<()> {
+        let view = self.view(tensors, name, parameter)?;
+        for (value, bytes) in values.iter_mut().zip(view.data().chunks_exact(4)) {
+            *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
+        }
+        Ok(())
+    }
+
+    fn view<'a>(
+        &self,
+        tensors: &'a SafeTensors<'_>,
+        name: &str,
+        parameter: &Parameter,
+    ) -> Result<TensorView<'a>> {
         let what = format!("{}: array {name}", self.path.display());
         let expected = format!("f32 of shape {:?}", parameter.dims);
         let view = tensors.tensor(name).map_err(|_| {
@@ -180,10 +203,7 @@ impl Loaded {
                 "the file is of another configuration",
             ));
         }
-        for (value, bytes) in values.iter_mut().zip(view.data().chunks_exact(4)) {
-            *value = f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-        }
-        Ok(())
+        Ok(view)
     }
 
     fn compare(&self, what: &str, stored: Option<&String>, found: &str) -> Result<()> {

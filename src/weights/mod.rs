@@ -18,6 +18,6 @@ pub use checkpoint::{CheckpointMeta, CheckpointView, MOMENTUM_PREFIX, write_chec
 pub use export::{write_onnx, write_safetensors};
 pub use hash::{StateHasher, weights_sha256};
 pub use import::Format;
-pub use load::{Loaded, load};
+pub use load::{Loaded, load, load_from};
 pub use model::Model;
 pub use run::{Newest, RunFolder, newest_checkpoint, open_weights};

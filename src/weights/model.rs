@@ -5,8 +5,8 @@ use std::path::Path;
 use super::about::About;
 use super::checkpoint::CheckpointMeta;
 use super::hash::weights_sha256;
-use super::import::{Format, Imported, identify, import};
-use super::open_weights;
+use super::import::{Format, Imported, identify, import, import_from};
+use super::{Loaded, load_from, open_weights};
 use crate::error::{Error, Result};
 use crate::network::{Config, Network, Spec};
 
@@ -31,31 +31,34 @@ pub struct Model {
 impl Model {
     /// Opens a run folder (its newest whole checkpoint), a checkpoint or a safetensors file with torchvision's names.
     pub fn open(path: &Path) -> Result<Self> {
-        let (loaded, (spec, network, weights, weights_sha256), passed_over) = open_weights(path, |file| {
-            let spec = match &file.about {
-                Some(about) => about.spec.clone(),
-                None => identify(file.path(), &file.shapes()?, None)?,
-            };
-            let network = spec.build()?;
-            let mut weights = vec![0.0; network.flat_len()];
-            let hash = file.weights(&network.parameters, &mut weights)?;
-            check_finite(path, &network, &weights)?;
-            Ok((spec, network, weights, hash))
-        })?;
-        Ok(Self {
-            spec,
-            network,
-            weights,
-            weights_sha256,
-            about: loaded.about,
-            meta: loaded.meta,
-            passed_over,
-        })
+        let (loaded, content, passed_over) = open_weights(path, |file| Content::of(path, file))?;
+        Ok(content.with(loaded, passed_over))
+    }
+
+    /// [`Model::open`] of a file whose bytes are at hand; `path` is for the errors.
+    pub fn open_from(path: &Path, bytes: Vec<u8>) -> Result<Self> {
+        let loaded = load_from(path, bytes)?;
+        let content = Content::of(path, &loaded)?;
+        Ok(content.with(loaded, Vec::new()))
     }
 
     /// Reads another program's file, of which `format` and `config` may say what it is.
     pub fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Self> {
-        let Imported { arrays, preprocess } = import(path, format, config)?;
+        Self::of_imported(path, import(path, format, config)?, config)
+    }
+
+    /// [`Model::import`] of a file whose bytes are at hand; `path` is for the errors.
+    pub fn import_from(
+        path: &Path,
+        bytes: &[u8],
+        format: Option<Format>,
+        config: Option<Config>,
+    ) -> Result<Self> {
+        Self::of_imported(path, import_from(path, bytes, format, config)?, config)
+    }
+
+    fn of_imported(path: &Path, imported: Imported, config: Option<Config>) -> Result<Self> {
+        let Imported { arrays, preprocess } = imported;
         let shapes: Vec<_> = arrays
             .iter()
             .map(|array| (array.name.clone(), array.dims.clone()))
@@ -100,6 +103,46 @@ impl Model {
         match &self.about {
             Some(about) => about.class_names.clone(),
             None => (0..self.spec.classes).map(|index| index.to_string()).collect(),
+        }
+    }
+}
+
+/// What the arrays of a file are.
+struct Content {
+    spec: Spec,
+    network: Network,
+    weights: Vec<f32>,
+    weights_sha256: String,
+}
+
+impl Content {
+    fn of(path: &Path, file: &Loaded) -> Result<Self> {
+        let spec = match &file.about {
+            Some(about) => about.spec.clone(),
+            None => identify(file.path(), &file.shapes()?, None)?,
+        };
+        let network = spec.build()?;
+        file.check_arrays(&network.parameters)?;
+        let mut weights = vec![0.0; network.flat_len()];
+        let weights_sha256 = file.weights(&network.parameters, &mut weights)?;
+        check_finite(path, &network, &weights)?;
+        Ok(Self {
+            spec,
+            network,
+            weights,
+            weights_sha256,
+        })
+    }
+
+    fn with(self, file: Loaded, passed_over: Vec<Error>) -> Model {
+        Model {
+            spec: self.spec,
+            network: self.network,
+            weights: self.weights,
+            weights_sha256: self.weights_sha256,
+            about: file.about,
+            meta: file.meta,
+            passed_over,
         }
     }
 }

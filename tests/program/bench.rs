@@ -96,6 +96,7 @@ fn the_pipeline_is_reported_by_stage() {
     for key in [
         "images_per_sec",
         "images_per_sec_per_core",
+        "bytes_per_sec",
         "read",
         "decode",
         "resize",
@@ -103,4 +104,8 @@ fn the_pipeline_is_reported_by_stage() {
     ] {
         assert!(report[key].as_f64().unwrap() > 0.0, "{key}");
     }
+    for key in ["consumer_waited", "workers_waited"] {
+        assert!(report[key].as_f64().unwrap() >= 0.0, "{key}");
+    }
+    assert!(report["threads"].as_u64().unwrap() > 0);
 }

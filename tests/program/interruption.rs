@@ -1,7 +1,5 @@
 //! Kills and signals: nothing is lost, nothing changes.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{self, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -14,7 +12,7 @@ use verydeep::train::log::{Line, read_log};
 use verydeep::weights::{RunFolder, load};
 
 use crate::images::{CLASSES, shards};
-use crate::tool::{command, events, hashes, run_ok, said, small};
+use crate::tool::{command, events, hashes, run_ok, said, small, test_seed};
 
 const NET: [&str; 6] = [
     "A",
@@ -63,17 +61,12 @@ fn finished_steps(run: &Path) -> usize {
 }
 
 /// Waits until the run's log has `steps` steps, or the process has ended.
-fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
+pub(crate) fn wait_for_step(child: &mut Child, run: &Path, steps: usize) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while finished_steps(run) < steps && child.try_wait().unwrap().is_none() {
         assert!(Instant::now() < deadline, "no step {steps} within two minutes");
         std::thread::sleep(Duration::from_millis(1));
     }
-}
-
-/// A seed to draw moments from; taken from VERYDEEP_TEST_SEED where that is set, and said if the test fails.
-fn fresh_seed() -> u64 {
-    said("VERYDEEP_TEST_SEED", RandomState::new().build_hasher().finish())
 }
 
 /// What kills have done so far.
@@ -157,17 +150,15 @@ fn now() -> f64 {
         .as_secs_f64()
 }
 
-/// At moments that are spread evenly over the life of a process, from its first instruction on. VERYDEEP_TEST_KILLS says how
-/// many.
+/// At moments that are spread evenly over the life of a process, from its first instruction on; how long that is follows the
+/// load of the machine. VERYDEEP_TEST_KILLS says how many.
 #[test]
 fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
     let folder = tempfile::tempdir().unwrap();
     let start = Instant::now();
     let expected = undisturbed(folder.path());
-    let life = start.elapsed().as_micros() as u64;
-    let seed = fresh_seed();
-    writeln!(io::stderr(), "VERYDEEP_TEST_SEED={seed}").unwrap();
-    let mut draws = Stream::new(seed, 0, Purpose::Synthetic, 0);
+    let mut life = start.elapsed().as_micros() as u64;
+    let mut draws = Stream::new(test_seed(), 0, Purpose::Synthetic, 0);
     let wanted = said("VERYDEEP_TEST_KILLS", 30);
     let run = folder.path().join("killed");
     let mut seen = Kills::default();
@@ -183,17 +174,19 @@ fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
         if status.success() {
             seen.ends_alike(&run, &expected);
             (newest, killed) = (0, now());
+            life -= life / 4;
             continue;
         }
         assert_eq!(status.signal(), Some(9));
         seen.kills += 1;
+        life += life / 16;
         let before = newest;
         (newest, killed) = (seen.look(&run), now());
         assert!(newest >= before, "a checkpoint is lost");
     }
     assert!(start_or_resume(&run).wait().unwrap().success());
     seen.ends_alike(&run, &expected);
-    writeln!(io::stderr(), "{seen:?}").unwrap();
+    eprintln!("{seen:?}");
 }
 
 impl Kills {

@@ -19,4 +19,5 @@ mod protocols;
 mod replicas;
 mod simulated;
 mod survival;
+mod taken_away;
 mod tool;

@@ -2,11 +2,13 @@
 
 mod damage;
 mod imagenet;
+mod large_headers;
 mod mutations;
 mod other_tools;
 mod packing;
 mod pillow;
 mod repair;
+mod taken_away;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use verydeep::weights::{Format, Model};
+use verydeep::weights::{Format, Model, write_safetensors};
 
 use super::archive::{Member, archive, member, tensor, text};
 use super::golden::file;
@@ -147,6 +147,79 @@ fn archives_that_lie_are_refused() {
     }
 }
 
+/// A field of a protocol buffer: a message, a text or packed numbers of less than 128 bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let tag = (u16::from(number) << 3) | 2;
+    let tag = if tag < 128 {
+        vec![tag as u8]
+    } else {
+        vec![tag as u8 | 0x80, (tag >> 7) as u8]
+    };
+    [&tag[..], &[bytes.len() as u8], bytes].concat()
+}
+
+/// Beside a side of 0 the others cost nothing, whatever they say. Found by `tools/fuzz caffemodel`.
+#[test]
+fn arrays_without_elements_are_refused_whatever_their_sides_say() {
+    const HUGE: [u8; 9] = [0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x40]; // 2^62
+    for sides in [
+        [&[4, 3, 0, 0][..], &[]].concat(),
+        [&HUGE[..], &[3, 3, 0]].concat(),
+        [&[0], &HUGE[..], &HUGE[..], &HUGE[..]].concat(),
+    ] {
+        let blob = field(7, &field(7, &field(1, &sides)));
+        let caffe = field(
+            100,
+            &[field(1, b"conv1_1"), field(2, b"Convolution"), blob].concat(),
+        );
+        let said = refused(&caffe, Some(Format::Caffe));
+        assert!(said.contains("0 numbers"), "{said}");
+
+        let node = [
+            field(1, b"image"),
+            field(1, b"w"),
+            field(2, b"y"),
+            field(4, b"Conv"),
+        ]
+        .concat();
+        let tensor = [field(1, &sides), vec![2 << 3, 1], field(8, b"w")].concat();
+        let graph = [field(1, &node), field(5, &tensor), field(11, &field(1, b"image"))].concat();
+        let said = refused(&field(7, &graph), Some(Format::Onnx));
+        assert!(said.contains("0 numbers"), "{said}");
+    }
+    let huge = usize::MAX / 4;
+    let shapes = [
+        ("features.0.weight", vec![huge, 0, 3, 3]),
+        ("classifier.0.weight", vec![0, huge]),
+        ("classifier.6.weight", vec![0, huge]),
+    ];
+    let entries: Vec<_> = shapes
+        .map(|(name, dims)| {
+            format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":{dims:?},\"data_offsets\":[0,0]}}")
+        })
+        .into();
+    let header = format!("{{{}}}", entries.join(","));
+    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    refused(&file, Some(Format::Safetensors));
+}
+
+/// A small file whose metadata, with its hash, says that it is a network of hundreds of gigabytes.
+#[test]
+fn a_network_that_is_only_described_is_not_allocated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let mut model = Model::import(&file("half.pth"), None, None).unwrap();
+    let mut about = model.about.take().unwrap();
+    about.spec.fc = 1 << 20;
+    about.spec.classes = 1 << 20;
+    about.spec.crop = 4096;
+    about.spec.width = 16.0;
+    model.about = Some(about);
+    write_safetensors(&path, &model).unwrap();
+    let said = Model::open(&path).err().unwrap().to_string();
+    assert!(said.contains("another configuration"), "{said}");
+}
+
 #[test]
 fn every_cut_and_many_changes_of_a_good_file_are_refused_or_read() {
     let folder = tempfile::tempdir().unwrap();
@@ -154,7 +227,7 @@ fn every_cut_and_many_changes_of_a_good_file_are_refused_or_read() {
     let members = std::fs::read(file("half.pth")).unwrap();
     let safetensors = {
         let model = Model::import(&file("half.pth"), None, None).unwrap();
-        verydeep::weights::write_safetensors(&path, &model).unwrap();
+        write_safetensors(&path, &model).unwrap();
         std::fs::read(&path).unwrap()
     };
     let mut state = 12345u64;

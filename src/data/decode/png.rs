@@ -25,9 +25,24 @@ pub(super) fn size(bytes: &[u8]) -> Result<(usize, usize), DecodeError> {
     Ok((info.width as usize, info.height as usize))
 }
 
+/// The library panics where a palette is not one of whole colours.
+fn check_palette(info: &png::Info<'_>) -> Result<(), DecodeError> {
+    let Some(palette) = &info.palette else {
+        return Ok(());
+    };
+    if palette.len().is_multiple_of(3) && (3..=3 * 256).contains(&palette.len()) {
+        return Ok(());
+    }
+    Err(DecodeError(format!(
+        "not a whole PNG image: expected a palette of 1 to 256 colours, found {} bytes",
+        palette.len()
+    )))
+}
+
 /// Decodes into `rgb` (height, width, 3). The caller has checked the size.
 pub(super) fn decode(bytes: &[u8], rgb: &mut Vec<u8>, scratch: &mut Vec<u8>) -> Result<(), DecodeError> {
     let mut reader = open(bytes).read_info().map_err(refuse)?;
+    check_palette(reader.info())?;
     let pixels = reader.info().width as usize * reader.info().height as usize;
     let (color, _) = reader.output_color_type();
     let samples = color.samples();

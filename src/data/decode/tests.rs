@@ -126,6 +126,31 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
+/// Found by `tools/fuzz jpeg`: the library takes a palette for whole colours.
+#[test]
+fn a_png_palette_of_no_whole_colours_is_refused() {
+    let chunk = |kind: &[u8], data: &[u8]| {
+        let body = [kind, data].concat();
+        let (len, crc) = (data.len() as u32, crc32(&body));
+        [&len.to_be_bytes()[..], &body, &crc.to_be_bytes()].concat()
+    };
+    let with = |palette: &[u8]| {
+        [
+            b"\x89PNG\r\n\x1a\n".to_vec(),
+            chunk(b"IHDR", &[0, 0, 0, 1, 0, 0, 0, 1, 8, 3, 0, 0, 0]),
+            chunk(b"PLTE", palette),
+            chunk(b"IDAT", b"\x78\x9c\x63\x60\0\0\0\x02\0\x01"),
+            chunk(b"IEND", b""),
+        ]
+        .concat()
+    };
+    assert_eq!(decode(&with(&[7, 8, 9])).expect("one colour").1, [7, 8, 9]);
+    for len in [0, 1, 2, 4, 771] {
+        let error = decode(&with(&vec![1; len])).expect_err("no palette");
+        assert!(error.0.contains("PNG"), "{len}: {error}");
+    }
+}
+
 #[test]
 fn a_damaged_png_is_an_error_not_a_panic() {
     let seed = fresh_seed();

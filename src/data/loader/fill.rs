@@ -211,10 +211,11 @@ impl Filler {
         painter.work.read += start.elapsed();
         painter.work.images += 1;
         painter.work.bytes += bytes.len() as u64;
-        match painter
+        let rendered = painter
             .worker
-            .render(bytes, view, self.views.crop(), &mut painter.pixels)
-        {
+            .render(bytes, view, self.views.crop(), &mut painter.pixels);
+        self.source.confirm(sample)?;
+        match rendered {
             Err(error) => Ok(Some(self.source.bad_sample(sample, error.0))),
             Ok(None) => Ok(None),
             Ok(Some(warning)) => {

@@ -20,6 +20,12 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// other error ends the stream.
     fn read<'a>(&'a self, sample: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]>;
 
+    /// Whether what [`Source::read`] gave was what the source holds; to be asked after it has been used. A shard that is
+    /// taken away while it is mapped reads as zeros.
+    fn confirm(&self, _sample: usize) -> Result<()> {
+        Ok(())
+    }
+
     /// Names a sample and what is wrong with it.
     fn bad_sample(&self, sample: usize, reason: String) -> BadSample;
 }
@@ -35,6 +41,10 @@ impl Source for Dataset {
 
     fn read<'a>(&'a self, sample: usize, scratch: &'a mut Vec<u8>) -> Result<&'a [u8]> {
         self.read(sample, scratch)
+    }
+
+    fn confirm(&self, sample: usize) -> Result<()> {
+        self.confirm(sample)
     }
 
     fn bad_sample(&self, sample: usize, reason: String) -> BadSample {

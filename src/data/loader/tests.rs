@@ -1,3 +1,5 @@
+mod pressure;
+
 use super::*;
 use crate::data::augment::ScaleRange;
 use crate::data::manifest::PcaRgb;
@@ -16,7 +18,11 @@ enum Image {
     Garbage,
     Unreadable,
     ShardGone,
+    /// Its shard is taken away between reading and the end of rendering.
+    TakenAway(Vec<u8>),
     Panics,
+    /// Waits until the gate opens.
+    Stalled(Arc<pressure::Gate>, Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -39,7 +45,13 @@ impl Source for Memory {
         self.reads.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(self.delay);
         match &self.images[sample] {
-            Image::Good(bytes) => {
+            Image::Good(bytes) | Image::TakenAway(bytes) => {
+                scratch.clear();
+                scratch.extend_from_slice(bytes);
+                Ok(scratch)
+            }
+            Image::Stalled(gate, bytes) => {
+                gate.wait();
                 scratch.clear();
                 scratch.extend_from_slice(bytes);
                 Ok(scratch)
@@ -48,6 +60,13 @@ impl Source for Memory {
             Image::Unreadable => Err(Error::Sample(Box::new(self.bad_sample(sample, "header".into())))),
             Image::ShardGone => Err(Error::invalid(format!("shard of {sample}"), "its length", "less")),
             Image::Panics => panic!("the planted panic"),
+        }
+    }
+
+    fn confirm(&self, sample: usize) -> Result<()> {
+        match &self.images[sample] {
+            Image::TakenAway(_) => Err(Error::invalid(format!("shard of {sample}"), "its length", "less")),
+            _ => Ok(()),
         }
     }
 

@@ -154,6 +154,7 @@ impl Sources {
             Place::Archived { archive, offset } => self.archives[*archive]
                 .read(*offset..offset + item.size, &mut Vec::new())
                 .map(<[u8]>::to_vec)
+                .and_then(|bytes| self.archives[*archive].confirm().map(|()| bytes))
                 .map_err(|error| error.to_string()),
         }
     }

@@ -83,6 +83,7 @@ fn write_shard(path: &Path, folder: &Path, split: Split, good: &[GoodSample]) ->
         }
         shard.end_sample(*label, &image);
     }
+    file.confirm()?;
     shard.finish(split).map(Some)
 }
 

@@ -95,6 +95,9 @@ impl ShardCheck<'_> {
             );
             findings.bad.push(self.remark(0, "", reason));
         }
+        if let Err(error) = file.confirm() {
+            findings.bad.push(self.remark(0, "", error));
+        }
         findings.samples = samples.len();
         let mut keys = HashSet::new();
         for (sample, outcome) in samples.into_iter().zip(outcomes) {

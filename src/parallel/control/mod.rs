@@ -64,5 +64,23 @@ impl Default for Settings {
     }
 }
 
+/// Reads what comes on a connection of the job with `token`, as a process does: the names of the messages, and why it
+/// would be closed, if so.
+pub fn heard(parts: &[&[u8]], token: u64) -> (Vec<&'static str>, Option<String>) {
+    let mut decoder = wire::Decoder::new(token);
+    let mut names = Vec::new();
+    for part in parts {
+        decoder.push(part);
+        loop {
+            match decoder.next() {
+                Ok(Some(message)) => names.push(message.name()),
+                Ok(None) => break,
+                Err(error) => return (names, Some(error.to_string())),
+            }
+        }
+    }
+    (names, None)
+}
+
 /// How much longer than rank 0 the others wait for the meeting: its verdict names more than they know.
 const GRACE: Duration = Duration::from_secs(5);

@@ -31,9 +31,10 @@ pub(in crate::weights) fn identify(path: &Path, shapes: &[Shape], wanted: Option
     };
     let width = channels as f64 / 64.0;
     let last = ((512.0 * width).round() as usize).max(1);
-    let side = (1..=128)
-        .find(|side| side * side * last == inputs)
-        .ok_or_else(unknown)?;
+    let side = (inputs / last).isqrt();
+    if side * side * last != inputs {
+        return Err(unknown());
+    }
     let spec = |config, batch_norm| Spec {
         batch_norm,
         classes,

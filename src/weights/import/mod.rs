@@ -17,6 +17,7 @@ pub(super) use identify::identify;
 
 use std::path::Path;
 
+use crate::data::map::Map;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::Config;
@@ -85,19 +86,28 @@ impl Format {
 
 /// Reads all arrays of a file; `config` may say which network they must be of.
 pub(super) fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Imported> {
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    // SAFETY: the map is only read. A file that somebody else truncates meanwhile would end the process, as it would any
-    // reader of maps; nothing is decided by bytes that are read twice.
-    let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(Error::io("map", path))?;
+    let bytes = Map::open(path)?;
+    let imported = import_from(path, &bytes, format, config);
+    bytes.confirm(path)?;
+    imported
+}
+
+/// [`import`], where the bytes of the file are at hand; `path` is for the errors.
+pub(super) fn import_from(
+    path: &Path,
+    bytes: &[u8],
+    format: Option<Format>,
+    config: Option<Config>,
+) -> Result<Imported> {
     let format = match format {
         Some(format) => format,
-        None => Format::of(path, &bytes)?,
+        None => Format::of(path, bytes)?,
     };
     match format {
-        Format::Torch => torch::read(path, &bytes),
-        Format::Safetensors => safetensors::read(path, &bytes),
-        Format::Onnx => onnx::read(path, &bytes, config).map(Imported::from),
-        Format::Caffe => caffe::read(path, &bytes, config).map(Imported::from),
+        Format::Torch => torch::read(path, bytes),
+        Format::Safetensors => safetensors::read(path, bytes),
+        Format::Onnx => onnx::read(path, bytes, config).map(Imported::from),
+        Format::Caffe => caffe::read(path, bytes, config).map(Imported::from),
     }
 }
 
@@ -142,10 +152,11 @@ fn each<const N: usize>(bytes: &[u8], read: impl Fn([u8; N]) -> f32) -> Vec<f32>
     bytes.as_chunks().0.iter().map(|chunk| read(*chunk)).collect()
 }
 
-/// Product of a shape's sides, if it is a number.
+/// Product of a shape's sides, if it is a number above 0: beside a side of 0, others may say what they like.
 fn elements(dims: &[usize]) -> Option<usize> {
     dims.iter()
         .try_fold(1usize, |product, &side| product.checked_mul(side))
+        .filter(|&product| product > 0)
 }
 
 fn damaged(path: &Path, expected: &str, found: impl std::fmt::Display) -> Error {

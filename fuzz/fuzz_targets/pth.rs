@@ -1,0 +1,2 @@
+#![no_main]
+verydeep_fuzz::fuzz!(pth);
