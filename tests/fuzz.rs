@@ -8,6 +8,7 @@ mod repair;
 mod targets;
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use verydeep::data::decode::Decoder;
@@ -122,7 +123,7 @@ fn changed_files_are_read_or_refused() {
         .unwrap();
     let seed = number("VERYDEEP_TEST_SEED", now.as_nanos() as u64);
     let mutations = number("VERYDEEP_TEST_MUTATIONS", MUTATIONS as u64);
-    println!("VERYDEEP_TEST_SEED={seed}");
+    writeln!(std::io::stderr(), "VERYDEEP_TEST_SEED={seed}").unwrap();
     for (name, target) in targets::ALL {
         for (_, bytes) in corpus(name) {
             for i in 0..mutations {

@@ -86,7 +86,7 @@ fn checkpoint(data: &mut [u8]) {
 
 /// The place of the directory and the number of its entries, and the checksum of every member.
 fn pth(data: &mut [u8]) {
-    let Some(end) = rfind(&data, b"PK\x05\x06") else {
+    let Some(end) = rfind(data, b"PK\x05\x06") else {
         return;
     };
     let entries: Vec<usize> = places(&data[..end], b"PK\x01\x02");
@@ -125,7 +125,7 @@ fn safetensors(data: &mut [u8]) {
 
 /// The length of every frame: it ends where the next one begins.
 fn wire(data: &mut [u8]) {
-    let frames = places(&data, b"VDC1");
+    let frames = places(data, b"VDC1");
     for (i, at) in frames.iter().enumerate() {
         let end = frames.get(i + 1).copied().unwrap_or(data.len());
         if end >= at + 16 {

@@ -38,6 +38,14 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    fn weights_changed(&self) -> bool {
+        (self.written.weights, self.written.copy) != (self.found.weights, self.found.copy)
+    }
+
+    fn momentum_changed(&self) -> bool {
+        self.written.momentum != self.found.momentum
+    }
+
     /// What all replicas have alike: what they compute with.
     fn shared(&self) -> u64 {
         self.found.copy.unwrap_or(self.found.weights)
@@ -73,20 +81,15 @@ pub(super) fn verdict(step: u64, all: &[&Findings], layers: &[&str]) -> Option<C
     })
 }
 
-/// Replicas whose weights or momentum changed while nobody wrote them.
+/// Replicas whose weights, or else whose momentum, changed while nobody wrote them.
 fn changed(all: &[&Findings]) -> Option<(String, Ranks)> {
-    let parts: [(&str, fn(StateFolds) -> (u64, Option<u64>)); 2] = [
-        ("weights", |folds| (folds.weights, folds.copy)),
-        ("momentum", |folds| (folds.momentum, None)),
-    ];
-    parts.iter().find_map(|(what, part)| {
-        let is_changed = |rank: &usize| {
-            let state = all[*rank].state;
-            state.is_some_and(|state| part(state.written) != part(state.found))
-        };
-        let ranks: Ranks = (0..all.len()).filter(is_changed).collect();
+    let of = |what, is_changed: fn(&Kept) -> bool| {
+        let ranks: Ranks = (0..all.len())
+            .filter(|&rank| all[rank].state.as_ref().is_some_and(is_changed))
+            .collect();
         (!ranks.is_empty()).then(|| (format!("{what} changed while nobody wrote them"), ranks))
-    })
+    };
+    of("weights", Kept::weights_changed).or_else(|| of("momentum", Kept::momentum_changed))
 }
 
 /// Replicas that have other weights than most: the odd one of three or more, both of two.
@@ -182,14 +185,16 @@ mod tests {
 
     #[test]
     fn a_change_of_what_a_replica_keeps_names_it() {
-        let changes: [(fn(&mut StateFolds), &str); 3] = [
-            (|folds| folds.weights ^= 1, "weights"),
-            (|folds| folds.copy = Some(3), "weights"),
-            (|folds| folds.momentum ^= 1, "momentum"),
+        let written = sound(2)[1].state.unwrap().written;
+        let (weights, copy, momentum) = (written.weights ^ 1, Some(3), written.momentum ^ 1);
+        let changes = [
+            (StateFolds { weights, ..written }, "weights"),
+            (StateFolds { copy, ..written }, "weights"),
+            (StateFolds { momentum, ..written }, "momentum"),
         ];
-        for (change, what) in changes {
+        for (found, what) in changes {
             let mut all = sound(2);
-            change(&mut all[1].state.as_mut().unwrap().found);
+            all[1].state.as_mut().unwrap().found = found;
             let expected = format!("{what} changed while nobody wrote them");
             assert_eq!(suspects(&all), (vec![1], expected));
         }

@@ -106,7 +106,7 @@ fn flips_on_one_of_four_simulated_devices_are_found_in_their_step() {
     unsafe { std::env::set_var("VERYDEEP_SIMULATE_CUDA", "4") };
     let libraries = Libraries::load(&[]).unwrap();
     let devices: Vec<Cuda> = (0..4)
-        .map(|ordinal| Cuda::open(ordinal, &libraries, Options::default()).unwrap())
+        .map(|ordinal| Cuda::open(ordinal, libraries, Options::default()).unwrap())
         .collect();
     let folder = tempfile::tempdir().unwrap();
     let clean = folder.path().join("clean");
@@ -131,7 +131,7 @@ fn flips_on_one_of_four_simulated_devices_are_found_in_their_step() {
         };
         let run = folder.path().join(number.to_string());
         let job = job(&clean.join("recipe.toml"), &run, Some(flip.clone()));
-        let found = corruption(train_on_devices(&devices, &libraries, None, job, &mut Silent).unwrap());
+        let found = corruption(train_on_devices(&devices, libraries, None, job, &mut Silent).unwrap());
         let suspects: Vec<usize> = found.suspects.iter().map(|suspect| suspect.rank).collect();
         let expected = match flip.flipped {
             Flipped::Leaf { .. } => [replica, (replica + 3) % 4].to_vec(),

@@ -12,7 +12,7 @@ use verydeep::train::log::{Line, read_log};
 use verydeep::weights::{RunFolder, load};
 
 use crate::images::{CLASSES, shards};
-use crate::tool::{command, events, hashes, run_ok, said, small, test_seed};
+use crate::tool::{command, events, hashes, note, run_ok, said, small, test_seed};
 
 const NET: [&str; 6] = [
     "A",
@@ -186,7 +186,7 @@ fn kills_at_random_moments_lose_no_checkpoint_and_change_no_bit() {
     }
     assert!(start_or_resume(&run).wait().unwrap().success());
     seen.ends_alike(&run, &expected);
-    eprintln!("{seen:?}");
+    note(&format!("{seen:?}"));
 }
 
 impl Kills {

@@ -80,8 +80,14 @@ pub(crate) fn hashes(run: &Path) -> (String, String) {
 /// The seed of a test's draws, which is printed; VERYDEEP_TEST_SEED repeats it.
 pub(crate) fn test_seed() -> u64 {
     let seed = said("VERYDEEP_TEST_SEED", std::process::id().into());
-    eprintln!("VERYDEEP_TEST_SEED={seed}");
+    note(&format!("VERYDEEP_TEST_SEED={seed}"));
     seed
+}
+
+/// For whoever reads what a test says.
+#[expect(clippy::print_stderr, reason = "a failing test shows it")]
+pub(crate) fn note(what: &str) {
+    eprintln!("{what}");
 }
 
 /// A number that a nightly run says in the environment.
