@@ -13,7 +13,7 @@ const FLOORS: [&[&str]; 10] = [
     &["parallel"],
     &["eval"],
     &["train"],
-    &["bench", "report"],
+    &["bench"],
     &["cli"],
 ];
 

@@ -22,7 +22,7 @@ use crate::plan::WalkOrder;
 use crate::train::schedule::Schedule;
 
 /// Trains and evaluates the VGG networks (Simonyan & Zisserman 2014) on ImageNet-size data: the same weights, to the
-/// bit, for any thread count and across kill and resume.
+/// bit, for any number of threads, replicas, devices and processes, and across kill and resume.
 #[derive(Debug, Parser)]
 #[command(
     name = "verydeep",
@@ -73,8 +73,8 @@ pub(super) struct TimeoutArgs {
     /// How long a process may be silent before it counts as lost, and the others end with exit 8 [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub(super) peer_timeout: Option<f64>,
-    /// How long none may get on, each waiting for the others, before the one that is furthest behind counts as lost; more
-    /// than a validation or a checkpoint takes [default: 1800]
+    /// How long no process may make progress before the one that is furthest behind counts as lost; more than a
+    /// validation or a checkpoint takes [default: 1800]
     #[arg(long, value_name = "SECONDS")]
     pub(super) hang_timeout: Option<f64>,
     /// How long the first one waits for the others to come [default: 120]
@@ -346,8 +346,8 @@ pub(super) struct TrainArgs {
     /// Steps between validations [default: one epoch]
     #[arg(long, value_name = "STEPS", help_heading = "Run")]
     pub(super) validate_every: Option<u64>,
-    /// Look for silent corruption (exit 4 where there is any): fold weights and momentum in every step, and compute one
-    /// micro-batch of every replica's twice in each so many steps; changes no bit
+    /// Look for silent corruption (exit 4 where there is any): fold weights and momentum in every step, and every so many
+    /// steps compute one micro-batch of every replica a second time; changes no bit
     #[arg(long, value_name = "STEPS", help_heading = "Run")]
     pub(super) audit_every: Option<u64>,
     /// End the run (exit 6) once the loss has stayed near ln(classes) for this many epochs

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::faults::{self, Operation};
-use super::new_file::PARTIAL;
+use super::new_file::{PARTIAL, is_at};
 use crate::error::{Error, Result};
 
 /// Creates a folder, and those above it, where it does not exist; its name survives a power failure.
@@ -55,7 +55,11 @@ pub fn remove_orphans(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
         let entry = entry.map_err(Error::io("read", folder))?;
         let path = entry.path();
-        if entry.file_name().to_string_lossy().starts_with(PARTIAL) && is_orphan(&path)? {
+        if !entry.file_name().to_string_lossy().starts_with(PARTIAL) {
+            continue;
+        }
+        // Held until the file is gone: whoever has just created it cannot claim it meanwhile.
+        if let Some(_held) = take_orphan(&path)? {
             match remove_file(&path) {
                 // Somebody else has cleaned up.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -66,18 +70,22 @@ pub fn remove_orphans(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_orphan(path: &Path) -> Result<bool> {
+/// Locks a temporary file that no living process has.
+fn take_orphan(path: &Path) -> Result<Option<File>> {
     let file = match OpenOptions::new().read(true).write(true).open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         // Another user's.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
         Err(error) => return Err(Error::io("open", path)(error)),
     };
     match file.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) if super::lock::is_unsupported(&error) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(Error::io("lock", path)(error)),
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) if super::lock::is_unsupported(&error) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(Error::io("lock", path)(error)),
     }
+    // It may have got its name in between.
+    let is_there = is_at(&file, path).map_err(Error::io("examine", path))?;
+    Ok(is_there.then_some(file))
 }

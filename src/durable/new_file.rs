@@ -192,6 +192,22 @@ mod tests {
     }
 
     #[test]
+    fn many_writers_of_a_folder_take_no_file_of_the_others_for_an_orphan() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let path = folder.path().join(format!("file{writer}"));
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_atomically(&path, |to| to.write_all(b"whole")).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(files(folder.path()), 4);
+    }
+
+    #[test]
     fn orphans_are_removed_and_files_of_the_living_stay() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join(format!("{PARTIAL}abc")), b"half").unwrap();

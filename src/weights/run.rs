@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Checkpoints that are kept: the newest, and one to fall back on.
 const KEPT_CHECKPOINTS: usize = 2;
 
-/// The files of one run: `recipe.toml`, `log.jsonl`, `checkpoints/`, and the file of a lock, `.lock`.
+/// The files of one run: `recipe.toml`, `log.jsonl`, `bad.jsonl`, `checkpoints/`, and the file of a lock, `.lock`.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     root: PathBuf,

@@ -3,6 +3,7 @@
 
 mod devices;
 mod processes;
+mod splits;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::process::Output;

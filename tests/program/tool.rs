@@ -77,6 +77,13 @@ pub(crate) fn hashes(run: &Path) -> (String, String) {
     (text("weights_sha256"), text("state_sha256"))
 }
 
+/// The flags with another value of one of them.
+pub(crate) fn with<'a>(mut flags: Vec<&'a str>, flag: &str, value: &'a str) -> Vec<&'a str> {
+    let at = flags.iter().position(|other| *other == flag).unwrap();
+    flags[at + 1] = value;
+    flags
+}
+
 /// The seed of a test's draws, which is printed; VERYDEEP_TEST_SEED repeats it.
 pub(crate) fn test_seed() -> u64 {
     let seed = said("VERYDEEP_TEST_SEED", std::process::id().into());

@@ -1,4 +1,4 @@
-//! The flags of `eval`, `predict` and `convert`.
+//! The flags of `eval`, `reproduce`, `predict`, `features` and `convert`.
 
 use std::path::PathBuf;
 use std::str::FromStr;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::images::{shards, write_folder};
 use crate::replicas::damage_an_image;
-use crate::tool::{command, errors, events, hashes, run_ok, said, small};
+use crate::tool::{command, errors, events, hashes, run_ok, small, with};
 
 fn on_devices(flags: &[&str], seed: &str) -> Command {
     let mut command = command(flags);
@@ -16,7 +16,7 @@ fn on_devices(flags: &[&str], seed: &str) -> Command {
     command
 }
 
-fn run(flags: &[&str], seed: &str) -> Output {
+pub(super) fn run(flags: &[&str], seed: &str) -> Output {
     let output = on_devices(flags, seed).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", errors(&output));
     assert!(!errors(&output).contains("cudasim:"), "{}", errors(&output));
@@ -31,38 +31,6 @@ fn two_steps<'a>(run: &'a Path, net: &[&'a str], device: &'a str) -> Vec<&'a str
     let config = flags.iter().position(|flag| *flag == "--config").unwrap();
     flags.splice(config + 1..config + 1, net.iter().copied());
     flags
-}
-
-/// The flags with another value of one of them.
-fn with<'a>(mut flags: Vec<&'a str>, flag: &str, value: &'a str) -> Vec<&'a str> {
-    let at = flags.iter().position(|other| *other == flag).unwrap();
-    flags[at + 1] = value;
-    flags
-}
-
-/// VERYDEEP_TEST_STEPS and VERYDEEP_TEST_SEEDS make a nightly run of it.
-#[test]
-fn any_number_of_devices_gives_the_same_bits() {
-    let folder = tempfile::tempdir().unwrap();
-    let steps = said("VERYDEEP_TEST_STEPS", 2).to_string();
-    for seed in 0..said("VERYDEEP_TEST_SEEDS", 1) {
-        for net in [&["A", "--batch-norm"][..], &["A", "--precision", "bf16"]] {
-            let splits = [
-                ("cuda:0", None),
-                ("cuda:0-1", Some("--cuda-graph")),
-                ("cuda:0,3,1,2", Some("--walk=fc-first")),
-            ];
-            let trained = splits.map(|(device, flag)| {
-                let to = folder.path().join(format!("{}{device}{seed}", net.concat()));
-                let mut flags = with(two_steps(&to, net, device), "--iterations", &steps);
-                flags.extend(flag);
-                run(&flags, &(3 * seed + device.len()).to_string());
-                hashes(&to)
-            });
-            assert_eq!(trained[0], trained[1], "{net:?}, seed {seed}");
-            assert_eq!(trained[0], trained[2], "{net:?}, seed {seed}");
-        }
-    }
 }
 
 /// A checkpoint of four replicas, whose momentum lay in slices, is one of any number.

@@ -16,10 +16,12 @@ use crate::images::{CLASSES, shards};
 use crate::tool::{command, errors, events, hashes, run_json, said, small, test_seed};
 
 /// A job of processes on this machine, which takes itself for `nodes` machines.
-struct Job {
+pub(super) struct Job {
     coordinator: String,
     size: usize,
     nodes: usize,
+    /// Of what the simulated devices draw; each process has another.
+    seed: u64,
     /// Where the simulated NCCL says what it has sent.
     wire: Option<PathBuf>,
 }
@@ -36,7 +38,17 @@ impl Job {
             coordinator: format!("127.0.0.1:{port}"),
             size,
             nodes: 1,
+            seed: 0,
             wire: None,
+        }
+    }
+
+    /// As many processes on each of the nodes.
+    pub(super) fn on(size: usize, nodes: usize, seed: u64) -> Self {
+        Self {
+            nodes,
+            seed,
+            ..Self::new(size)
         }
     }
 
@@ -45,7 +57,7 @@ impl Job {
         let mut command = command(flags);
         command
             .env("VERYDEEP_SIMULATE_CUDA", "8")
-            .env("CUDASIM_SEED", rank.to_string())
+            .env("CUDASIM_SEED", (self.seed * 1000 + rank as u64).to_string())
             .env("CUDASIM_NODE", (rank / here).to_string())
             .env("VERYDEEP_RANK", rank.to_string())
             .env("VERYDEEP_SIZE", self.size.to_string())
@@ -67,7 +79,7 @@ impl Job {
         (0..self.size).map(|rank| self.start(rank, flags)).collect()
     }
 
-    fn run(&self, flags: &[&str], code: i32) {
+    pub(super) fn run(&self, flags: &[&str], code: i32) {
         for (rank, child) in self.start_all(flags).into_iter().enumerate() {
             let output = wait(child);
             let message = errors(&output);
