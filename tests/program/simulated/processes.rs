@@ -180,7 +180,7 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
         job.run(&flags, 0);
         assert_eq!(
             hashes(&run),
-            alone(folder.path(), "2", precision),
+            alone(&at("one"), "2", precision),
             "{nodes} nodes"
         );
         assert_eq!(events(&run, "end").len(), 1, "one process writes the log");
