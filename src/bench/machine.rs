@@ -48,8 +48,8 @@ fn try_copy(blocks: &mut [CopyBlock]) -> f64 {
 
 /// Independent chains of dependent multiply-adds, enough to hide the latency of one.
 const CHAINS: usize = 12;
-/// Elements of one chain: one AVX register.
-const LANES: usize = 8;
+/// Elements of one chain: one register of AVX-512, or two of AVX.
+const LANES: usize = 16;
 const ROUNDS: usize = 400_000;
 
 fn try_peak(threads: usize) -> f64 {
@@ -65,11 +65,23 @@ fn try_peak(threads: usize) -> f64 {
 
 fn multiply_add(factor: f32) -> f32 {
     #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("fma") {
+        // SAFETY: the processor has just said that it has both.
+        return unsafe { multiply_add_avx512(factor) };
+    }
+    #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: the processor has just said that it has both.
         return unsafe { multiply_add_fma(factor) };
     }
     chains(factor, |a, b, c| a * b + c)
+}
+
+/// The same loop, compiled for AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn multiply_add_avx512(factor: f32) -> f32 {
+    chains(factor, f32::mul_add)
 }
 
 /// The same loop, compiled for AVX2 and FMA.

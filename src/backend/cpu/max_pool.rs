@@ -4,8 +4,9 @@
 //! four elements, in row-major order, is the maximum (u8, the shape of y). Of equal ones it is the first; NaN
 //! counts as the largest.
 
-use super::isa::multiversion;
+use super::isa::{Isa, multiversion};
 use super::layout::{Pixel, group_len, groups, image_len, tensor_bytes};
+use super::stream;
 use super::tile::LANES;
 use super::{Cpu, Views};
 use crate::plan::{DataGradient, Footprint, Step};
@@ -116,14 +117,15 @@ pub(super) fn spread(cpu: &Cpu, input: Chw, saved: &[f32], dy: &[f32], y: Option
             let at = (task * height + row) * width..(task * height + row + 1) * width;
             let y = y.map_or(&[][..], |y| &y[at.clone()]);
             let (upper, lower) = two_rows.as_chunks_mut().0.split_at_mut(input.w);
-            spread_row(cpu.isa, &choices[at.clone()], &dy[at], y, upper, lower);
+            spread_row(cpu.isa, cpu.isa, &choices[at.clone()], &dy[at], y, upper, lower);
         }
+        stream::fence(cpu.isa);
     });
 }
 
 multiversion! {
     /// An empty y stands for no mask.
-    fn spread_row(choices: &[Choice], dy: &[Pixel], y: &[Pixel], upper: &mut [Pixel], lower: &mut [Pixel]) {
+    fn spread_row(isa: Isa, choices: &[Choice], dy: &[Pixel], y: &[Pixel], upper: &mut [Pixel], lower: &mut [Pixel]) {
         let (upper, upper_rest) = upper.as_chunks_mut::<2>();
         let (lower, lower_rest) = lower.as_chunks_mut::<2>();
         upper_rest.as_flattened_mut().fill(0.0); // the odd last column
@@ -131,23 +133,22 @@ multiversion! {
         let windows = choices.iter().zip(dy).zip(upper).zip(lower);
         if y.is_empty() {
             for (((choice, dy), upper), lower) in windows {
-                spread_window(choice, dy, upper, lower);
+                spread_window(isa, choice, dy, upper, lower);
             }
         } else {
             for ((((choice, dy), upper), lower), y) in windows.zip(y) {
                 let passed: Pixel = std::array::from_fn(|l| if y[l] > 0.0 { dy[l] } else { 0.0 });
-                spread_window(choice, &passed, upper, lower);
+                spread_window(isa, choice, &passed, upper, lower);
             }
         }
     }
 }
 
 #[inline(always)]
-fn spread_window(choice: &Choice, dy: &Pixel, upper: &mut [Pixel; 2], lower: &mut [Pixel; 2]) {
+fn spread_window(isa: Isa, choice: &Choice, dy: &Pixel, upper: &mut [Pixel; 2], lower: &mut [Pixel; 2]) {
     let at = |index: u8, to: &mut Pixel| {
-        for l in 0..LANES {
-            to[l] = if choice[l] == index { dy[l] } else { 0.0 };
-        }
+        let chosen: Pixel = std::array::from_fn(|l| if choice[l] == index { dy[l] } else { 0.0 });
+        stream::store(isa, &chosen, to);
     };
     at(0, &mut upper[0]);
     at(1, &mut upper[1]);

@@ -44,7 +44,7 @@ use memory::{Views, slice, slice_mut};
 use team::Team;
 
 /// Part of the equivalence class: raised whenever the bits of a sum change.
-const KERNELS: u32 = 2;
+const KERNELS: u32 = 3;
 
 /// The CPU back end. Replicas may share one: their steps then take turns on its threads.
 pub struct Cpu {
@@ -55,7 +55,7 @@ pub struct Cpu {
 }
 
 impl Cpu {
-    /// `threads` threads, the caller's among them. `VERYDEEP_ISA` (auto, portable, avx2) forces an
+    /// `threads` threads, the caller's among them. `VERYDEEP_ISA` (auto, portable, avx2, avx512) forces an
     /// instruction-set path; it is read here and nowhere else.
     pub fn new(threads: usize) -> Result<Self> {
         if threads == 0 {
@@ -137,7 +137,7 @@ impl Backend for Cpu {
     type HostMemory = Vec<u8>;
 
     fn class(&self) -> String {
-        format!("cpu {}, kernels {KERNELS}", self.isa.name())
+        format!("cpu {}, kernels {KERNELS}", self.isa.arithmetic())
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {

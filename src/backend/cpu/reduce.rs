@@ -97,7 +97,7 @@ mod tests {
         for pixels in [0, 1, 63, 64, 65, 500] {
             let x: Vec<f32> = (0..pixels * LANES).map(|i| (i % 17) as f32 - 3.0).collect();
             let y: Vec<f32> = (0..pixels * LANES).map(|i| (i % 5) as f32).collect();
-            for isa in [Isa::Portable, Isa::best()] {
+            for isa in Isa::all() {
                 let found = sum_and_moment(isa, &y, &x, &[2.0; LANES]);
                 for l in 0..LANES {
                     let channel = (0..pixels).map(|p| (y[p * LANES + l], x[p * LANES + l]));

@@ -3,7 +3,7 @@
 use super::isa::Isa;
 use super::tile::LANES;
 
-/// `to = from` without reading the line of `to` first, where it starts on a multiple of 32 bytes. Other threads may
+/// `to = from` without reading the line of `to` first, where it starts on a multiple of the register's size. Other threads may
 /// read it after a [`fence`] of this one.
 pub(super) fn store(isa: Isa, from: &[f32; LANES], to: &mut [f32; LANES]) {
     match isa {
@@ -12,6 +12,11 @@ pub(super) fn store(isa: Isa, from: &[f32; LANES], to: &mut [f32; LANES]) {
         Isa::Avx2 if to.as_ptr().cast::<u8>().align_offset(32) == 0 => unsafe { store_avx(from, to) },
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => *to = *from,
+        // SAFETY: `Isa::Avx512` is made only where the processor has AVX-512; the address has just been looked at.
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 if to.as_ptr().cast::<u8>().align_offset(64) == 0 => unsafe { store_avx512(from, to) },
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => *to = *from,
         Isa::Portable => *to = *from,
     }
 }
@@ -32,24 +37,36 @@ unsafe fn store_avx(from: &[f32; LANES], to: &mut [f32; LANES]) {
     }
 }
 
+/// # Safety
+/// AVX-512F; `to` starts on a multiple of 64 bytes.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn store_avx512(from: &[f32; LANES], to: &mut [f32; LANES]) {
+    use std::arch::x86_64::{_mm512_loadu_ps, _mm512_stream_ps};
+    // SAFETY: 16 elements each, and aligned, says the caller.
+    unsafe { _mm512_stream_ps(to.as_mut_ptr(), _mm512_loadu_ps(from.as_ptr())) }
+}
+
 /// Ends a series of [`store`]s.
 pub(super) fn fence(isa: Isa) {
     match isa {
         Isa::Portable => {}
         // SAFETY: every x86-64 processor has the instruction, which touches no memory.
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => unsafe { std::arch::x86_64::_mm_sfence() },
+        Isa::Avx2 | Isa::Avx512 => unsafe { std::arch::x86_64::_mm_sfence() },
     }
 }
 
-/// Fetches the lines of these elements.
-pub(super) fn prefetch<'a>(elements: impl Iterator<Item = &'a f32>) {
+/// Fetches the line at an address, if there is one.
+#[inline(always)]
+pub(super) fn prefetch(address: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    for element in elements {
+    {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: every x86-64 processor has the instruction, and the address is that of an element.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+        // SAFETY: every x86-64 processor has the instruction, which touches no memory that the process lacks.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    drop(elements);
+    let _ = address;
 }

@@ -178,11 +178,7 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
         let mut flags = flags(&run, "2", "cuda");
         flags.extend(["--precision", precision]);
         job.run(&flags, 0);
-        assert_eq!(
-            hashes(&run),
-            alone(&at("one"), "2", precision),
-            "{nodes} nodes"
-        );
+        assert_eq!(hashes(&run), alone(&at("one"), "2", precision), "{nodes} nodes");
         assert_eq!(events(&run, "end").len(), 1, "one process writes the log");
 
         // Two steps, each with slices to their owners and weights back; and, for one checkpoint, the momentum, and the

@@ -172,7 +172,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
     let shape = Shape::forward(step, kernel);
     let threads = cpu.team.threads();
     let correlate = |shape: Shape, method| match method {
-        Method::Winograd => winograd::scratch(shape),
+        Method::Winograd => winograd::scratch(shape, threads),
         Method::Direct => direct::scratch(shape, threads),
     };
     let method = shape.method(cpu.convolution);
@@ -181,7 +181,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
         DataGradient::Plain | DataGradient::Masked => correlate(shape.reversed(), method),
     };
     let filter = match method {
-        Method::Winograd => winograd::gradient_scratch(shape),
+        Method::Winograd => winograd::gradient_scratch(shape, threads),
         Method::Direct => direct::gradient_scratch(shape),
     };
     Footprint {

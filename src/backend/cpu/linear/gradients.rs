@@ -3,13 +3,13 @@
 use super::super::Cpu;
 use super::super::stream;
 use super::super::team::Parts;
-use super::super::tile::{self, Depth, LANES, ROWS, Start, Tile};
+use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::Shape;
 
 /// Inputs of one task at most: 4 KB of each row of weights.
 const TASK_INPUTS: usize = 1024;
 /// Outputs of one block of the data gradient: as many rows of weights are read side by side.
-const BLOCK_OUTPUTS: usize = 16;
+const BLOCK_OUTPUTS: usize = 32;
 /// Elements by which a row of weights is fetched ahead of its use.
 const AHEAD: usize = 8 * LANES;
 /// Outputs of one task of the weight gradient at most.
@@ -41,7 +41,6 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
     let columns = shape.inputs.div_ceil(task_inputs);
     let (scratch, dw) = (Parts::new(scratch), Parts::new(dw));
     let depth = Depth::flat(shape.batch, shape.y_stride);
-    let offsets: [usize; ROWS] = std::array::from_fn(|r| r);
     let tasks = columns * shape.outputs.div_ceil(TASK_OUTPUTS);
     cpu.team.run(tasks, |task, worker| {
         let (first, i) = (task / columns * TASK_OUTPUTS, task % columns * task_inputs);
@@ -50,14 +49,20 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
         // SAFETY: one task at a time has this worker number.
         let packed = unsafe { scratch.range(worker * part, part) };
         pack_rows(&x[i..], (shape.batch, inputs, shape.x_stride), packed);
-        for strip in 0..tile::strips(outputs) {
-            let (o, rows) = tile::strip(outputs, strip);
+        for strip in 0..tile::strips(cpu.isa, outputs) {
+            let (o, rows) = tile::strip(cpu.isa, outputs, strip);
             let panels = packed.chunks_exact(shape.batch * LANES);
             for (column, panel) in panels.take(inputs.div_ceil(LANES)).enumerate() {
-                let mut sums: Tile = [[0.0; LANES]; ROWS];
+                let mut sums: Tile = [[0.0; LANES]; MOST_ROWS];
                 let sums = &mut sums[..rows];
-                let dy = (&dy[first + o..], &offsets[..rows]);
-                tile::multiply(cpu.isa, &depth, dy, panel, Start::Zero, sums);
+                tile::multiply(
+                    cpu.isa,
+                    &depth,
+                    (&dy[first + o..], 1),
+                    (panel, 0),
+                    Start::Zero,
+                    [&mut *sums],
+                );
                 let lanes = LANES.min(inputs - column * LANES);
                 for (r, sums) in sums.iter().enumerate() {
                     let start = (first + o + r) * shape.inputs + i + column * LANES;
@@ -86,7 +91,6 @@ pub(super) fn data(
 ) {
     let task_inputs = task_inputs(shape);
     let dx = Parts::new(dx);
-    let offsets: [usize; ROWS] = std::array::from_fn(|r| r * shape.y_stride);
     cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, _| {
         let first = task * task_inputs;
         let inputs = task_inputs.min(shape.inputs - first);
@@ -103,7 +107,14 @@ pub(super) fn data(
                 let lanes = LANES.min(first + inputs - i);
                 let mut edge = [[0.0; LANES]; BLOCK_OUTPUTS];
                 let (panel, depth) = if lanes == LANES {
-                    stream::prefetch(rows[i..].iter().skip(AHEAD).step_by(shape.inputs));
+                    // Behind the end of a task's columns: the same columns of the next rows.
+                    let ahead = match i + AHEAD {
+                        ahead if ahead < first + inputs => ahead,
+                        ahead => ahead - inputs + BLOCK_OUTPUTS * shape.inputs,
+                    };
+                    for r in 0..outputs {
+                        stream::prefetch(rows.as_ptr().wrapping_add(r * shape.inputs + ahead));
+                    }
                     (&rows[i..], &depth)
                 } else {
                     for (edge, row) in edge.iter_mut().zip(rows.chunks_exact(shape.inputs)) {
@@ -111,20 +122,20 @@ pub(super) fn data(
                     }
                     (edge.as_flattened(), &Depth::flat(outputs, 1))
                 };
-                for strip in 0..tile::strips(shape.batch) {
-                    let (n, images) = tile::strip(shape.batch, strip);
+                for strip in 0..tile::strips(cpu.isa, shape.batch) {
+                    let (n, images) = tile::strip(cpu.isa, shape.batch, strip);
                     let place = |r: usize| (n + r) * shape.x_stride + i;
                     // SAFETY: this task alone writes these inputs.
                     let out = |r: usize| unsafe { dx.range(place(r), LANES) };
-                    let mut sums: Tile = [[0.0; LANES]; ROWS];
+                    let mut sums: Tile = [[0.0; LANES]; MOST_ROWS];
                     let sums = &mut sums[..images];
                     if !is_first {
                         sums.iter_mut()
                             .enumerate()
                             .for_each(|(r, sums)| sums.copy_from_slice(out(r)));
                     }
-                    let dy = (&dy[n * shape.y_stride + o..], &offsets[..images]);
-                    tile::multiply(cpu.isa, depth, dy, panel, Start::Held, sums);
+                    let dy = (&dy[n * shape.y_stride + o..], shape.y_stride);
+                    tile::multiply(cpu.isa, depth, dy, (panel, 0), Start::Held, [&mut *sums]);
                     for (r, sums) in sums.iter_mut().enumerate() {
                         if let (true, Some(mask)) = (is_last, mask) {
                             for (sum, &x) in sums.iter_mut().zip(&mask[place(r)..][..LANES]) {

@@ -9,7 +9,7 @@ use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes};
 use super::super::super::reduce::channel_sums;
 use super::super::super::team::Parts;
-use super::super::super::tile::{self, Depth, LANES, ROWS, Start};
+use super::super::super::tile::{self, Depth, LANES, Start};
 use super::super::Shape;
 use super::border::Border;
 
@@ -143,17 +143,15 @@ fn accumulate(
                 };
                 let x = &x[row * blocks.border.columns * lanes..];
                 let dy = &dy[row * shape.width * LANES..];
-                for strip in 0..tile::strips(elements) {
-                    let (element, count) = tile::strip(elements, strip);
-                    let shifts: [usize; ROWS] = std::array::from_fn(|r| {
-                        let (filter_row, rest) = (
-                            (element + r) / (shape.kernel * lanes),
-                            (element + r) % (shape.kernel * lanes),
-                        );
-                        filter_row * blocks.border.columns * lanes + rest
-                    });
-                    let sums = &mut sums[element..element + count];
-                    tile::multiply(cpu.isa, &depth, (x, &shifts[..count]), dy, Start::Held, sums);
+                // The elements of one filter row are neighbours in the copy.
+                let of_row = shape.kernel * lanes;
+                for (filter_row, sums) in sums.chunks_exact_mut(of_row).enumerate() {
+                    for strip in 0..tile::strips(cpu.isa, of_row) {
+                        let (element, count) = tile::strip(cpu.isa, of_row, strip);
+                        let x = (&x[filter_row * blocks.border.columns * lanes + element..], 1);
+                        let sums = &mut sums[element..element + count];
+                        tile::multiply(cpu.isa, &depth, x, (dy, 0), Start::Held, [sums]);
+                    }
                 }
             }
         }

@@ -11,14 +11,17 @@ pub(super) use gradient::{filter_gradient, gradient_scratch};
 
 use super::super::Cpu;
 use super::super::layout::{groups, lanes};
-use super::super::simd::{halves, halves_mut, vectorised};
+use super::super::simd::vectorised;
 use super::super::team::Parts;
-use super::super::tile::{self, Depth, LANES, ROWS, Start, Tile};
+use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::{Finish, Orientation, Shape};
 use border::Border;
 
 /// Elements of one task's copy of image rows, roughly: 256 KB.
 const COPY_ELEMENTS: usize = 1 << 16;
+
+/// Groups of output channels of one tile of the kernel.
+const PANELS: usize = 2;
 
 /// Image rows of one task.
 fn task_rows(shape: Shape) -> usize {
@@ -66,36 +69,45 @@ pub(super) fn correlate(
             border.copy(x, n, group, first, &mut copy[place]);
         }
         let copy = &*copy;
-        for output in 0..groups(shape.outputs) {
-            let filters = &filters[output * LANES * shape.inputs * shape.taps()..];
+        let outputs = groups(shape.outputs);
+        for output in (0..outputs).step_by(PANELS) {
+            let panels = PANELS.min(outputs - output);
             for row in first..shape.height.min(first + rows) {
-                for strip in 0..tile::strips(shape.width) {
-                    let (column, pixels) = tile::strip(shape.width, strip);
-                    let mut sums: Tile = [[0.0; LANES]; ROWS];
-                    let sums = &mut sums[..pixels];
+                for strip in 0..tile::strips(cpu.isa, shape.width) {
+                    let (column, pixels) = tile::strip(cpu.isa, shape.width, strip);
+                    let mut sums: [Tile; PANELS] = [[[0.0; LANES]; MOST_ROWS]; PANELS];
+                    let [one, two] = sums.each_mut().map(|panel| &mut panel[..pixels]);
                     let at = (row - first, column);
-                    sum(cpu, shape, &border, at, copy, filters, sums);
-                    let plane = (n * groups(shape.outputs) + output) * shape.plane();
-                    let at = (plane + row * shape.width + column) * LANES;
-                    // SAFETY: this task alone writes these rows.
-                    let y = unsafe { y.range(at, pixels * LANES) };
-                    finish_pixels(cpu.isa, shape, output, finish, at, sums, y.as_chunks_mut().0);
+                    if panels == PANELS {
+                        sum(cpu, shape, &border, at, copy, (filters, output), [one, two]);
+                    } else {
+                        sum(cpu, shape, &border, at, copy, (filters, output), [one]);
+                    }
+                    for (panel, sums) in sums.iter().enumerate().take(panels) {
+                        let group = output + panel;
+                        let plane = (n * outputs + group) * shape.plane();
+                        let at = (plane + row * shape.width + column) * LANES;
+                        // SAFETY: this task alone writes these rows.
+                        let y = unsafe { y.range(at, pixels * LANES) };
+                        finish_pixels(cpu.isa, shape, group, finish, at, sums, y.as_chunks_mut().0);
+                    }
                 }
             }
         }
     });
 }
 
-/// The sums of some pixels of a row, from (row, column) on, for one group of outputs.
-fn sum(
+/// The sums of some pixels of a row, from (row, column) on, for P groups of outputs from `output` on.
+fn sum<const P: usize>(
     cpu: &Cpu,
     shape: Shape,
     border: &Border,
     (row, column): (usize, usize),
     copy: &[f32],
-    filters: &[f32],
-    sums: &mut [[f32; LANES]],
+    (filters, output): (&[f32], usize),
+    mut sums: [&mut [[f32; LANES]]; P],
 ) {
+    let panel = LANES * shape.inputs * shape.taps();
     for group in 0..groups(shape.inputs) {
         let (lanes, place) = border.group(group);
         let taps = shape.kernel * lanes; // of one filter row: they are neighbours in the copy, too
@@ -104,11 +116,11 @@ fn sum(
             a: [1, border.columns * lanes, 0],
             b: [LANES, taps * LANES, 0],
         };
-        let x = &copy[place][(row * border.columns + column) * lanes..];
-        let pixels: [usize; ROWS] = std::array::from_fn(|r| r * lanes);
-        let filters = &filters[group * LANES * shape.taps() * LANES..];
+        let x = (&copy[place][(row * border.columns + column) * lanes..], lanes);
+        let filters = &filters[output * panel + group * LANES * shape.taps() * LANES..];
         let start = if group == 0 { Start::Zero } else { Start::Held };
-        tile::multiply(cpu.isa, &depth, (x, &pixels[..sums.len()]), filters, start, sums);
+        let sums = sums.each_mut().map(|panel| &mut **panel);
+        tile::multiply(cpu.isa, &depth, x, (filters, panel), start, sums);
     }
 }
 
@@ -126,21 +138,21 @@ vectorised! {
         let lanes = lanes(shape.outputs, group);
         let bias = finish.bias(group, lanes);
         for (index, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
-            for half in 0..2 {
-                let sum = s.load(&halves(sums)[half]);
+            for register in 0..S::REGISTERS {
+                let sum = s.load(sums, register);
                 let value = match finish {
                     Finish::Forward { relu, .. } => {
-                        let value = s.add(sum, s.load(&halves(&bias)[half]));
+                        let value = s.add(sum, s.load(&bias, register));
                         if relu { s.relu(value) } else { value }
                     }
                     Finish::Pooled { .. } => unreachable!("the direct method pools afterwards"),
                     Finish::Masked { input } => {
                         let input: &[f32; LANES] = input[at + index * LANES..].first_chunk().expect("a pixel");
-                        s.where_positive(sum, s.load(&halves(input)[half]))
+                        s.where_positive(sum, s.load(input, register))
                     }
                     Finish::Plain => sum,
                 };
-                s.store(value, &mut halves_mut(y)[half]);
+                s.store(value, y, register);
             }
             y[lanes..].fill(0.0);
         }

@@ -2,7 +2,7 @@
 
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes, padded};
-use super::super::super::simd::{WIDTH, halves, halves_mut, vectorised};
+use super::super::super::simd::vectorised;
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, transpose};
 use super::super::{Orientation, Shape};
@@ -62,15 +62,15 @@ pub(super) fn transform(
 vectorised! {
     fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, u: Parts<'_, f32>) {
         for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
-            for half in 0..2 {
+            for register in 0..S::REGISTERS {
                 both_ways!(
                     s, transform::filter, FILTER to INPUTS,
-                    (i, j) => s.load(&halves(&filter[FILTER * i + j])[half]),
+                    (i, j) => s.load(&filter[FILTER * i + j], register),
                     (i, j, value) => {
-                        let at = first + (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
+                        let at = first + (INPUTS * i + j) * stride + c * LANES;
                         // SAFETY: the task alone has these channels.
-                        let to = unsafe { u.range(at, WIDTH) };
-                        s.store(value, to.try_into().expect("a register"));
+                        let to = unsafe { u.range(at, LANES) };
+                        s.store(value, to.try_into().expect("a pixel"), register);
                     },
                 );
             }
@@ -78,8 +78,14 @@ vectorised! {
     }
 }
 
-/// `dw = G^T dU G`. dw: (K, C, 3, 3), overwritten.
-pub(super) fn gradient(cpu: &Cpu, shape: Shape, stride: usize, du: &[f32], dw: &mut [f32]) {
+/// `dw = G^T dU G`, where dU is a sum of one or several, `sum_len` elements each. dw: (K, C, 3, 3), overwritten.
+pub(super) fn gradient(
+    cpu: &Cpu,
+    shape: Shape,
+    (stride, sum_len): (usize, usize),
+    du: &[f32],
+    dw: &mut [f32],
+) {
     let inputs = groups(shape.inputs);
     let dw = Parts::new(dw);
     cpu.team.run(inputs * groups(shape.outputs), |task, _| {
@@ -87,7 +93,7 @@ pub(super) fn gradient(cpu: &Cpu, shape: Shape, stride: usize, du: &[f32], dw: &
         let (i, o) = (input * LANES, output * LANES);
         let mut square: Square = [[0.0; LANES]; LANES * TAPS];
         let first = (output * padded(shape.inputs) + i) * LANES;
-        square_from_du(cpu.isa, &du[first..], stride, &mut square);
+        square_from_du(cpu.isa, &du[first..], stride, sum_len, &mut square);
         // To rows of the 16 input channels, one for each output channel.
         let mut rows = [[0.0; LANES * TAPS]; LANES];
         let columns = lanes(shape.inputs, input) * TAPS;
@@ -106,16 +112,20 @@ pub(super) fn gradient(cpu: &Cpu, shape: Shape, stride: usize, du: &[f32], dw: &
 }
 
 vectorised! {
-    fn square_from_du<S>(s, du: &[f32], stride: usize, square: &mut Square) {
+    fn square_from_du<S>(s, du: &[f32], stride: usize, sum_len: usize, square: &mut Square) {
         for (c, filter) in square.as_chunks_mut::<TAPS>().0.iter_mut().enumerate() {
-            for half in 0..2 {
+            for register in 0..S::REGISTERS {
                 both_ways!(
                     s, transform::filter_gradient, INPUTS to FILTER,
                     (i, j) => {
-                        let at = (INPUTS * i + j) * stride + c * LANES + half * WIDTH;
-                        s.load(du[at..].first_chunk().expect("a register"))
+                        let at = (INPUTS * i + j) * stride + c * LANES;
+                        let mut sum = s.load(du[at..].first_chunk().expect("a pixel"), register);
+                        for du in du[at..].chunks(sum_len).skip(1) {
+                            sum = s.add(sum, s.load(du.first_chunk().expect("a pixel"), register));
+                        }
+                        sum
                     },
-                    (i, j, value) => s.store(value, &mut halves_mut(&mut filter[FILTER * i + j])[half]),
+                    (i, j, value) => s.store(value, &mut filter[FILTER * i + j], register),
                 );
             }
         }

@@ -1,19 +1,56 @@
 //! The filter gradient: `dw = G^T [ sum over tiles of (B^T x B) . (A dy A^T) ] G`.
 
 use super::super::super::Cpu;
+use super::super::super::layout::padded;
+use super::super::super::memory::f32_bytes;
+use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, Start};
 use super::super::Shape;
 use super::{Blocks, filters, images, products};
 
-/// Elements of the parts' sums of dy of one block.
-fn sums(shape: Shape, blocks: &Blocks) -> usize {
-    images::parts(shape.outputs, blocks.block) * LANES
+/// Sums of dU that the blocks go to in parallel, where a block is one thread's task: a power of two, at most so many, and
+/// so many bytes together.
+const MOST_SUMS: usize = 32;
+const SUMS_BYTES: usize = 24 << 20;
+
+/// How the blocks are dealt to sums of dU. A function of the shape alone.
+struct Sums {
+    blocks: Blocks,
+    count: usize,
+    /// Blocks of each.
+    each: usize,
+    /// Elements of dU, and of its f64 sums of dy.
+    du: usize,
+    totals: usize,
+    /// Elements of V, dM and the parts' sums of dy, all of one block.
+    block: [usize; 3],
 }
 
-/// Elements of scratch of [`filter_gradient`], and f64 behind them.
-pub(in super::super) fn gradient_scratch(shape: Shape) -> usize {
-    let blocks = Blocks::new(shape);
-    blocks.parts().iter().sum::<usize>() + sums(shape, &blocks) + 2 * shape.outputs
+impl Sums {
+    fn new(shape: Shape) -> Self {
+        let blocks = Blocks::new(shape);
+        let [v, dm, du] = blocks.parts();
+        let most = match blocks.private {
+            true => 1 << (SUMS_BYTES / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),
+            false => 1,
+        };
+        let each = blocks.count().div_ceil(most);
+        Self {
+            blocks,
+            count: blocks.count().div_ceil(each),
+            each,
+            du,
+            totals: padded(shape.outputs),
+            block: [v, dm, images::parts(shape.outputs, blocks.block) * LANES],
+        }
+    }
+}
+
+/// Elements of scratch of [`filter_gradient`].
+pub(in super::super) fn gradient_scratch(shape: Shape, threads: usize) -> usize {
+    let sums = Sums::new(shape);
+    let workers = if sums.blocks.private { threads } else { 1 };
+    sums.count * (sums.du + 2 * sums.totals) + workers * sums.block.iter().sum::<usize>()
 }
 
 /// dw (K, C, 3, 3) and db (K), which is the sum of dy over images and pixels. Overwrites both.
@@ -26,25 +63,48 @@ pub(in super::super) fn filter_gradient(
     scratch: &mut [f32],
     (dw, db): (&mut [f32], &mut [f32]),
 ) {
-    let blocks = Blocks::new(shape);
-    let [v, m, u] = blocks.parts();
-    let (v, rest) = scratch.split_at_mut(v);
-    let (dm, rest) = rest.split_at_mut(m);
-    let (du, rest) = rest.split_at_mut(u);
-    let (sums, rest) = rest.split_at_mut(sums(shape, &blocks));
-    let totals: &mut [f64] = bytemuck::cast_slice_mut(&mut rest[..2 * shape.outputs]);
+    let sums = Sums::new(shape);
+    let blocks = &sums.blocks;
+    let (du, rest) = scratch.split_at_mut(sums.count * sums.du);
+    let (totals, scratch) = rest.split_at_mut(2 * sums.count * sums.totals);
+    let totals: &mut [f64] = bytemuck::cast_slice_mut(totals);
     totals.fill(0.0);
-    for (first, count) in blocks.each() {
-        let range = (first, count);
-        let sums = &mut sums.as_chunks_mut().0[..images::parts(shape.outputs, count)];
-        images::transform_input(cpu, &blocks, (shape.inputs, x), range, v);
-        images::transform_gradient(cpu, &blocks, (shape.outputs, dy), range, dm, sums);
-        images::sum_parts(sums, totals);
-        let start = if first == 0 { Start::Zero } else { Start::Held };
-        products::multiply_transposed(cpu, shape, &blocks, (count, start), (v, dm), du);
+    // The blocks of one sum, in order.
+    let sum = |index: usize, scratch: &mut [f32], du: &mut [f32], totals: &mut [f64]| {
+        let [v, dm, _] = sums.block;
+        let (v, rest) = scratch.split_at_mut(v);
+        let (dm, rest) = rest.split_at_mut(dm);
+        let first = index * sums.each;
+        for block in first..blocks.count().min(first + sums.each) {
+            let range = blocks.range(block);
+            let dy_sums = &mut rest.as_chunks_mut().0[..images::parts(shape.outputs, range.1)];
+            images::transform_input(cpu, blocks, (shape.inputs, x), range, v);
+            images::transform_gradient(cpu, blocks, (shape.outputs, dy), range, dm, dy_sums);
+            images::sum_parts(dy_sums, totals);
+            let start = if block == first { Start::Zero } else { Start::Held };
+            products::multiply_transposed(cpu, shape, blocks, (range.1, start), (v, dm), du);
+        }
+    };
+    if blocks.private {
+        let len = sums.block.iter().sum::<usize>();
+        let (scratch, du, totals) = (Parts::new(scratch), Parts::new(du), Parts::new(totals));
+        cpu.team.run(sums.count, |index, worker| {
+            // SAFETY: one task at a time has this worker number, and this task alone has this sum.
+            let (scratch, du, totals) = unsafe {
+                (
+                    scratch.range(worker * len, len),
+                    du.range(index * sums.du, sums.du),
+                    totals.range(index * sums.totals, sums.totals),
+                )
+            };
+            sum(index, scratch, du, totals);
+        });
+    } else {
+        sum(0, scratch, du, totals);
     }
-    for (db, total) in db.iter_mut().zip(totals) {
-        *db = *total as f32;
+    for (k, db) in db.iter_mut().enumerate() {
+        let totals = totals.iter().skip(k).step_by(sums.totals);
+        *db = totals.sum::<f64>() as f32;
     }
-    filters::gradient(cpu, shape, blocks.u_stride, du, dw);
+    filters::gradient(cpu, shape, (blocks.u_stride, sums.du), du, dw);
 }

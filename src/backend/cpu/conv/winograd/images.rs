@@ -3,7 +3,7 @@
 use super::super::super::Cpu;
 use super::super::super::layout::{Pixel, groups, lanes};
 use super::super::super::max_pool::pool_window;
-use super::super::super::simd::{WIDTH, halves, halves_mut, vectorised};
+use super::super::super::simd::vectorised;
 use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
@@ -57,16 +57,16 @@ struct Planes<'a> {
 }
 
 impl<'a> Planes<'a> {
-    /// Half of element t of the part's tile number `index`.
+    /// Element t of the part's tile number `index`.
     ///
     /// # Safety
     /// As for [`Parts::range`].
     #[inline(always)]
-    unsafe fn register(&self, t: usize, index: usize, half: usize) -> &'a mut [f32; WIDTH] {
-        let at = self.start + t * self.stride + index * LANES + half * WIDTH;
+    unsafe fn element(&self, t: usize, index: usize) -> &'a mut Pixel {
+        let at = self.start + t * self.stride + index * LANES;
         // SAFETY: says the caller.
-        let register = unsafe { self.all.range(at, WIDTH) };
-        register.try_into().expect("a register")
+        let element = unsafe { self.all.range(at, LANES) };
+        element.try_into().expect("a pixel")
     }
 }
 
@@ -107,14 +107,16 @@ vectorised! {
             let (n, row, column) = tiles.place(part.tile + index);
             let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             // One row and one column of the input are before the outputs, one behind.
-            let mut patch = [[[0.0; LANES]; INPUTS]; INPUTS];
             let inside = row > 0
                 && column > 0
                 && row + OUTPUTS < tiles.height
                 && column + OUTPUTS < tiles.width;
-            let (x, width) = if inside {
-                (&x[(row - 1) * tiles.width + column - 1..], tiles.width)
+            let mut patch;
+            let rows: [&[Pixel; INPUTS]; INPUTS] = if inside {
+                let first = (row - 1) * tiles.width + column - 1;
+                std::array::from_fn(|i| x[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
             } else {
+                patch = [[[0.0; LANES]; INPUTS]; INPUTS];
                 for (i, patch) in patch.iter_mut().enumerate() {
                     for (j, pixel) in patch.iter_mut().enumerate() {
                         let (row, column) = ((row + i).wrapping_sub(1), (column + j).wrapping_sub(1));
@@ -123,15 +125,15 @@ vectorised! {
                         }
                     }
                 }
-                (patch.as_flattened(), INPUTS)
+                patch.each_ref()
             };
-            for half in 0..2 {
+            for register in 0..S::REGISTERS {
                 both_ways!(
                     s, transform::input, INPUTS to INPUTS,
-                    (i, j) => s.load(&halves(&x[i * width + j])[half]),
+                    (i, j) => s.load(&rows[i][j], register),
                     (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { v.register(INPUTS * i + j, index, half) })
+                        s.store(value, unsafe { v.element(INPUTS * i + j, index) }, register)
                     },
                 );
             }
@@ -192,28 +194,33 @@ vectorised! {
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
             let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
-            let (rows, columns) = (OUTPUTS.min(tiles.height - row), OUTPUTS.min(tiles.width - column));
-            let mut patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
-            for (i, patch) in patch.iter_mut().enumerate().take(rows) {
-                let dy = &dy[(row + i) * tiles.width + column..][..columns];
-                patch[..columns].copy_from_slice(dy);
-            }
-            for half in 0..2 {
-                let sum = &mut halves_mut(sums)[half];
-                let mut total = s.load(sum);
+            let (rows, columns) = tiles.outputs(row, column);
+            let first = row * tiles.width + column;
+            let mut patch;
+            let rows: [&[Pixel; OUTPUTS]; OUTPUTS] = if (rows, columns) == (OUTPUTS, OUTPUTS) {
+                std::array::from_fn(|i| dy[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
+            } else {
+                patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
+                for (i, patch) in patch.iter_mut().enumerate().take(rows) {
+                    patch[..columns].copy_from_slice(&dy[first + i * tiles.width..][..columns]);
+                }
+                patch.each_ref()
+            };
+            for register in 0..S::REGISTERS {
+                let mut total = s.load(sums, register);
                 both_ways!(
                     s, transform::output_gradient, OUTPUTS to INPUTS,
                     (i, j) => {
-                        let dy = s.load(&halves(&patch[i][j])[half]);
+                        let dy = s.load(&rows[i][j], register);
                         total = s.add(total, dy);
                         dy
                     },
                     (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { dm.register(INPUTS * i + j, index, half) })
+                        s.store(value, unsafe { dm.element(INPUTS * i + j, index) }, register)
                     },
                 );
-                s.store(total, sum);
+                s.store(total, sums, register);
             }
         }
     }
@@ -227,9 +234,8 @@ pub(super) fn transform_output(
     range: (usize, usize),
     m: &[f32],
     finish: Finish<'_>,
-    y: &mut [f32],
+    y: Parts<'_, Pixel>,
 ) {
-    let y = Parts::new(y.as_chunks_mut().0);
     for_each_part(cpu, groups(shape.outputs), range, |_, part| {
         let lanes = lanes(shape.outputs, part.group);
         let sums = Sums {
@@ -263,16 +269,26 @@ vectorised! {
     ) {
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
-            let (rows, columns) = (OUTPUTS.min(tiles.height - row), OUTPUTS.min(tiles.width - column));
+            let (rows, columns) = tiles.outputs(row, column);
             let first = (n * part.groups + part.group) * tiles.plane() + row * tiles.width + column;
-            let mut values = [[0.0; LANES]; OUTPUTS * OUTPUTS];
-            for half in 0..2 {
-                let bias = s.load(&halves(&sums.bias)[half]);
+            // SAFETY: the task alone has these tiles of this group.
+            let y_row = |i: usize| unsafe { y.range(first + i * tiles.width, columns) };
+            let is_pooled = matches!(finish, Finish::Pooled { .. });
+            let in_place = !is_pooled && (rows, columns, sums.lanes) == (OUTPUTS, OUTPUTS, LANES);
+            let mut values;
+            let mut targets: [&mut [Pixel; OUTPUTS]; OUTPUTS] = if in_place {
+                std::array::from_fn(|i| y_row(i).try_into().expect("a row of a tile"))
+            } else {
+                values = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
+                values.each_mut()
+            };
+            for register in 0..S::REGISTERS {
+                let bias = s.load(&sums.bias, register);
                 both_ways!(
                     s, transform::output, INPUTS to OUTPUTS,
                     (i, j) => {
-                        let at = (INPUTS * i + j) * sums.stride + index * LANES + half * WIDTH;
-                        s.load(sums.m[at..].first_chunk().expect("a register"))
+                        let at = (INPUTS * i + j) * sums.stride + index * LANES;
+                        s.load(sums.m[at..].first_chunk().expect("a pixel"), register)
                     },
                     (i, j, sum) => {
                         let value = match finish {
@@ -280,16 +296,21 @@ vectorised! {
                             Finish::Forward { relu: true, .. } | Finish::Pooled { .. } => s.relu(s.add(sum, bias)),
                             Finish::Masked { input } if i < rows && j < columns => {
                                 let input: &Pixel = &input.as_chunks().0[first + i * tiles.width + j];
-                                s.where_positive(sum, s.load(&halves(input)[half]))
+                                s.where_positive(sum, s.load(input, register))
                             }
                             Finish::Masked { .. } | Finish::Plain => sum,
                         };
-                        s.store(value, &mut halves_mut(&mut values[OUTPUTS * i + j])[half]);
+                        s.store(value, &mut targets[i][j], register);
                     },
                 );
             }
+            if in_place {
+                continue;
+            }
             if sums.lanes < LANES {
-                values.iter_mut().for_each(|value| value[sums.lanes..].fill(0.0));
+                for pixel in targets.iter_mut().flat_map(|row| row.iter_mut()) {
+                    pixel[sums.lanes..].fill(0.0);
+                }
             }
             if let Finish::Pooled { choices, .. } = finish {
                 let (height, width) = (tiles.height / 2, tiles.width / 2);
@@ -300,16 +321,14 @@ vectorised! {
                         let at = image + row * width + column;
                         // SAFETY: the task alone has these tiles of this group, and windows do not cross tiles.
                         let (y, choice) = unsafe { (&mut y.range(at, 1)[0], &mut choices.range(at, 1)[0]) };
-                        let window = [0, 1, OUTPUTS, OUTPUTS + 1].map(|k| &values[2 * (OUTPUTS * i + j) + k]);
+                        let window = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(k, l)| &targets[2 * i + k][2 * j + l]);
                         pool_window(window, y, choice);
                     }
                 }
                 continue;
             }
-            for i in 0..rows {
-                // SAFETY: the task alone has these tiles of this group.
-                let y = unsafe { y.range(first + i * tiles.width, columns) };
-                y.copy_from_slice(&values[OUTPUTS * i..][..columns]);
+            for (i, row) in targets.iter().enumerate().take(rows) {
+                y_row(i).copy_from_slice(&row[..columns]);
             }
         }
     }

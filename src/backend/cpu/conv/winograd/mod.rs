@@ -20,9 +20,10 @@
 //! V, M and U lie in panels of 16 lanes, so that the 6x16 kernel of [`tile`](super::super::tile) reads everything in
 //! place: `V[t][C/16][tile][16]`, `M[t][K/16][tile][16]`, `U[t][K/16][C][16]`.
 //!
-//! Tiles go in blocks, and a block through three phases, each parallel over what it writes: transform the input,
-//! multiply, transform the output. How a block is cut is a function of the shape alone, and every sum is made by one
-//! task in a fixed order.
+//! Tiles go in blocks, and a block through three phases: transform the input, multiply, transform the output. Where there
+//! are many channels, threads share a block of a last-level cache's size, and each phase is parallel over what it writes;
+//! where there are few, a block fits into one core's cache and is one thread's task from end to end. How tiles are cut is
+//! a function of the shape alone, and every sum is made by one task in a fixed order.
 
 mod filters;
 mod gradient;
@@ -37,6 +38,7 @@ pub(super) use tiles::products;
 use super::super::Cpu;
 use super::super::layout::padded;
 use super::super::memory::f32_bytes;
+use super::super::team::Parts;
 use super::{Finish, Orientation, Shape};
 use tiles::Tiles;
 
@@ -46,10 +48,16 @@ const OUTPUTS: usize = 4;
 const INPUTS: usize = 6;
 /// Elements of a transformed tile.
 const ELEMENTS: usize = INPUTS * INPUTS;
-/// Bytes of the transformed inputs and the products of one block, roughly: half of a last-level cache.
+/// Bytes of the transformed inputs and the products of one block, roughly, where all threads share it: half of a
+/// last-level cache.
 const BLOCK_BYTES: usize = 16 << 20;
-/// Tiles of a block at least: fewer would read the filters too often.
+/// Tiles of such a block at least: fewer would read the filters too often.
 const LEAST_TILES: usize = 96;
+/// The same where a block is one thread's: an L2 cache.
+const PRIVATE_BYTES: usize = 1 << 20;
+/// Elements of one t's transformed filters (128 x 128) up to which a block is one thread's. There the products are so few
+/// that time is what it takes to write and read V and M; with more, it is what it takes to read the filters.
+const PRIVATE_FILTERS: usize = 1 << 14;
 /// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
@@ -60,6 +68,8 @@ struct Blocks {
     tiles: Tiles,
     /// Tiles of a block at most.
     block: usize,
+    /// Whether a block is one thread's task, from end to end.
+    private: bool,
     /// Elements from one t to the next.
     v_stride: usize,
     m_stride: usize,
@@ -71,22 +81,31 @@ impl Blocks {
         let tiles = Tiles::new(shape);
         let (inputs, outputs) = (padded(shape.inputs), padded(shape.outputs));
         let tile_bytes = f32_bytes(ELEMENTS * (inputs + outputs));
-        let most = (BLOCK_BYTES / tile_bytes).max(LEAST_TILES);
+        let private = inputs * outputs <= PRIVATE_FILTERS;
+        let most = match private {
+            true => (PRIVATE_BYTES / tile_bytes).max(1),
+            false => (BLOCK_BYTES / tile_bytes).max(LEAST_TILES),
+        };
         let block = tiles.count.div_ceil(tiles.count.div_ceil(most));
         Self {
             tiles,
             block,
+            private,
             v_stride: block * inputs + SKEW,
             m_stride: block * outputs + SKEW,
             u_stride: inputs * outputs + SKEW,
         }
     }
 
-    /// (first tile, tiles) of every block.
-    fn each(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.tiles.count)
-            .step_by(self.block)
-            .map(move |first| (first, self.block.min(self.tiles.count - first)))
+    /// How many blocks.
+    fn count(&self) -> usize {
+        self.tiles.count.div_ceil(self.block)
+    }
+
+    /// First tile of a block, and tiles.
+    fn range(&self, block: usize) -> (usize, usize) {
+        let first = block * self.block;
+        (first, self.block.min(self.tiles.count - first))
     }
 
     /// Elements of V, M and U.
@@ -100,8 +119,10 @@ impl Blocks {
 }
 
 /// Elements of scratch of [`correlate`].
-pub(super) fn scratch(shape: Shape) -> usize {
-    Blocks::new(shape).parts().iter().sum()
+pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
+    let blocks = Blocks::new(shape);
+    let [v, m, u] = blocks.parts();
+    u + (v + m) * if blocks.private { threads } else { 1 }
 }
 
 /// `y[n,k] = finish(sum over c, r, s of filters[k,c,r,s] * x[n, c, i+r-1, j+s-1])`. Overwrites y.
@@ -150,11 +171,24 @@ pub(super) fn correlate_with(
 ) {
     let blocks = Blocks::new(shape);
     let [v, m, _] = blocks.parts();
-    let (v, rest) = scratch.split_at_mut(v);
-    let m = &mut rest[..m];
-    for (first, count) in blocks.each() {
-        images::transform_input(cpu, &blocks, (shape.inputs, x), (first, count), v);
-        products::multiply(cpu, shape, &blocks, count, v, u, m);
-        images::transform_output(cpu, shape, &blocks, (first, count), m, finish, y);
+    let y = Parts::new(y.as_chunks_mut().0);
+    let phases = |range: (usize, usize), scratch: &mut [f32]| {
+        let (v, m) = scratch.split_at_mut(v);
+        images::transform_input(cpu, &blocks, (shape.inputs, x), range, v);
+        products::multiply(cpu, shape, &blocks, range.1, v, u, m);
+        images::transform_output(cpu, shape, &blocks, range, m, finish, y);
+    };
+    if blocks.private {
+        let scratch = Parts::new(scratch);
+        cpu.team.run(blocks.count(), |block, worker| {
+            // SAFETY: one task at a time has this worker number.
+            phases(blocks.range(block), unsafe {
+                scratch.range(worker * (v + m), v + m)
+            });
+        });
+    } else {
+        for block in 0..blocks.count() {
+            phases(blocks.range(block), &mut scratch[..v + m]);
+        }
     }
 }

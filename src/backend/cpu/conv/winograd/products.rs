@@ -3,20 +3,34 @@
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, padded};
 use super::super::super::team::Parts;
-use super::super::super::tile::{self, Depth, LANES, ROWS, Start};
+use super::super::super::tile::{self, Depth, LANES, Start};
 use super::super::Shape;
 use super::{Blocks, ELEMENTS};
 
-/// Groups of input channels whose filters (16 KB) stay in the L1 cache while all tiles of a block use them.
+/// Groups of input channels of a block of the depth: the filters of two panels (32 KB) stay near the L1 cache while all
+/// tiles of a block use them.
 const BLOCK_INPUTS: usize = 16;
-/// Tiles of a block of the filter gradient's depth: a panel (16 KB) stays in the L1 cache.
-const BLOCK_TILES: usize = 256;
+/// Tiles of a block of the filter gradient's depth: two panels (16 KB) stay in the L1 cache.
+const BLOCK_TILES: usize = 128;
 /// Groups of output channels of one task, so that there are a few times as many tasks as threads.
 const TASK_OUTPUTS: usize = 8;
+/// Groups of output channels of one tile of the kernel.
+const PANELS: usize = 2;
 
-/// Where each row of a strip begins: tiles, or channels of a group.
-fn offsets(step: usize) -> [usize; ROWS] {
-    std::array::from_fn(|r| r * step)
+/// The sums of a tile: `rows` of each panel, whose sums lie `step` elements apart from `at` on.
+///
+/// # Safety
+/// As for [`Parts::range`].
+unsafe fn panels<'a, const P: usize>(
+    sums: Parts<'a, f32>,
+    (at, step): (usize, usize),
+    rows: usize,
+) -> [&'a mut [[f32; LANES]]; P] {
+    std::array::from_fn(|p| {
+        // SAFETY: says the caller, and panels are further apart than a tile is long.
+        let panel = unsafe { sums.range(at + p * step, rows * LANES) };
+        panel.as_chunks_mut().0
+    })
 }
 
 /// `M[t] = V[t] * U[t]` for a block of `count` tiles. Overwrites M.
@@ -33,7 +47,8 @@ pub(super) fn multiply(
 ) {
     let (inputs, outputs) = (groups(shape.inputs), groups(shape.outputs));
     let chunks = outputs.div_ceil(TASK_OUTPUTS);
-    let rows_at = offsets(LANES);
+    let u_panel = padded(shape.inputs) * LANES;
+    let m_panel = blocks.block * LANES;
     let m = Parts::new(m);
     cpu.team.run(ELEMENTS * chunks, |task, _| {
         let (t, chunk) = (task / chunks, task % chunks);
@@ -44,19 +59,23 @@ pub(super) fn multiply(
             let start = if input == 0 { Start::Zero } else { Start::Held };
             let depth = Depth {
                 count: [LANES, BLOCK_INPUTS.min(inputs - input), 1],
-                a: [1, blocks.block * LANES, 0],
+                a: [1, m_panel, 0],
                 b: [LANES, LANES * LANES, 0],
             };
-            for output in outputs.clone() {
-                let u = &u[(output * padded(shape.inputs) + input * LANES) * LANES..];
-                for strip in 0..tile::strips(count) {
-                    let (first, rows) = tile::strip(count, strip);
-                    let v = &v[(input * blocks.block + first) * LANES..];
-                    let at = t * blocks.m_stride + (output * blocks.block + first) * LANES;
+            for output in outputs.clone().step_by(PANELS) {
+                let u = (&u[output * u_panel + input * LANES * LANES..], u_panel);
+                for strip in 0..tile::strips(cpu.isa, count) {
+                    let (first, rows) = tile::strip(cpu.isa, count, strip);
+                    let v = (&v[(input * blocks.block + first) * LANES..], LANES);
+                    let at = (t * blocks.m_stride + output * m_panel + first * LANES, m_panel);
                     // SAFETY: this task alone has these outputs of this t.
-                    let sums = unsafe { m.range(at, rows * LANES) };
-                    let sums = sums.as_chunks_mut().0;
-                    tile::multiply(cpu.isa, &depth, (v, &rows_at[..rows]), u, start, sums);
+                    unsafe {
+                        if outputs.end - output < PANELS {
+                            tile::multiply::<1>(cpu.isa, &depth, v, u, start, panels(m, at, rows));
+                        } else {
+                            tile::multiply::<PANELS>(cpu.isa, &depth, v, u, start, panels(m, at, rows));
+                        }
+                    }
                 }
             }
         }
@@ -76,7 +95,8 @@ pub(super) fn multiply_transposed(
 ) {
     let (inputs, outputs) = (groups(shape.inputs), groups(shape.outputs));
     let chunks = outputs.div_ceil(TASK_OUTPUTS);
-    let rows_at = offsets(1);
+    let u_panel = padded(shape.inputs) * LANES;
+    let m_panel = blocks.block * LANES;
     let du = Parts::new(du);
     cpu.team.run(ELEMENTS * chunks, |task, _| {
         let (t, chunk) = (task / chunks, task % chunks);
@@ -86,18 +106,23 @@ pub(super) fn multiply_transposed(
         for first in (0..count).step_by(BLOCK_TILES) {
             let depth = Depth::flat(BLOCK_TILES.min(count - first), LANES);
             let start = if first == 0 { start } else { Start::Held };
-            for output in outputs.clone() {
-                let dm = &dm[(output * blocks.block + first) * LANES..];
+            for output in outputs.clone().step_by(PANELS) {
+                let dm = (&dm[output * m_panel + first * LANES..], m_panel);
                 for input in 0..inputs {
                     let v = &v[(input * blocks.block + first) * LANES..];
-                    let at = t * blocks.u_stride + (output * padded(shape.inputs) + input * LANES) * LANES;
-                    // SAFETY: this task alone has these outputs of this t.
-                    let sums = unsafe { du.range(at, LANES * LANES) };
-                    let sums: &mut [[f32; LANES]] = sums.as_chunks_mut().0;
-                    for strip in 0..tile::strips(LANES) {
-                        let (lane, rows) = tile::strip(LANES, strip);
-                        let sums = &mut sums[lane..lane + rows];
-                        tile::multiply(cpu.isa, &depth, (&v[lane..], &rows_at[..rows]), dm, start, sums);
+                    for strip in 0..tile::strips(cpu.isa, LANES) {
+                        let (lane, rows) = tile::strip(cpu.isa, LANES, strip);
+                        let v = (&v[lane..], 1);
+                        let at = t * blocks.u_stride + output * u_panel + (input * LANES + lane) * LANES;
+                        let at = (at, u_panel);
+                        // SAFETY: this task alone has these outputs of this t.
+                        unsafe {
+                            if outputs.end - output < PANELS {
+                                tile::multiply::<1>(cpu.isa, &depth, v, dm, start, panels(du, at, rows));
+                            } else {
+                                tile::multiply::<PANELS>(cpu.isa, &depth, v, dm, start, panels(du, at, rows));
+                            }
+                        }
                     }
                 }
             }

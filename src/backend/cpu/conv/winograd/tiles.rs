@@ -33,6 +33,12 @@ impl Tiles {
         (row / self.down, row % self.down * OUTPUTS, column * OUTPUTS)
     }
 
+    /// Rows and columns of outputs of the tile whose first are these: fewer at the lower and right edge.
+    #[inline(always)]
+    pub(super) fn outputs(&self, row: usize, column: usize) -> (usize, usize) {
+        (OUTPUTS.min(self.height - row), OUTPUTS.min(self.width - column))
+    }
+
     /// Pixels of an image.
     pub(super) fn plane(&self) -> usize {
         self.height * self.width

@@ -126,7 +126,7 @@ pub(super) fn filter_gradient<S: Simd>(s: S, du: [S::V; INPUTS]) -> [S::V; FILTE
 /// `$transform`, a function of `$from` registers to `$to`, down the columns and then along the rows of a matrix:
 /// `T X T^T` of `T x`.
 ///
-/// A macro, because what it is given must end in the function that is compiled for AVX2, and closures need not.
+/// A macro, because what it is given must end in the function that is compiled for the path, and closures need not.
 macro_rules! both_ways {
     (
         $s:ident, $transform:path, $from:ident to $to:ident,
@@ -159,15 +159,15 @@ pub(super) use both_ways;
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::super::simd::{Plain, WIDTH};
+    use super::super::super::super::simd::{Plain, Simd};
     use super::*;
 
     /// A one-dimensional transform of lane 0.
     fn one<const F: usize, const T: usize>(
-        f: impl Fn([[f32; WIDTH]; F]) -> [[f32; WIDTH]; T],
+        f: impl Fn([<Plain as Simd>::V; F]) -> [<Plain as Simd>::V; T],
         x: [f32; F],
     ) -> [f32; T] {
-        f(x.map(|x| [x; WIDTH])).map(|y| y[0])
+        f(x.map(|x| Plain.splat(x))).map(|y| y[0])
     }
 
     #[test]
