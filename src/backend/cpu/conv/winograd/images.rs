@@ -103,6 +103,7 @@ vectorised! {
         x: &[Pixel],
         v: Planes<'_>,
     ) {
+        let mut patch = [[[0.0; LANES]; INPUTS]; INPUTS];
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
             let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
@@ -111,18 +112,18 @@ vectorised! {
                 && column > 0
                 && row + OUTPUTS < tiles.height
                 && column + OUTPUTS < tiles.width;
-            let mut patch;
             let rows: [&[Pixel; INPUTS]; INPUTS] = if inside {
                 let first = (row - 1) * tiles.width + column - 1;
                 std::array::from_fn(|i| x[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
             } else {
-                patch = [[[0.0; LANES]; INPUTS]; INPUTS];
                 for (i, patch) in patch.iter_mut().enumerate() {
                     for (j, pixel) in patch.iter_mut().enumerate() {
                         let (row, column) = ((row + i).wrapping_sub(1), (column + j).wrapping_sub(1));
-                        if row < tiles.height && column < tiles.width {
-                            *pixel = x[row * tiles.width + column];
-                        }
+                        *pixel = if row < tiles.height && column < tiles.width {
+                            x[row * tiles.width + column]
+                        } else {
+                            [0.0; LANES]
+                        };
                     }
                 }
                 patch.each_ref()
@@ -191,18 +192,23 @@ vectorised! {
         sums: &mut Pixel,
     ) {
         *sums = [0.0; LANES];
+        let mut patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
             let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             let (rows, columns) = tiles.outputs(row, column);
             let first = row * tiles.width + column;
-            let mut patch;
             let rows: [&[Pixel; OUTPUTS]; OUTPUTS] = if (rows, columns) == (OUTPUTS, OUTPUTS) {
                 std::array::from_fn(|i| dy[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
             } else {
-                patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
-                for (i, patch) in patch.iter_mut().enumerate().take(rows) {
-                    patch[..columns].copy_from_slice(&dy[first + i * tiles.width..][..columns]);
+                for (i, patch) in patch.iter_mut().enumerate() {
+                    for (j, pixel) in patch.iter_mut().enumerate() {
+                        *pixel = if i < rows && j < columns {
+                            dy[first + i * tiles.width + j]
+                        } else {
+                            [0.0; LANES]
+                        };
+                    }
                 }
                 patch.each_ref()
             };
@@ -267,6 +273,7 @@ vectorised! {
         finish: Finish<'_>,
         y: Parts<'_, Pixel>,
     ) {
+        let mut values = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
         for index in 0..part.count {
             let (n, row, column) = tiles.place(part.tile + index);
             let (rows, columns) = tiles.outputs(row, column);
@@ -275,11 +282,9 @@ vectorised! {
             let y_row = |i: usize| unsafe { y.range(first + i * tiles.width, columns) };
             let is_pooled = matches!(finish, Finish::Pooled { .. });
             let in_place = !is_pooled && (rows, columns, sums.lanes) == (OUTPUTS, OUTPUTS, LANES);
-            let mut values;
             let mut targets: [&mut [Pixel; OUTPUTS]; OUTPUTS] = if in_place {
                 std::array::from_fn(|i| y_row(i).try_into().expect("a row of a tile"))
             } else {
-                values = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
                 values.each_mut()
             };
             for register in 0..S::REGISTERS {
