@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes corpus/: a few small inputs for every fuzz target, the same bytes every time.
 
-  python3 fuzz/seeds.py       (JPEGs need Pillow 13; without it those that are there stay)
+  python3 fuzz/seeds.py       (images need Pillow 13; without it those that are there stay)
 
 Everything is made up here: random numbers, coloured noise, and formats as their own tools write them.
 """
@@ -104,6 +104,8 @@ def shards():
         "left_out": [],
     }
     write("manifest", "small.json", json.dumps(manifest).encode())
+    with_crcs = manifest | {"shards": [shard | {"crc32": "0123abcd00000007"}], "left_out": [note]}
+    write("manifest", "crc32.json", json.dumps(with_crcs).encode())
     manifest |= {"images": {"reencoded": {"max_short": 512, "quality": 90}}, "shards": [], "odd": []}
     write("manifest", "empty.json", json.dumps(manifest).encode())
 
@@ -115,7 +117,7 @@ def images():
     try:
         from PIL import Image
     except ImportError:
-        print("no Pillow: JPEGs are left as they are")
+        print("no Pillow: images are left as they are")
         return
     for name, mode, size, how in [
         ("420.jpg", "RGB", (33, 19), {"subsampling": 2}),
@@ -133,6 +135,23 @@ def images():
     file = io.BytesIO()
     Image.frombytes("P", (7, 5), DRAW.randbytes(35)).save(file, "PNG")
     write("jpeg", "palette.png", file.getvalue() + struct.pack("<4H", 3, 2, 8, 5))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    # Numbers of their own, so that what follows stays as it is.
+    draw = random.Random(8)
+    for name, kind, size, how in [
+        ("turned.jpg", "JPEG", (24, 10), {"quality": 40, "exif": turned}),
+        ("lossy.webp", "WEBP", (17, 9), {"quality": 40, "exif": turned}),
+        ("lossless.webp", "WEBP", (9, 7), {"lossless": True}),
+        ("animated.gif", "GIF", (8, 6), {"save_all": True, "interlace": True}),
+    ]:
+        image = Image.frombytes("RGB", size, draw.randbytes(3 * size[0] * size[1]))
+        if kind == "GIF":
+            image = image.quantize(8)
+            how["append_images"] = [image.transpose(Image.Transpose.ROTATE_180)]
+        file = io.BytesIO()
+        image.save(file, kind, **how)
+        write("jpeg", name, file.getvalue() + struct.pack("<4H", 3, 2, 4, 5))
 
 
 # --- runs
@@ -229,6 +248,9 @@ def runs():
     write("recipe", "plateau.toml", RECIPE.encode())
     other = RECIPE.replace('"plateau"', '"step:30,0.1"').replace('"glorot"', '"normal:0.01"').replace('"mmap"', '"pread"')
     write("recipe", "step.toml", other.replace("epochs = 3", "iterations = 100").encode())
+    devices = RECIPE.replace('"cpu"', '"cuda:0-1"').replace('"fp32"', '"bf16"')
+    devices += 'max-bad = "0.1%"\nexif = "apply"\nvalidate-every = 5\naudit-every = 100\nstop-if-stuck = 2\nreduce = "nccl"\n'
+    write("recipe", "devices.toml", devices.encode())
     sha = "ab" * 32
     bad = {"shard": "x-train-0000.tar", "offset": 1536, "key": "a", "reason": "cut short", "action": "replaced"}
     events = [
