@@ -318,8 +318,10 @@ fn each_operation_of_pack_fails(begun: Option<&str>) {
                 output.status.code() == Some(3) && said.contains("os error") || died(&output),
                 "{why}: {said}"
             );
-            if at <= renamed + 1 {
-                assert!(!out.exists(), "{why}");
+            // A rename cannot be cut short: what fails is what comes after it.
+            let is_named = at > renamed + 1 || (at == renamed + 1 && faults.starts_with("short"));
+            assert_eq!(out.exists(), is_named, "{why}");
+            if !is_named {
                 let is_said = said.contains("goes on after them");
                 assert!(!is_said || unfinished(&name).exists(), "{why}: {said}");
                 run_ok(flags(&out, "40"));
