@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::args::{PackArgs, VerifyArgs};
 use super::output::{note, print_json, say};
 use crate::data::manifest::Stored;
-use crate::data::pack::{PackOptions, Source};
+use crate::data::pack::{PackOptions, PackProgress, Source};
 use crate::data::verify;
 use crate::error::{Error, Result};
 
@@ -24,9 +24,7 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
         max_bad: args.max_bad,
     };
     let ticker = Ticker::new();
-    let report = crate::data::pack::pack(&source, &args.out, &options, &|at| {
-        ticker.tick(|| format!("packed {} of {} {} images", at.done, at.total, at.split.as_str()));
-    })?;
+    let report = crate::data::pack::pack(&source, &args.out, &options, &|progress| tell(&ticker, progress))?;
     if args.json {
         print_json(&report);
         return Ok(0);
@@ -53,6 +51,35 @@ pub(super) fn pack(args: &PackArgs) -> Result<u8> {
         report.mean_rgb
     ));
     Ok(0)
+}
+
+/// Says how far packing is now and then, and everything else at once.
+fn tell(ticker: &Ticker, progress: PackProgress) {
+    match progress {
+        PackProgress::Listed { done, total } => {
+            ticker.tick(|| format!("listed the images of {done} of {total} classes or shards"));
+        }
+        PackProgress::Checked { done, total } => {
+            ticker.tick(|| format!("checked {done} of {total} finished shards"));
+        }
+        PackProgress::Packed { split, done, total } => {
+            ticker.tick(|| format!("packed {done} of {total} {} images", split.as_str()));
+        }
+        PackProgress::NotUsed { shards, reason } => {
+            note(format_args!(
+                "{shards} shards of an unfinished pack are not used: {reason}"
+            ));
+        }
+        PackProgress::TakenOver { shards, images } => {
+            note(format_args!(
+                "going on after {shards} finished shards, {images} images"
+            ));
+        }
+        PackProgress::Stays { folder } => note(format_args!(
+            "the shards that are whole stay in {}; the same command goes on after them",
+            folder.display()
+        )),
+    }
 }
 
 /// Where the images come from.

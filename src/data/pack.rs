@@ -2,7 +2,8 @@
 //!
 //! Every image is decoded once: what cannot be read is left out and named, and the training pixels give mean and
 //! principal colours. The same images and options give the same bytes, whatever the number of threads. The folder
-//! grows under another name beside its destination and is renamed when it is whole.
+//! grows under another name beside its destination and is renamed when it is whole. Where that ends too early, the same
+//! `pack` goes on after the last shard that is whole, and gives the same bytes.
 
 mod colour;
 mod folder;
@@ -11,6 +12,8 @@ mod keys;
 mod labels;
 mod packing;
 mod prepare;
+mod progress;
+mod resume;
 mod shards;
 mod sources;
 mod writer;
@@ -26,7 +29,10 @@ use crate::durable::NewFolder;
 use crate::error::{BadSample, Error, Result};
 
 use packing::Packing;
+use progress::Tell;
 use sources::Sources;
+
+pub use progress::PackProgress;
 
 pub(in crate::data) use writer::OpenShard;
 
@@ -103,17 +109,6 @@ impl PackOptions {
     }
 }
 
-/// How far packing is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PackProgress {
-    /// The split that is being packed.
-    pub split: Split,
-    /// Images of it that have been looked at.
-    pub done: usize,
-    /// Images that it has.
-    pub total: usize,
-}
-
 /// How many samples each split has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SplitCounts {
@@ -132,6 +127,8 @@ pub struct PackReport {
     pub samples: SplitCounts,
     /// Files.
     pub shards: usize,
+    /// Those of them that a `pack` before had finished.
+    pub taken_over: usize,
     /// Classes.
     pub classes: usize,
     /// Of all shards together.
@@ -152,7 +149,8 @@ pub struct PackReport {
     pub renamed: Vec<Note>,
 }
 
-/// Packs all images of `source` into the new folder `out`.
+/// Packs all images of `source` into the new folder `out`; goes on where a `pack` of the same images and options has
+/// died or failed.
 pub fn pack(
     source: &Source,
     out: &Path,
@@ -160,14 +158,24 @@ pub fn pack(
     progress: &(dyn Fn(PackProgress) + Sync),
 ) -> Result<PackReport> {
     options.check()?;
-    let folder = NewFolder::create(out)?;
-    let sources = Sources::open(source)?;
+    let mut folder = NewFolder::take(out)?;
+    let report = fill(&mut folder, source, options, progress).inspect_err(|_| {
+        if folder.stays() {
+            progress(PackProgress::Stays {
+                folder: folder.path().into(),
+            });
+        }
+    })?;
+    folder.finish()?;
+    Ok(report)
+}
 
-    let mut packing = Packing::new(folder.path(), &sources, options, progress);
+fn fill(folder: &mut NewFolder, source: &Source, options: &PackOptions, tell: Tell) -> Result<PackReport> {
+    let sources = Sources::open(source, tell)?;
+    let done = resume::take_over(folder, &sources, options, tell)?;
+    let mut packing = Packing::new(folder, &sources, options, tell, done);
     for split in Split::ALL {
         packing.pack_split(split)?;
     }
-    let report = packing.finish()?;
-    folder.finish()?;
-    Ok(report)
+    packing.finish()
 }

@@ -1,6 +1,6 @@
 //! Folders that are either whole or absent.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,41 @@ use crate::error::{Error, Result};
 
 /// The file of the lock, inside of the folder.
 const LOCK: &str = ".lock";
+/// The file of the [`Journal`](super::Journal), where there is one.
+const JOURNAL: &str = ".journal";
 
-/// A folder in the making, beside its destination: `.NAME.unfinished`, for one process at a time. Whoever takes it clears
-/// away what a process that died has left; dropped before [`NewFolder::finish`], it is gone.
+/// A folder in the making, beside its destination: `.NAME.unfinished`, for one process at a time. Dropped before
+/// [`NewFolder::finish`], it is gone, unless it was said to stay.
 #[derive(Debug)]
 pub struct NewFolder {
     out: PathBuf,
     unfinished: PathBuf,
-    finished: bool,
+    when_dropped: WhenDropped,
     _lock: Lock,
 }
 
+/// What becomes of a folder that nobody works on any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenDropped {
+    /// It is removed.
+    Removed,
+    /// It is left to whoever goes on.
+    Stays,
+}
+
 impl NewFolder {
-    /// Starts to make `out`, which must not exist yet or be an empty folder. Refuses with [`Error::InUse`] where another
-    /// process is making it.
+    /// Starts to make `out`, which must not exist yet or be an empty folder, and clears away what a process that died has
+    /// left of it. Refuses with [`Error::InUse`] where another process is making it.
     pub fn create(out: &Path) -> Result<Self> {
+        let mut folder = Self::take(out)?;
+        folder.when_dropped(WhenDropped::Removed);
+        folder.keep_only(|_| false)?;
+        Ok(folder)
+    }
+
+    /// The same, but what a process that died has left is still there. It stays where it has a journal, until something
+    /// else is said.
+    pub fn take(out: &Path) -> Result<Self> {
         let parent = refuse_to_overwrite(out)?;
         let mut name = OsString::from(".");
         name.push(out.file_name().unwrap_or_default());
@@ -41,14 +61,16 @@ impl NewFolder {
         })?;
         // It may have been finished meanwhile.
         refuse_to_overwrite(out)?;
-        let folder = Self {
+        let when_dropped = match unfinished.join(JOURNAL).exists() {
+            true => WhenDropped::Stays,
+            false => WhenDropped::Removed,
+        };
+        Ok(Self {
             out: out.into(),
             unfinished,
-            finished: false,
+            when_dropped,
             _lock: lock,
-        };
-        folder.clear()?;
-        Ok(folder)
+        })
     }
 
     /// Where its files are written.
@@ -56,29 +78,50 @@ impl NewFolder {
         &self.unfinished
     }
 
-    /// Gives it its name, durably.
-    pub fn finish(mut self) -> Result<()> {
-        sync_folder(&self.unfinished)?;
-        rename_folder(&self.unfinished, &self.out)?;
-        self.finished = true;
-        // Only now: whoever opens the file before finds it locked, whoever waits for it finds it gone.
-        remove_file(&self.out.join(LOCK))
+    /// Where a journal says what is done, if one is kept. The finished folder does not have it.
+    pub fn journal(&self) -> PathBuf {
+        self.unfinished.join(JOURNAL)
     }
 
-    fn clear(&self) -> Result<()> {
+    /// Removes all files but those whose names are to be kept, and the lock's.
+    pub fn keep_only(&self, mut is_kept: impl FnMut(&OsStr) -> bool) -> Result<()> {
         for entry in fs::read_dir(&self.unfinished).map_err(Error::io("read", &self.unfinished))? {
             let entry = entry.map_err(Error::io("read", &self.unfinished))?;
-            if entry.file_name() != LOCK {
+            if entry.file_name() != LOCK && !is_kept(&entry.file_name()) {
                 remove_file(&entry.path())?;
             }
         }
         Ok(())
     }
+
+    /// Says what becomes of it where it is not finished.
+    pub fn when_dropped(&mut self, what: WhenDropped) {
+        self.when_dropped = what;
+    }
+
+    /// Whether it stays where it is not finished.
+    pub fn stays(&self) -> bool {
+        self.when_dropped == WhenDropped::Stays
+    }
+
+    /// Gives it its name, durably.
+    pub fn finish(mut self) -> Result<()> {
+        sync_folder(&self.unfinished)?;
+        rename_folder(&self.unfinished, &self.out)?;
+        self.when_dropped = WhenDropped::Stays;
+        // Only now: a journal that is removed before the folder has its name is missed by whoever goes on in between.
+        // Whoever opens the lock's file before finds it locked, whoever waits for it finds it gone.
+        let journal = self.out.join(JOURNAL);
+        if journal.exists() {
+            remove_file(&journal)?;
+        }
+        remove_file(&self.out.join(LOCK))
+    }
 }
 
 impl Drop for NewFolder {
     fn drop(&mut self) {
-        if !self.finished {
+        if !self.stays() {
             // What cannot be removed now, the next attempt removes.
             drop(fs::remove_dir_all(&self.unfinished));
         }
@@ -132,6 +175,7 @@ mod tests {
         fs::write(left.join("half"), b"x").unwrap();
         let folder = NewFolder::create(&out).unwrap();
         fs::write(folder.path().join("whole"), b"y").unwrap();
+        fs::write(folder.journal(), b"z").unwrap();
         folder.finish().unwrap();
         let names: Vec<_> = fs::read_dir(&out)
             .unwrap()
@@ -140,5 +184,30 @@ mod tests {
         assert_eq!(names, ["whole"]);
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
         assert!(matches!(NewFolder::create(&out), Err(Error::Invalid(_))));
+    }
+    #[test]
+    fn what_has_a_journal_stays_for_whoever_goes_on() {
+        let root = tempfile::tempdir().unwrap();
+        let out = root.path().join("out");
+        let mut folder = NewFolder::take(&out).unwrap();
+        assert!(!folder.stays());
+        for name in ["whole", "half", JOURNAL] {
+            fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        folder.when_dropped(WhenDropped::Stays);
+        drop(folder);
+
+        let folder = NewFolder::take(&out).unwrap();
+        assert!(folder.stays() && folder.path().join("half").exists());
+        folder
+            .keep_only(|name| name == "whole" || name == JOURNAL)
+            .unwrap();
+        assert!(folder.path().join("whole").exists() && !folder.path().join("half").exists());
+        drop(folder);
+
+        let mut folder = NewFolder::take(&out).unwrap();
+        folder.when_dropped(WhenDropped::Removed);
+        drop(folder);
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
     }
 }

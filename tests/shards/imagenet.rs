@@ -1,12 +1,9 @@
 //! Archives in the layout of ImageNet's.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use verydeep::data::manifest::Manifest;
-use verydeep::data::pack::{PackOptions, Source, pack};
+use verydeep::data::pack::{PackOptions, PackProgress, Source, pack};
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::tar::TarWriter;
 
@@ -99,7 +96,7 @@ fn imagenets_archives_are_packed_in_place_with_any_label_file() {
 }
 
 /// Archives in which `copies` of each odd and each ordinary file of ImageNet's kinds occur.
-fn with_odd_files(root: &Path, copies: usize) -> Source {
+pub(crate) fn with_odd_files(root: &Path, copies: usize) -> Source {
     let archive = |members: Vec<(String, Vec<u8>)>| {
         let mut writer = TarWriter::new(Vec::new());
         for (name, bytes) in &members {
@@ -153,8 +150,13 @@ fn odd_files_are_reported_and_the_bytes_do_not_depend_on_the_workers() {
             .num_threads(workers)
             .build()
             .unwrap();
-        let progress =
-            |at: verydeep::data::pack::PackProgress| seen.lock().unwrap().push((at.done, at.total));
+        let progress = |at| match at {
+            PackProgress::Packed { done, total, .. } => seen.lock().unwrap().push((done, total)),
+            other => assert!(
+                matches!(other, PackProgress::Listed { total: 2, .. }),
+                "{other:?}"
+            ),
+        };
         let report = pool
             .install(|| pack(&source, &out, &options(), &progress))
             .unwrap();
@@ -200,44 +202,4 @@ fn odd_files_are_reported_and_the_bytes_do_not_depend_on_the_workers() {
         assert!(header.width.min(header.height) <= 24, "{key}: {header:?}");
     }
     assert_eq!(Manifest::load(&out).unwrap().images, stored);
-}
-
-#[test]
-fn a_killed_pack_starts_again_and_leaves_nothing_else() {
-    let root = tempfile::tempdir().unwrap();
-    let source = with_odd_files(root.path(), 40);
-    let options = PackOptions {
-        shard_size: 4,
-        ..options()
-    };
-    let expected = root.path().join("expected/shards");
-    pack(&source, &expected, &options, &|_| ()).unwrap();
-
-    let out = root.path().join("killed/shards");
-    let archive = |name: &str| root.path().join(name);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_verydeep"))
-        .args(["pack", "--shard-size", "4", "--out"])
-        .arg(&out)
-        .arg("--ilsvrc-train")
-        .arg(archive("ILSVRC2012_img_train.tar"))
-        .arg("--ilsvrc-val")
-        .arg(archive("ILSVRC2012_img_val.tar"))
-        .arg("--val-labels")
-        .arg(archive("synsets.txt"))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let unfinished = root.path().join("killed/.shards.unfinished");
-    let patience = Instant::now();
-    while !unfinished.join("imagenet1k-train-0000.idx").exists() {
-        assert!(patience.elapsed() < Duration::from_secs(60), "no shard");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!out.exists() && unfinished.exists(), "it was killed too late");
-
-    pack(&source, &out, &options, &|_| ()).unwrap();
-    assert!(contents(&out) == contents(&expected));
-    assert_eq!(fs::read_dir(root.path().join("killed")).unwrap().count(), 1);
 }

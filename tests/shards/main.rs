@@ -8,6 +8,7 @@ mod other_tools;
 mod packing;
 mod pillow;
 mod repair;
+mod resume;
 mod taken_away;
 
 use std::collections::BTreeMap;

@@ -1,12 +1,14 @@
 //! Mean and principal components of the training pixels, exactly: integer sums do not depend on their order.
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::manifest::PcaRgb;
 
 /// The upper triangle of a symmetric 3x3 matrix.
 const PAIRS: [(usize, usize); 6] = [(0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)];
 
 /// Sums over pixels of the channels and of their products.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ColourSums {
     pixels: u128,
     sums: [u128; 3],

@@ -6,12 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 
-use super::sources::{Found, Listing, Place, check_classes, image_name};
+use super::progress::{Count, PackProgress, Tell};
+use super::sources::{Found, Listing, Place, Times, check_classes, image_name};
 
 /// Lists the images below `images`. Class index = rank of the class folder's name in byte order.
-pub(super) fn list(images: &Path) -> Result<Listing> {
+pub(super) fn list(images: &Path, tell: Tell) -> Result<Listing> {
     let train = images.join("train");
     if !train.is_dir() {
         return Err(Error::invalid_hint(
@@ -24,33 +27,45 @@ pub(super) fn list(images: &Path) -> Result<Listing> {
     let class_folders = class_folders(&train)?;
     let classes: Vec<String> = class_folders.iter().map(|(name, _)| name.clone()).collect();
     check_classes(&classes, &train)?;
-
-    let mut listing = Listing {
+    let label_of = |(class, folder): (String, PathBuf)| match classes.binary_search(&class) {
+        Ok(label) => Ok((label as u32, class, folder)),
+        Err(_) => Err(Error::invalid_hint(
+            folder.display(),
+            "a class that is in train, too",
+            format_args!("{class}, which is not"),
+            "add it to train or remove it from val",
+        )),
+    };
+    let list_all = |folders: Vec<(String, PathBuf)>| {
+        let folders: Vec<_> = folders.into_iter().map(label_of).collect::<Result<_>>()?;
+        list_classes(images, &folders, tell)
+    };
+    let train = list_all(class_folders)?;
+    let val = images.join("val");
+    let validation = match val.exists() {
+        true => list_all(self::class_folders(&val)?)?,
+        false => Vec::new(),
+    };
+    Ok(Listing {
         name: name_of(images),
         classes,
-        train: Vec::new(),
-        validation: Vec::new(),
+        train,
+        validation,
         unusable: Vec::new(),
         archives: Vec::new(),
-    };
-    for (label, (class, folder)) in class_folders.iter().enumerate() {
-        list_class(images, folder, class, label as u32, &mut listing.train)?;
-    }
-    let val = images.join("val");
-    if val.exists() {
-        for (class, folder) in self::class_folders(&val)? {
-            let label = listing.classes.binary_search(&class).map_err(|_| {
-                Error::invalid_hint(
-                    folder.display(),
-                    "a class that is in train, too",
-                    format_args!("{class}, which is not"),
-                    "add it to train or remove it from val",
-                )
-            })?;
-            list_class(images, &folder, &class, label as u32, &mut listing.validation)?;
-        }
-    }
-    Ok(listing)
+    })
+}
+
+/// The images of classes with their labels, in the order of the classes, found by all threads.
+fn list_classes(images: &Path, folders: &[(u32, String, PathBuf)], tell: Tell) -> Result<Vec<Found>> {
+    let count = Count::new(folders.len(), |done, total| {
+        tell(PackProgress::Listed { done, total })
+    });
+    let found: Vec<_> = folders
+        .par_iter()
+        .map(|(label, class, folder)| list_class(images, folder, class, *label).inspect(|_| count.one_more()))
+        .collect::<Result<_>>()?;
+    Ok(found.into_iter().flatten().collect())
 }
 
 /// The visible folders in `folder`, in byte order of their names. Files between them are none of ours.
@@ -80,19 +95,18 @@ fn class_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
     Ok(classes)
 }
 
-/// Adds the images of one class, those in folders below it included.
-fn list_class(images: &Path, folder: &Path, class: &str, label: u32, found: &mut Vec<Found>) -> Result<()> {
-    let before = found.len();
+/// The images of one class, those in folders below it included.
+fn list_class(images: &Path, folder: &Path, class: &str, label: u32) -> Result<Vec<Found>> {
     let mut walk = Walk {
         images,
         folder,
         class,
         label,
         entered: HashSet::new(),
-        found,
+        found: Vec::new(),
     };
     walk.enter(folder)?;
-    if found.len() == before {
+    if walk.found.is_empty() {
         return Err(Error::invalid_hint(
             folder.display(),
             "at least one image",
@@ -100,7 +114,7 @@ fn list_class(images: &Path, folder: &Path, class: &str, label: u32, found: &mut
             "remove the folder, or add images whose names end in .jpg, .png ...",
         ));
     }
-    Ok(())
+    Ok(walk.found)
 }
 
 struct Walk<'a> {
@@ -110,7 +124,7 @@ struct Walk<'a> {
     label: u32,
     /// Device and inode of every folder so far: links are followed, but nothing is entered twice.
     entered: HashSet<(u64, u64)>,
-    found: &'a mut Vec<Found>,
+    found: Vec<Found>,
 }
 
 impl Walk<'_> {
@@ -127,13 +141,13 @@ impl Walk<'_> {
             if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
                 self.enter(&path)?;
             } else if metadata.as_ref().is_none_or(fs::Metadata::is_file) {
-                self.add(path, metadata.map_or(0, |metadata| metadata.len()));
+                self.add(path, metadata.as_ref());
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, path: PathBuf, size: u64) {
+    fn add(&mut self, path: PathBuf, metadata: Option<&fs::Metadata>) {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some((stem, extension)) = image_name(&file_name) else {
             return;
@@ -160,8 +174,8 @@ impl Walk<'_> {
             label: self.label,
             wanted_key,
             source,
-            place: Place::File(path),
-            size,
+            place: Place::File(path, metadata.map(Times::of)),
+            size: metadata.map_or(0, fs::Metadata::len),
         });
     }
 }
@@ -233,7 +247,7 @@ mod tests {
             "train/README.jpg",
             "val/b/3.jpg",
         ]);
-        let listing = list(folder.path()).unwrap();
+        let listing = list(folder.path(), &|_| ()).unwrap();
         assert!(listing.name.starts_with("my-photos"), "{}", listing.name);
         assert_eq!(listing.classes, ["B", "b", "n01"]);
         assert_eq!(
@@ -261,7 +275,7 @@ mod tests {
         symlink("1.jpg", class.join("link.jpg")).unwrap();
         symlink("nowhere", class.join("broken.jpg")).unwrap();
         symlink("../elsewhere", folder.path().join("train/b")).unwrap();
-        let listing = list(folder.path()).unwrap();
+        let listing = list(folder.path(), &|_| ()).unwrap();
         // `up` leads to `train`, which is entered once, without `a` again and with `b`, whose folder is `elsewhere`
         // and was entered as `other`.
         assert_eq!(
@@ -278,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named() {
-        let refused = |files: &[&str]| list(folder(files).path()).unwrap_err().to_string();
+        let refused = |files: &[&str]| list(folder(files).path(), &|_| ()).unwrap_err().to_string();
         assert!(refused(&["a/1.jpg"]).contains("no folder called train"));
         assert!(refused(&["train/1.jpg"]).contains("a folder for each class"));
         assert!(refused(&["train/a/1.jpg", "train/b/notes.txt"]).contains("train/b"));

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use crate::data::file::RandomFile;
+use crate::data::file::{IoMode, RandomFile};
 use crate::data::tar::{Member, scan};
 use crate::error::{Error, Result};
 
 use super::labels;
+use super::progress::{Count, PackProgress, Tell};
 use super::sources::{Found, Listing, Place, check_classes, image_name, open_archive};
 
 /// Position in `Listing::archives`.
@@ -16,18 +17,26 @@ const TRAIN: usize = 0;
 const VALIDATION: usize = 1;
 
 /// Lists the images of both archives. Class index = rank of the wnid in byte order.
-pub(super) fn list(train: &Path, val: &Path, val_labels: &Path) -> Result<Listing> {
+pub(super) fn list(train: &Path, val: &Path, val_labels: &Path, tell: Tell) -> Result<Listing> {
     let archives = vec![open_archive(train)?, open_archive(val)?];
-    let classes = class_archives(&archives[TRAIN])?;
+    // Headers lie far apart. Through a map the system would bring in whatever lies between them: the whole archive.
+    let train_headers = RandomFile::open(train, IoMode::Pread)?;
+    let val_headers = RandomFile::open(val, IoMode::Pread)?;
+    let classes = class_archives(&train_headers)?;
     let names: Vec<String> = classes.iter().map(|(wnid, _)| wnid.clone()).collect();
     check_classes(&names, train)?;
 
+    let count = Count::new(classes.len(), |done, total| {
+        tell(PackProgress::Listed { done, total })
+    });
     let images: Vec<_> = classes
         .par_iter()
         .enumerate()
-        .map(|(label, (wnid, member))| class_images(&archives[TRAIN], wnid, member, label as u32))
+        .map(|(label, (wnid, member))| {
+            class_images(&train_headers, wnid, member, label as u32).inspect(|_| count.one_more())
+        })
         .collect::<Result<_>>()?;
-    let validation = validation_images(&archives[VALIDATION], val_labels, &names)?;
+    let validation = validation_images(&val_headers, val_labels, &names)?;
     Ok(Listing {
         name: "imagenet1k".to_string(),
         classes: names,

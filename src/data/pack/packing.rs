@@ -1,19 +1,20 @@
 //! The work: batches of images through the decoders and into the shards.
 
-use std::path::Path;
-
 use rayon::prelude::*;
 
 use crate::data::bad::MaxBad;
-use crate::data::manifest::{Manifest, Note, Split, Stored};
+use crate::data::manifest::{Manifest, Note, ShardEntry, Split, Stored};
+use crate::durable::{Journal, NewFolder};
 use crate::error::{BadSample, Error, Result};
 use crate::rng::{Purpose, Stream};
 
 use super::colour::ColourSums;
 use super::prepare::{Outcome, Preparer};
+use super::progress::{PackProgress, Tell};
+use super::resume::{self, Done, Finished, Learnt, Remark};
 use super::sources::{Item, Sources, Unusable};
 use super::writer::SplitWriter;
-use super::{OnBad, PackOptions, PackProgress, PackReport, SplitCounts};
+use super::{OnBad, PackOptions, PackReport, SplitCounts};
 
 /// Encoded bytes that are read before they are written: with the batch that is being written, about twice as much is
 /// in memory.
@@ -23,11 +24,15 @@ const BATCH_IMAGES: usize = 1024;
 
 /// A folder of shards in the making.
 pub(super) struct Packing<'a> {
-    folder: &'a Path,
+    folder: &'a mut NewFolder,
+    journal: Journal,
     manifest: Manifest,
     sources: &'a Sources,
     options: &'a PackOptions,
-    progress: &'a (dyn Fn(PackProgress) + Sync),
+    tell: Tell<'a>,
+    /// Shards of a `pack` before, as long as their split has not begun.
+    taken_over: Vec<Finished>,
+    taken_over_count: usize,
     colours: ColourSums,
     bad: Vec<BadSample>,
     odd: Vec<BadSample>,
@@ -36,12 +41,24 @@ pub(super) struct Packing<'a> {
     first_bad: Option<BadSample>,
 }
 
+/// How far a split is.
+struct Part {
+    split: Split,
+    writer: SplitWriter,
+    /// Images that are written or left out.
+    looked_at: usize,
+    /// Since the last finished shard.
+    learnt: Learnt,
+}
+
 impl<'a> Packing<'a> {
+    /// Goes on after what is `done`.
     pub(super) fn new(
-        folder: &'a Path,
+        folder: &'a mut NewFolder,
         sources: &'a Sources,
         options: &'a PackOptions,
-        progress: &'a (dyn Fn(PackProgress) + Sync),
+        tell: Tell<'a>,
+        done: Done,
     ) -> Self {
         let Sources {
             name,
@@ -63,10 +80,13 @@ impl<'a> Packing<'a> {
         let bad: Vec<_> = unusable.iter().map(|unusable| unusable.sample.clone()).collect();
         Self {
             folder,
+            journal: done.journal,
             manifest,
             sources,
             options,
-            progress,
+            tell,
+            taken_over_count: done.finished.len(),
+            taken_over: done.finished,
             colours: ColourSums::default(),
             left_out: bad.len() as u64,
             first_bad: bad.first().cloned(),
@@ -83,68 +103,138 @@ impl<'a> Packing<'a> {
             Split::Validation => (0..items.len()).collect(),
         };
         let items: Vec<&Item> = order.into_iter().map(|i| &items[i]).collect();
-        let mut writer = SplitWriter::new(self.folder, &self.manifest.name, split, self.options.shard_size);
+        let mut part = self.take_over(split, &items)?;
         let (sources, images) = (self.sources, self.options.images);
         let mut waiting = Vec::new();
-        let mut done = 0;
-        for batch in batches(&items) {
+        let mut done = part.looked_at;
+        for batch in batches(&items[done..]) {
             let (written, prepared) = rayon::join(
-                || self.write(split, &waiting, &mut writer),
+                || self.write(&items, &waiting, &mut part),
                 || prepare(sources, images, batch),
             );
             written?;
             waiting = prepared;
             done += batch.len();
-            self.stop_on_bad(&waiting)?;
-            (self.progress)(PackProgress {
+            for (item, outcome) in &waiting {
+                if let Outcome::LeftOut(reason) = outcome {
+                    self.count_bad(item, reason);
+                }
+            }
+            self.stop_on_bad()?;
+            (self.tell)(PackProgress::Packed {
                 split,
                 done,
                 total: items.len(),
             });
         }
-        self.write(split, &waiting, &mut writer)?;
-        self.manifest.shards.extend(writer.finish()?);
+        self.write(&items, &waiting, &mut part)?;
+        if let Some(shard) = part.writer.finish_shard()? {
+            self.record(&items, shard, &mut part)?;
+        }
+        self.enter(&items, part.learnt);
         Ok(())
     }
 
-    /// Adds a batch to the shards and to the reports.
-    fn write(&mut self, split: Split, batch: &[(&Item, Outcome)], writer: &mut SplitWriter) -> Result<()> {
+    /// Enters what a `pack` before has finished of a split, and goes on after that.
+    fn take_over(&mut self, split: Split, items: &[&Item]) -> Result<Part> {
+        let of_split = |finished: &Finished| finished.shard.split == split;
+        let (finished, later): (Vec<_>, _) = std::mem::take(&mut self.taken_over)
+            .into_iter()
+            .partition(of_split);
+        self.taken_over = later;
+        let name = &self.manifest.name;
+        let shard_size = self.options.shard_size;
+        let part = Part {
+            split,
+            writer: SplitWriter::new(self.folder.path(), name, split, shard_size, finished.len()),
+            looked_at: finished.last().map_or(0, |last| last.looked_at),
+            learnt: Learnt::default(),
+        };
+        for Finished { shard, learnt, .. } in finished {
+            for remark in &learnt.left_out {
+                self.count_bad(items[remark.position], &remark.reason);
+            }
+            self.manifest.shards.push(shard);
+            self.enter(items, learnt);
+        }
+        self.stop_on_bad()?;
+        Ok(part)
+    }
+
+    /// Adds a batch to the shards.
+    fn write(&mut self, items: &[&Item], batch: &[(&Item, Outcome)], part: &mut Part) -> Result<()> {
         for (item, outcome) in batch {
-            let note = |reason: &str| Note {
-                source: item.source.clone(),
-                key: item.key.clone(),
-                reason: reason.to_string(),
+            let position = part.looked_at;
+            let remark = |reason: &String| Remark {
+                position,
+                reason: reason.clone(),
             };
+            part.looked_at += 1;
             match outcome {
                 Outcome::Kept(image) => {
-                    writer.append(&item.key, item.label, image.extension, &image.bytes)?;
-                    match split {
-                        Split::Train => self.colours.add(&image.colours),
+                    match part.split {
+                        Split::Train => part.learnt.colours.add(&image.colours),
                         Split::Validation => {}
                     }
-                    if let Some(reason) = &image.odd {
-                        self.odd.push(self.sources.remark(item, reason));
-                        self.manifest.odd.push(note(reason));
+                    part.learnt.odd.extend(image.odd.as_ref().map(remark));
+                    let full = part
+                        .writer
+                        .append(&item.key, item.label, image.extension, &image.bytes)?;
+                    if let Some(shard) = full {
+                        self.record(items, shard, part)?;
                     }
                 }
-                Outcome::LeftOut(reason) => {
-                    self.bad.push(self.sources.remark(item, reason));
-                    self.manifest.left_out.push(note(reason));
-                }
+                Outcome::LeftOut(reason) => part.learnt.left_out.push(remark(reason)),
             }
         }
         Ok(())
     }
 
-    /// Counts the bad images of a batch before it is written; one too many ends it, where that was asked for.
-    fn stop_on_bad(&mut self, batch: &[(&Item, Outcome)]) -> Result<()> {
-        for (item, outcome) in batch {
-            if let Outcome::LeftOut(reason) = outcome {
-                self.left_out += 1;
-                let sources = self.sources;
-                self.first_bad.get_or_insert_with(|| sources.remark(item, reason));
+    /// Puts a finished shard into the journal, and enters what was learnt on the way to it.
+    fn record(&mut self, items: &[&Item], shard: ShardEntry, part: &mut Part) -> Result<()> {
+        let finished = Finished {
+            shard,
+            looked_at: part.looked_at,
+            learnt: std::mem::take(&mut part.learnt),
+        };
+        resume::record(&mut self.journal, self.folder, &finished)?;
+        self.manifest.shards.push(finished.shard);
+        self.enter(items, finished.learnt);
+        Ok(())
+    }
+
+    /// Adds what was learnt to the sums and reports.
+    fn enter(&mut self, items: &[&Item], learnt: Learnt) {
+        let Learnt {
+            colours,
+            odd,
+            left_out,
+        } = learnt;
+        self.colours.add(&colours);
+        for (remarks, samples, notes) in [
+            (odd, &mut self.odd, &mut self.manifest.odd),
+            (left_out, &mut self.bad, &mut self.manifest.left_out),
+        ] {
+            for Remark { position, reason } in remarks {
+                let item = items[position];
+                samples.push(self.sources.remark(item, &reason));
+                notes.push(Note {
+                    source: item.source.clone(),
+                    key: item.key.clone(),
+                    reason,
+                });
             }
         }
+    }
+
+    fn count_bad(&mut self, item: &Item, reason: &str) {
+        self.left_out += 1;
+        let sources = self.sources;
+        self.first_bad.get_or_insert_with(|| sources.remark(item, reason));
+    }
+
+    /// One bad image too many ends it, where that was asked for. They are counted before their batch is written.
+    fn stop_on_bad(&self) -> Result<()> {
         let limit = match self.options.on_bad {
             OnBad::Fail => Some(MaxBad::Count(0)),
             OnBad::Skip => self.options.max_bad,
@@ -178,7 +268,7 @@ impl<'a> Packing<'a> {
         for samples in [&mut self.bad, &mut self.odd] {
             samples.sort_by(|a, b| (&a.shard, a.offset).cmp(&(&b.shard, b.offset)));
         }
-        self.manifest.save(self.folder)?;
+        self.manifest.save(self.folder.path())?;
         let manifest = self.manifest;
         Ok(PackReport {
             samples: SplitCounts {
@@ -186,6 +276,7 @@ impl<'a> Packing<'a> {
                 validation: manifest.samples(Split::Validation),
             },
             shards: manifest.shards.len(),
+            taken_over: self.taken_over_count,
             classes: manifest.classes.len(),
             bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
             mean_rgb,

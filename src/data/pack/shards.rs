@@ -11,6 +11,7 @@ use crate::data::shard_set::ShardSet;
 use crate::error::{BadSample, Error, Result};
 
 use super::folder::name_of;
+use super::progress::{Count, PackProgress, Tell};
 use super::sources::{Found, Listing, Place, Unusable, open_archive};
 
 /// A class index is a few digits; a longer member is something else.
@@ -18,7 +19,7 @@ const MAX_CLASS: u64 = 64;
 
 /// Lists the labelled images of a shard folder, of a folder of tars, or of one tar. The classes are the manifest's, or
 /// `class_names` in index order, or else numbers.
-pub(super) fn list(path: &Path, class_names: Option<&Path>) -> Result<Listing> {
+pub(super) fn list(path: &Path, class_names: Option<&Path>, tell: Tell) -> Result<Listing> {
     let set = ShardSet::find(path)?;
     let archives: Vec<RandomFile> = set
         .shards
@@ -29,10 +30,13 @@ pub(super) fn list(path: &Path, class_names: Option<&Path>) -> Result<Listing> {
         Some(manifest) => manifest.shards.iter().map(|shard| shard.split).collect(),
         None => set.shards.iter().map(|shard| split_of(shard)).collect(),
     };
+    let count = Count::new(archives.len(), |done, total| {
+        tell(PackProgress::Listed { done, total })
+    });
     let contents: Vec<Contents> = archives
         .par_iter()
         .enumerate()
-        .map(|(number, archive)| Contents::of(number, archive))
+        .map(|(number, archive)| Contents::of(number, archive).inspect(|_| count.one_more()))
         .collect::<Result<_>>()?;
     let most = contents
         .iter()

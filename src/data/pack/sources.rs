@@ -1,12 +1,17 @@
 //! The images to pack, wherever they come from.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::data::file::{IoMode, RandomFile};
-use crate::data::manifest::{Note, Split};
+use crate::data::manifest::{Note, Split, hex};
 use crate::error::{BadSample, Error, Result};
 
 use super::keys::Keys;
+use super::progress::Tell;
 use super::{Source, folder, ilsvrc, shards};
 
 /// Files whose names end like this are images; whether they decode is seen later.
@@ -35,10 +40,20 @@ pub(super) struct Found {
 /// Where the bytes of an image are.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// A file of its own.
-    File(PathBuf),
+    /// A file of its own, and its times, if it has any.
+    File(PathBuf, Option<Times>),
     /// Part of `Sources::archives[archive]`.
     Archived { archive: usize, offset: u64 },
+}
+
+/// When a file's content and what else is known of it were changed last: seconds and nanoseconds of both.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Times([i64; 4]);
+
+impl Times {
+    pub(super) fn of(file: &Metadata) -> Self {
+        Self([file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec()])
+    }
 }
 
 /// What a source holds, before keys are given.
@@ -93,15 +108,15 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Finds all images and gives them keys, without reading any.
-    pub(super) fn open(source: &Source) -> Result<Self> {
+    pub(super) fn open(source: &Source, tell: Tell) -> Result<Self> {
         let listing = match source {
-            Source::Folder { images } => folder::list(images)?,
+            Source::Folder { images } => folder::list(images, tell)?,
             Source::Ilsvrc {
                 train,
                 val,
                 val_labels,
-            } => ilsvrc::list(train, val, val_labels)?,
-            Source::Shards { shards, class_names } => shards::list(shards, class_names.as_deref())?,
+            } => ilsvrc::list(train, val, val_labels, tell)?,
+            Source::Shards { shards, class_names } => shards::list(shards, class_names.as_deref(), tell)?,
         };
         let Listing {
             name,
@@ -150,7 +165,7 @@ impl Sources {
             ));
         }
         match &item.place {
-            Place::File(path) => std::fs::read(path).map_err(|error| format!("cannot be read: {error}")),
+            Place::File(path, _) => std::fs::read(path).map_err(|error| format!("cannot be read: {error}")),
             Place::Archived { archive, offset } => self.archives[*archive]
                 .read(*offset..offset + item.size, &mut Vec::new())
                 .map(<[u8]>::to_vec)
@@ -159,10 +174,53 @@ impl Sources {
         }
     }
 
+    /// Identifies what there is to pack: equal where names, labels, places, sizes and times of all images are.
+    pub(super) fn sha256(&self) -> Result<String> {
+        let mut hash = Fingerprint(Sha256::new());
+        hash.text(&self.name);
+        hash.number(self.classes.len() as u64);
+        self.classes.iter().for_each(|class| hash.text(class));
+        hash.number(self.archives.len() as u64);
+        for archive in &self.archives {
+            let metadata = std::fs::metadata(archive.path()).map_err(Error::io("examine", archive.path()))?;
+            hash.text(&archive.name());
+            hash.number(archive.len());
+            hash.times(Some(Times::of(&metadata)));
+        }
+        for items in [&self.train, &self.validation] {
+            hash.number(items.len() as u64);
+            for Item {
+                label,
+                key,
+                source,
+                size,
+                place,
+            } in items
+            {
+                hash.number(u64::from(*label));
+                hash.text(key);
+                hash.text(source);
+                hash.number(*size);
+                match place {
+                    Place::File(_, times) => hash.times(*times),
+                    Place::Archived { archive, offset } => {
+                        hash.number(*archive as u64);
+                        hash.number(*offset);
+                    }
+                }
+            }
+        }
+        for Unusable { source, sample } in &self.unusable {
+            hash.text(source);
+            hash.text(&sample.to_string());
+        }
+        Ok(hex(&hash.0.finalize()))
+    }
+
     /// Names an image in a report.
     pub(super) fn remark(&self, item: &Item, reason: &str) -> BadSample {
         let (shard, offset) = match &item.place {
-            Place::File(_) => (item.source.clone(), 0),
+            Place::File(..) => (item.source.clone(), 0),
             Place::Archived { archive, offset } => (self.archives[*archive].name(), *offset),
         };
         BadSample {
@@ -170,6 +228,27 @@ impl Sources {
             offset,
             key: item.key.clone(),
             reason: reason.to_string(),
+        }
+    }
+}
+
+/// A hash of values that cannot run into each other.
+struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    fn number(&mut self, number: u64) {
+        self.0.update(number.to_le_bytes());
+    }
+
+    fn text(&mut self, text: &str) {
+        self.number(text.len() as u64);
+        self.0.update(text);
+    }
+
+    fn times(&mut self, times: Option<Times>) {
+        self.number(u64::from(times.is_some()));
+        for number in times.map_or([0; 4], |Times(numbers)| numbers) {
+            self.0.update(number.to_le_bytes());
         }
     }
 }

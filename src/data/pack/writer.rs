@@ -14,57 +14,63 @@ use crate::error::{Error, Result};
 /// Writes the samples of one split, in order, into as many shards as they need.
 pub(super) struct SplitWriter {
     folder: PathBuf,
-    /// `imagenet1k-train`
-    prefix: String,
+    name: String,
     split: Split,
     shard_size: usize,
+    /// Shards that are finished.
+    finished: usize,
     open: Option<OpenShard>,
-    finished: Vec<ShardEntry>,
+}
+
+/// The file of a shard: `imagenet1k-train-0000.tar`.
+pub(super) fn shard_file(name: &str, split: Split, number: usize) -> String {
+    format!("{name}-{}-{number:04}.tar", split.as_str())
 }
 
 impl SplitWriter {
-    pub(super) fn new(folder: &Path, name: &str, split: Split, shard_size: usize) -> Self {
+    /// A writer that goes on after `finished` shards.
+    pub(super) fn new(folder: &Path, name: &str, split: Split, shard_size: usize, finished: usize) -> Self {
         Self {
             folder: folder.to_path_buf(),
-            prefix: format!("{name}-{}", split.as_str()),
+            name: name.to_string(),
             split,
             shard_size,
+            finished,
             open: None,
-            finished: Vec::new(),
         }
     }
 
-    /// Adds a sample: its class, then its image.
-    pub(super) fn append(&mut self, key: &str, label: u32, extension: &str, image: &[u8]) -> Result<()> {
+    /// Adds a sample: its class, then its image. Gives the shard that is full with it.
+    pub(super) fn append(
+        &mut self,
+        key: &str,
+        label: u32,
+        extension: &str,
+        image: &[u8],
+    ) -> Result<Option<ShardEntry>> {
         let shard = match &mut self.open {
             Some(shard) => shard,
             closed => {
-                let path = self
-                    .folder
-                    .join(format!("{}-{:04}.tar", self.prefix, self.finished.len()));
-                closed.insert(OpenShard::create(path)?)
+                let file = shard_file(&self.name, self.split, self.finished);
+                closed.insert(OpenShard::create(self.folder.join(file))?)
             }
         };
         shard.append(format!("{key}.cls"), label.to_string().as_bytes())?;
         shard.append(format!("{key}.{extension}"), image)?;
         shard.end_sample(label, image);
-        if shard.labels.len() == self.shard_size {
-            self.close()?;
+        if shard.labels.len() < self.shard_size {
+            return Ok(None);
         }
-        Ok(())
+        self.finish_shard()
     }
 
-    /// Ends the last shard and lists all.
-    pub(super) fn finish(mut self) -> Result<Vec<ShardEntry>> {
-        self.close()?;
-        Ok(self.finished)
-    }
-
-    fn close(&mut self) -> Result<()> {
-        if let Some(shard) = self.open.take() {
-            self.finished.push(shard.finish(self.split)?);
-        }
-        Ok(())
+    /// Ends the shard that is not full yet, if there is one.
+    pub(super) fn finish_shard(&mut self) -> Result<Option<ShardEntry>> {
+        let Some(shard) = self.open.take() else {
+            return Ok(None);
+        };
+        self.finished += 1;
+        shard.finish(self.split).map(Some)
     }
 }
 
