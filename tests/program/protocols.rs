@@ -267,6 +267,7 @@ fn convolutions_alone_give_features_and_start_other_networks() {
         let said = run_fails(3, [&eval[..], &["--protocol", protocol]].concat());
         assert!(said.contains("features --layer pool5"), "{said}");
     }
+    assert!(run_fails(3, ["predict", "--weights", &trunk, "x.png"]).contains("pool5"));
     let flags = ["features", "--weights", &trunk, "--out", &at("x.npy"), "x.png"];
     assert!(run_fails(3, flags).contains("pool5"));
 
