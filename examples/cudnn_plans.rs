@@ -84,7 +84,7 @@ fn convolutions_on(network: &Network, image: Chw) -> Result<Network, Box<dyn std
             Op::Relu => other.relu(name),
             Op::Lrn => other.lrn(name),
             Op::MaxPool => other.max_pool(name)?,
-            Op::Linear | Op::Windowed { .. } | Op::Dropout { .. } => break,
+            Op::AveragePool { .. } | Op::Linear | Op::Windowed { .. } | Op::Dropout { .. } => break,
         }
     }
     Ok(other.finish())

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use verydeep::data::decode::Decoder;
 use verydeep::data::{index, manifest::Manifest, tar};
+use verydeep::network::Extent;
 use verydeep::parallel::control;
 use verydeep::rng::{Purpose, Stream};
 use verydeep::train::{Recipe, log};
@@ -101,7 +102,7 @@ fn the_corpora_hold_good_files() {
         ("caffemodel", "current.caffemodel", Format::Caffe),
         ("onnx", "half.onnx", Format::Onnx),
     ] {
-        let model = Model::import_from(path, &file(target, name), Some(format), None).unwrap();
+        let model = Model::import_from(path, &file(target, name), Some(format), None, Extent::Whole).unwrap();
         assert_eq!(model.spec.classes, 3, "{name}");
     }
     for (frames, bytes) in corpus("wire") {

@@ -8,6 +8,7 @@ use super::args::{ConvertArgs, FromArg, ToArg};
 use super::eval::open_model;
 use super::output::{print_json, say};
 use crate::error::{Error, Result};
+use crate::network::Extent;
 use crate::weights::{Format, Model, write_onnx, write_safetensors};
 
 pub(super) fn convert(args: &ConvertArgs) -> Result<u8> {
@@ -24,6 +25,7 @@ pub(super) fn convert(args: &ConvertArgs) -> Result<u8> {
         print_json(&json!({
             "config": model.spec.config.name(),
             "batch_norm": model.spec.batch_norm,
+            "extent": model.spec.extent,
             "classes": model.spec.classes,
             "crop": model.spec.crop,
             "parameters": model.network.parameter_count(),
@@ -36,11 +38,14 @@ pub(super) fn convert(args: &ConvertArgs) -> Result<u8> {
     } else {
         ""
     };
+    let classes = match model.spec.extent {
+        Extent::Whole => format!("{} classes", model.spec.classes),
+        Extent::Trunk => "its convolutions alone".into(),
+    };
     say(format_args!(
-        "{}: net {}{norm}, {} classes, crop {}, {} parameters, to {}",
+        "{}: net {}{norm}, {classes}, crop {}, {} parameters, to {}",
         args.input.display(),
         model.spec.config,
-        model.spec.classes,
         model.spec.crop,
         model.network.parameter_count(),
         args.output.display(),
@@ -66,10 +71,12 @@ fn read(args: &ConvertArgs) -> Result<Model> {
                 format_args!("weights of configuration {}", model.spec.config),
                 "leave --config out",
             )),
+            _ if args.trunk => model.trunk(),
             _ => Ok(model),
         };
     }
-    Model::import(&args.input, from, args.config)
+    let extent = if args.trunk { Extent::Trunk } else { Extent::Whole };
+    Model::import_part(&args.input, from, args.config, extent)
 }
 
 /// Whether a path is a run folder or a file that says what it holds.

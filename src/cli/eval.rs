@@ -10,7 +10,7 @@ use super::args::{EvalArgs, LookArgs, WeightsArg};
 use super::compute::{Device, on_device};
 use super::output::{note, print_json, say};
 use crate::data::preprocess::Preprocess;
-use crate::data::shards::{Dataset, Split};
+use crate::data::shards::{Dataset, IoMode, Split};
 use crate::error::{Error, Result};
 use crate::eval::{
     Averages, Center, Ensemble, Look, Member, Protocol, Resources, ScoreAverage, Tally, evaluate, posteriors,
@@ -22,7 +22,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     if args.batch == 0 {
         return Err(Error::invalid("--batch", "at least 1 image", 0));
     }
-    let data = Arc::new(Dataset::open(&args.data, Split::Validation, args.io)?);
+    let data = Arc::new(validation_of(&args.data, args.io)?);
     let started = Instant::now();
     let outcome = match args.weights.as_slice() {
         [weights] if args.posteriors.is_empty() && args.save_posteriors.is_none() => {
@@ -44,6 +44,20 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
     );
     check_bad(args, &outcome.tally, data.len())?;
     Ok(0)
+}
+
+/// The images to evaluate.
+pub(super) fn validation_of(path: &Path, io: IoMode) -> Result<Dataset> {
+    let data = Dataset::open(path, Split::Validation, io)?;
+    if data.is_empty() {
+        return Err(Error::invalid_hint(
+            format_args!("{}: the validation split", path.display()),
+            "images to evaluate",
+            "none",
+            "pack takes them from DIR/val/<class>/",
+        ));
+    }
+    Ok(data)
 }
 
 /// Too many images that are not counted are an error, after the result, which names them.
@@ -152,6 +166,7 @@ fn averaged(args: &EvalArgs, data: &Dataset, ensemble: Ensemble) -> Result<Outco
 }
 
 pub(super) fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
+    model.check_classifier()?;
     let classes = data.manifest().classes.len();
     if classes == model.spec.classes {
         return Ok(());

@@ -44,6 +44,7 @@ pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
             "files": files.paths(),
             "features": found.len,
             "layer": wanted.layer,
+            "protocol": wanted.protocol.name(),
             "scales": wanted.scales,
             "out": args.out,
             "weights_sha256": model.weights_sha256,
@@ -61,6 +62,7 @@ pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
 fn wanted(args: &FeaturesArgs, model: &Model) -> WantedFeatures {
     WantedFeatures {
         layer: args.layer.clone(),
+        protocol: args.protocol.into(),
         scales: match args.scales.as_slice() {
             [] => vec![model.scale()],
             said => said.to_vec(),

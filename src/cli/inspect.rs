@@ -45,6 +45,7 @@ fn weights(path: &Path) -> Result<Value> {
     Ok(json!({
         "config": model.spec.config.name(),
         "batch_norm": model.spec.batch_norm,
+        "extent": model.spec.extent,
         "classes": model.spec.classes,
         "class_names": about.map(|about| &about.class_names),
         "crop": model.spec.crop,

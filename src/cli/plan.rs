@@ -27,6 +27,7 @@ impl NetworkArgs {
             width: self.width.unwrap_or(paper.width),
             fc: self.fc.unwrap_or(paper.fc),
             dropout: dropout.unwrap_or(paper.dropout),
+            extent: paper.extent,
         }
     }
 }

@@ -38,6 +38,7 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
         return Err(Error::invalid("--batch", "at least 1 image", 0));
     }
     let model = open_model(&args.weights)?;
+    model.check_classifier()?;
     let classes = model.spec.classes;
     let top = args.top.unwrap_or(classes.min(5));
     if !(1..=classes).contains(&top) {

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::args::{ReproduceArgs, TableArg};
 use super::compute::on_device;
-use super::eval::{check_classes, open_model, preprocess_of};
+use super::eval::{check_classes, open_model, preprocess_of, validation_of};
 use super::output::{note, print_json, say};
 use crate::data::augment::ScaleRange;
-use crate::data::shards::{Dataset, Split};
+use crate::data::shards::Dataset;
 use crate::error::{Error, Result};
 use crate::eval::{PaperNet, PaperRow, PaperTable, Resources, Rows, ScoreAverage, Tally, posteriors};
 use crate::weights::Model;
@@ -27,7 +27,7 @@ struct Given {
 
 pub(super) fn reproduce(args: &ReproduceArgs) -> Result<u8> {
     args.compute.check()?;
-    let data = Arc::new(Dataset::open(&args.data, Split::Validation, args.io)?);
+    let data = Arc::new(validation_of(&args.data, args.io)?);
     let table = match args.table {
         TableArg::Table3 => PaperTable::Table3,
         TableArg::Table4 => PaperTable::Table4,

@@ -34,6 +34,7 @@ pub fn evaluate<B: Backend>(
     data: Arc<Dataset>,
     center: Center,
 ) -> Result<Tally> {
+    model.check_classifier()?;
     let classes = data.manifest().classes.len();
     if classes != model.spec.classes {
         return Err(Error::invalid_hint(

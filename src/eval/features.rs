@@ -1,5 +1,6 @@
-//! Features of images (appendix B of the paper): a fully connected layer's values over all windows of the whole image,
-//! averaged, averaged with those of the mirror image, normalised to length 1, and averaged or stacked over scales.
+//! Features of images (appendix B of the paper): a layer's values over all views of an image, by default over all windows of
+//! the whole image, averaged, with those of the mirror image if wanted, normalised to length 1, and averaged or stacked over
+//! scales. The map of a convolution or pooling counts as its mean.
 
 use super::look::{Kind, Look, Protocol};
 use super::network::{Resources, Sink, decoders, walk};
@@ -9,7 +10,8 @@ use crate::data::loader::{Action, Source};
 use crate::data::preprocess::Preprocess;
 use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
-use crate::network::{Network, Op};
+use crate::network::{Layer, Network, Op, adaptive};
+use crate::shape::Chw;
 use crate::weights::Model;
 
 /// What becomes of the features of several scales.
@@ -24,8 +26,10 @@ pub enum AcrossScales {
 /// Which features.
 #[derive(Debug, Clone)]
 pub struct WantedFeatures {
-    /// `fc6`, `fc7` (with their ReLU) or `fc8`.
+    /// Name of a layer; `conv5_3` and `fc7` mean their values behind the ReLU.
     pub layer: String,
+    /// Which parts of a rescaled image; the features of all views are averaged.
+    pub protocol: Protocol,
     /// Shorter sides Q.
     pub scales: Vec<usize>,
     /// Whether the mirror image counts too.
@@ -55,33 +59,34 @@ pub fn features<B: Backend>(
     resources: Resources,
 ) -> Result<Features> {
     let look = Look {
-        protocol: Protocol::Dense,
+        protocol: wanted.protocol,
         scales: wanted.scales.clone(),
         flip: wanted.flip,
     };
     look.check(model.spec.crop)?;
     let network = up_to(&model.network, &wanted.layer)?;
+    let pooled = up_to(&adaptive(&model.network), &wanted.layer)?;
     let pool = decoders(resources)?;
     let mut scorer = Scorer::new(backend, &model.weights)?;
     let mut scales = Vec::new();
     for &scale in &look.scales {
-        let pass = Pass {
-            source,
-            kind: Kind::Whole,
-            scale,
-            crop: model.spec.crop,
-            exif: preprocess.exif,
-            pool: &pool,
-        };
-        let mut means = Means::new(source.len(), network.classes, Kind::Whole.flips(&look).len());
-        walk(
-            &pass,
-            &look,
-            &mut scorer,
-            (&network, preprocess),
-            resources.batch,
-            &mut means,
-        )?;
+        let mut means = Means::new(source.len(), network.classes, look.scales.len());
+        for &kind in look.protocol.kinds() {
+            let pass = Pass {
+                source,
+                kind,
+                scale,
+                crop: model.spec.crop,
+                exif: preprocess.exif,
+                pool: &pool,
+            };
+            let network = match kind {
+                Kind::Pooled => &pooled,
+                Kind::Centre | Kind::Whole | Kind::Grid => &network,
+            };
+            let network = (network, preprocess);
+            walk(&pass, &look, &mut scorer, network, resources.batch, &mut means)?;
+        }
         if let Some(bad) = means.bad {
             return Err(Error::Sample(Box::new(bad)));
         }
@@ -97,47 +102,60 @@ pub fn features<B: Backend>(
     Ok(features)
 }
 
-/// The network's first layers, up to a fully connected layer and the ReLU behind it. Its "classes" are the features.
+/// The network's first layers, up to a named one with its normalisation and its ReLU; a map is averaged over its pixels. Its
+/// "classes" are the features.
 fn up_to(network: &Network, layer: &str) -> Result<Network> {
-    let is_it =
-        |index: &usize| network.layers[*index].name == layer && network.layers[*index].op == Op::Linear;
-    let found = (0..network.layers.len()).find(is_it).ok_or_else(|| {
+    let layers = &network.layers;
+    let found = layers.iter().position(|one| one.name == layer).ok_or_else(|| {
         Error::invalid(
             "--layer",
-            "fc6, fc7 or fc8: a fully connected layer",
+            "a layer as verydeep plan names it, such as conv5_1, pool5 or fc7",
             format_args!("'{layer}'"),
         )
     })?;
-    let relu = network.layers.get(found + 1).filter(|next| next.op == Op::Relu);
+    let belongs = |next: &&Layer| matches!(next.op, Op::BatchNorm | Op::Relu);
+    let end = found + 1 + layers[found + 1..].iter().take_while(belongs).count();
     let mut network = network.clone();
-    network.layers.truncate(found + 1 + usize::from(relu.is_some()));
-    network.classes = network.layers[found].output.len();
+    network.layers.truncate(end);
+    let last = &network.layers[end - 1];
+    network.classes = last.output.c;
+    if !network.layers.iter().any(|layer| layer.op == Op::Linear) {
+        let mean = Layer {
+            name: "mean".into(),
+            op: Op::AveragePool { side: 1 },
+            input: last.output,
+            output: Chw::new(last.output.c, 1, 1),
+            parameters: last.parameters.end..last.parameters.end,
+        };
+        network.layers.push(mean);
+    }
     Ok(network)
 }
 
-/// Means over windows and views.
+/// Means over windows and views at one scale.
 struct Means {
     len: usize,
     values: Vec<f32>,
-    views: usize,
+    /// How many scales share the weights of views.
+    scales: usize,
     bad: Option<BadSample>,
 }
 
 impl Means {
-    fn new(images: usize, len: usize, views: usize) -> Self {
+    fn new(images: usize, len: usize, scales: usize) -> Self {
         Self {
             len,
             values: vec![0.0; images * len],
-            views,
+            scales,
             bad: None,
         }
     }
 }
 
 impl Sink for Means {
-    fn add(&mut self, image: usize, values: &[f32], _: f64) {
+    fn add(&mut self, image: usize, values: &[f32], weight: f64) {
         let windows = values.len() / self.len;
-        let scale = 1.0 / (windows * self.views) as f64;
+        let scale = weight * self.scales as f64 / windows as f64;
         let place = &mut self.values[image * self.len..][..self.len];
         for (i, mean) in place.iter_mut().enumerate() {
             let column = values[i..].iter().step_by(self.len);
@@ -218,9 +236,9 @@ mod tests {
 
     #[test]
     fn features_of_a_map_are_means_over_windows_and_mirrorings() {
-        let mut means = Means::new(2, 2, 2);
-        means.add(1, &[1.0, 10.0, 3.0, 30.0], 0.0);
-        means.add(1, &[5.0, 0.0, 5.0, 0.0], 0.0);
+        let mut means = Means::new(2, 2, 3);
+        means.add(1, &[1.0, 10.0, 3.0, 30.0], 1.0 / 6.0);
+        means.add(1, &[5.0, 0.0, 5.0, 0.0], 1.0 / 6.0);
         assert_eq!(means.values, [0.0, 0.0, 3.5, 10.0]);
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::data::augment::{GRID, Place, View};
 use crate::data::preprocess::Flip;
 use crate::error::{Error, Result};
+use crate::network::SMALLEST_INPUT;
 
 /// Which parts of a rescaled image the network sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -14,6 +15,9 @@ pub enum Protocol {
     Center,
     /// All of it: the fully connected layers as convolutions, their score map averaged.
     Dense,
+    /// All of it: the last map averaged down to the size that the fully connected layers were trained on, as torchvision's
+    /// models do.
+    Adaptive,
     /// 5x5 crops of the training size on a regular grid, and their mirror images.
     MultiCrop,
     /// The mean of the posteriors of dense and multi-crop.
@@ -26,6 +30,7 @@ impl Protocol {
         match self {
             Self::Center => "center",
             Self::Dense => "dense",
+            Self::Adaptive => "adaptive",
             Self::MultiCrop => "multi-crop",
             Self::Both => "both",
         }
@@ -41,6 +46,7 @@ impl Protocol {
         match self {
             Self::Center => &[Kind::Centre],
             Self::Dense => &[Kind::Whole],
+            Self::Adaptive => &[Kind::Pooled],
             Self::MultiCrop => &[Kind::Grid],
             Self::Both => &[Kind::Whole, Kind::Grid],
         }
@@ -76,7 +82,10 @@ impl fmt::Display for Look {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Centre,
+    /// The whole image, through a network that gives a map of scores.
     Whole,
+    /// The whole image, through a network that averages its last map.
+    Pooled,
     Grid,
 }
 
@@ -91,7 +100,7 @@ impl Kind {
         };
         match self {
             Self::Centre => vec![view(Place::Centre)],
-            Self::Whole => Vec::new(),
+            Self::Whole | Self::Pooled => Vec::new(),
             Self::Grid => (0..GRID * GRID)
                 .map(|i| {
                     view(Place::Grid {
@@ -101,6 +110,11 @@ impl Kind {
                 })
                 .collect(),
         }
+    }
+
+    /// Whether it is whole images, of whatever size.
+    pub(super) fn is_whole(self) -> bool {
+        matches!(self, Self::Whole | Self::Pooled)
     }
 
     /// Which mirrorings of each.
@@ -121,7 +135,7 @@ impl Look {
         1.0 / views as f64
     }
 
-    /// Refuses scales at which an image may be smaller than the crop.
+    /// Refuses scales at which an image may be smaller than the crop, or than what leaves a map to average.
     pub fn check(&self, crop: usize) -> Result<()> {
         if self.scales.is_empty() {
             return Err(Error::invalid(
@@ -130,11 +144,17 @@ impl Look {
                 "none",
             ));
         }
-        match self.scales.iter().find(|scale| **scale < crop) {
+        let (least, why) = match self.protocol {
+            Protocol::Adaptive => (SMALLEST_INPUT, "of which five poolings leave one"),
+            Protocol::Center | Protocol::Dense | Protocol::MultiCrop | Protocol::Both => {
+                (crop, "the crop that the network was trained on")
+            }
+        };
+        match self.scales.iter().find(|scale| **scale < least) {
             None => Ok(()),
             Some(scale) => Err(Error::invalid_hint(
                 "--scales",
-                format_args!("at least {crop} pixels, the crop that the network was trained on"),
+                format_args!("at least {least} pixels, {why}"),
                 scale,
                 "images are rescaled so that their shorter side is Q",
             )),

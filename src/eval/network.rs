@@ -8,7 +8,7 @@ use crate::data::loader::{Action, Source};
 use crate::data::preprocess::{Flip, Preprocess};
 use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
-use crate::network::{Network, dense};
+use crate::network::{Network, adaptive, dense};
 use crate::plan::Batch;
 use crate::weights::Model;
 
@@ -38,11 +38,13 @@ pub fn posteriors<B: Backend>(
     look: &Look,
     resources: Resources,
 ) -> Result<Averages> {
+    model.check_classifier()?;
     look.check(model.spec.crop)?;
     if source.is_empty() {
         return Err(Error::invalid("the data set", "images to evaluate", "none"));
     }
     let pool = decoders(resources)?;
+    let pooled = adaptive(&model.network);
     let mut averages = Averages::new(source.len(), model.spec.classes);
     let mut scorer = Scorer::new(backend, &model.weights)?;
     for &scale in &look.scales {
@@ -55,7 +57,11 @@ pub fn posteriors<B: Backend>(
                 exif: preprocess.exif,
                 pool: &pool,
             };
-            let network = (&model.network, preprocess);
+            let network = match kind {
+                Kind::Pooled => &pooled,
+                Kind::Centre | Kind::Whole | Kind::Grid => &model.network,
+            };
+            let network = (network, preprocess);
             walk(&pass, look, &mut scorer, network, resources.batch, &mut averages)?;
         }
     }
@@ -156,7 +162,7 @@ impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
         }
         let pixels = 3 * self.size.0 * self.size.1;
         let most = match self.kind {
-            Kind::Whole => self.most.min(3 * MICRO_BATCH_PIXELS / pixels).max(1),
+            Kind::Whole | Kind::Pooled => self.most.min(3 * MICRO_BATCH_PIXELS / pixels).max(1),
             Kind::Centre | Kind::Grid => self.most,
         };
         for view in rendered.pixels.chunks_exact(pixels) {
@@ -200,7 +206,7 @@ impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
         self.planned = None;
         let (rows, columns) = self.size;
         match self.kind {
-            Kind::Whole => {
+            Kind::Whole | Kind::Pooled => {
                 let network = dense(self.network, rows, columns)?;
                 self.scorer.plan(&network, self.preprocess, views)?;
             }

@@ -93,6 +93,7 @@ fn components(
         Protocol::Both => &[Protocol::Dense, Protocol::MultiCrop][..],
         Protocol::Center => &[Protocol::Center],
         Protocol::Dense => &[Protocol::Dense],
+        Protocol::Adaptive => &[Protocol::Adaptive],
         Protocol::MultiCrop => &[Protocol::MultiCrop],
     };
     let mut all = Vec::new();

@@ -70,7 +70,7 @@ impl Pass<'_> {
     /// Whole images are sorted by size, so that those of one size follow each other.
     pub(super) fn order(&self) -> Result<(Vec<Wanted>, Vec<Unusable>)> {
         let images = 0..self.source.len();
-        if self.kind != Kind::Whole {
+        if !self.kind.is_whole() {
             let size = (self.crop, self.crop);
             return Ok((images.map(|image| Wanted { image, size }).collect(), Vec::new()));
         }

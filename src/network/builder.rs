@@ -98,6 +98,12 @@ impl Builder {
         Ok(())
     }
 
+    /// Adaptive average pooling to `side` x `side` means.
+    pub fn average_pool(&mut self, name: String, side: usize) {
+        let output = Chw::new(self.shape.c, side, side);
+        self.push(name, Op::AveragePool { side }, output, &[]);
+    }
+
     /// A fully connected layer with `outputs` outputs. The first one starts torchvision's `classifier` section.
     pub fn linear(&mut self, name: String, outputs: usize) {
         if self.section == Section::Features {

@@ -9,8 +9,8 @@ pub mod init;
 pub mod zoo;
 
 pub use builder::Builder;
-pub use dense::dense;
-pub use zoo::{Config, Spec};
+pub use dense::{adaptive, dense};
+pub use zoo::{Config, Extent, POOLS, SMALLEST_INPUT, Spec};
 
 use std::ops::Range;
 
@@ -66,6 +66,13 @@ pub enum Op {
     /// the window and whose filters (K, C, R, R) are the weights (out, in) as they lie. Made by [`dense()`].
     Windowed {
         /// Side of the window, R: that of the input that the layer was trained on.
+        side: usize,
+    },
+    /// The map, whatever its size, as `side` x `side` means: torchvision's adaptive average pooling. Mean i of an edge of n
+    /// pixels is over those from floor(i n / side) up to ceil((i + 1) n / side). Made by [`adaptive()`]; one mean is the
+    /// global average.
+    AveragePool {
+        /// Means along each edge.
         side: usize,
     },
     /// Sets elements to zero with probability `p` and scales the rest by 1 / (1 - p), in training only.
@@ -166,7 +173,12 @@ impl Layer {
             Op::Conv { kernel } => self.output.len() * self.input.c * kernel * kernel,
             Op::Linear => self.output.len() * self.input.len(),
             Op::Windowed { side } => self.output.len() * self.input.c * side * side,
-            Op::BatchNorm | Op::Relu | Op::Lrn | Op::MaxPool | Op::Dropout { .. } => 0,
+            Op::BatchNorm
+            | Op::Relu
+            | Op::Lrn
+            | Op::MaxPool
+            | Op::AveragePool { .. }
+            | Op::Dropout { .. } => 0,
         };
         macs as u64
     }
@@ -179,6 +191,7 @@ impl Layer {
             Op::Relu => "relu".into(),
             Op::Lrn => "lrn".into(),
             Op::MaxPool => "max_pool".into(),
+            Op::AveragePool { .. } => "average_pool".into(),
             Op::Linear => "linear".into(),
             Op::Windowed { side } => format!("conv{side}x{side}"),
             Op::Dropout { .. } => "dropout".into(),
@@ -196,11 +209,11 @@ impl Network {
             .sum()
     }
 
-    /// Whether its fully connected layers are convolutions: it then gives a map of scores for every class.
-    pub fn is_dense(&self) -> bool {
+    /// Whether it only gives scores, as networks that were made for whole images do: no loss, no backward pass.
+    pub fn only_scores(&self) -> bool {
         self.layers
             .iter()
-            .any(|layer| matches!(layer.op, Op::Windowed { .. }))
+            .any(|layer| matches!(layer.op, Op::Windowed { .. } | Op::AveragePool { .. }))
     }
 
     /// Multiply-accumulates of one image's forward pass.

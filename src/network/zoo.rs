@@ -9,8 +9,14 @@ use super::{Builder, Network};
 use crate::error::{Error, Result};
 use crate::shape::Chw;
 
+/// Poolings, one behind each block of convolutions.
+pub const POOLS: usize = 5;
+
+/// Pixels along an edge of the smallest image, of which the poolings leave one.
+pub const SMALLEST_INPUT: usize = 1 << POOLS;
+
 /// Channels of the convolutions of each block at width 1.
-const CHANNELS: [usize; 5] = [64, 128, 256, 512, 512];
+const CHANNELS: [usize; POOLS] = [64, 128, 256, 512, 512];
 
 /// One column of the paper's table 1: the kernel sizes of each block's convolutions.
 struct Row {
@@ -18,7 +24,7 @@ struct Row {
     name: &'static str,
     /// torchvision's and Caffe's name, by the number of weight layers.
     alias: Option<&'static str>,
-    blocks: [&'static [usize]; 5],
+    blocks: [&'static [usize]; POOLS],
 }
 
 const TABLE: [Row; 6] = [
@@ -120,6 +126,23 @@ impl FromStr for Config {
     }
 }
 
+/// How much of a network there is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Extent {
+    /// All of it.
+    #[default]
+    Whole,
+    /// The convolutions and poolings alone: other people's networks with another classifier, or none.
+    Trunk,
+}
+
+impl Extent {
+    fn is_whole(&self) -> bool {
+        *self == Self::Whole
+    }
+}
+
 /// Everything that decides the network: a configuration and how it is scaled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
@@ -128,16 +151,19 @@ pub struct Spec {
     pub config: Config,
     /// Batch normalisation after every convolution.
     pub batch_norm: bool,
-    /// Outputs of the last layer.
+    /// Outputs of the last layer; 0 of a trunk.
     pub classes: usize,
     /// Side of the square input in pixels; 224 in the paper.
     pub crop: usize,
     /// Factor of the convolutions' channels; 1 in the paper.
     pub width: f64,
-    /// Outputs of fc6 and fc7; 4096 in the paper.
+    /// Outputs of fc6 and fc7; 4096 in the paper, 0 of a trunk.
     pub fc: usize,
     /// Dropout probability of fc6 and fc7; 0.5 in the paper.
     pub dropout: f64,
+    /// Whether the fully connected layers belong to it.
+    #[serde(default, skip_serializing_if = "Extent::is_whole")]
+    pub extent: Extent,
 }
 
 impl Spec {
@@ -151,15 +177,30 @@ impl Spec {
             width: 1.0,
             fc: 4096,
             dropout: 0.5,
+            extent: Extent::Whole,
+        }
+    }
+
+    /// The convolutions and poolings of a configuration.
+    pub fn trunk(config: Config) -> Self {
+        Self {
+            classes: 0,
+            fc: 0,
+            extent: Extent::Trunk,
+            ..Self::paper(config)
         }
     }
 
     /// The network. Errors name the number that is out of range.
     pub fn build(&self) -> Result<Network> {
+        let outputs = match self.extent {
+            Extent::Whole => 1..=1 << 20,
+            Extent::Trunk => 0..=0,
+        };
         let limits = [
-            ("--classes", self.classes, 1..=1 << 20),
-            ("--fc", self.fc, 1..=1 << 20),
-            ("--crop", self.crop, 32..=4096),
+            ("--classes", self.classes, outputs.clone()),
+            ("--fc", self.fc, outputs),
+            ("--crop", self.crop, SMALLEST_INPUT..=4096),
         ];
         for (what, value, range) in limits {
             if !range.contains(&value) {
@@ -200,6 +241,9 @@ impl Spec {
                 }
             }
             net.max_pool(format!("pool{}", block + 1))?;
+        }
+        if self.extent == Extent::Trunk {
+            return Ok(net.finish());
         }
         for i in [6, 7] {
             net.linear(format!("fc{i}"), self.fc);
@@ -285,6 +329,21 @@ mod tests {
         assert!(bn.contains(&"features.40.weight".to_string()));
     }
 
+    /// A trunk is the first part of the whole, under the same names; whole networks are described as they always were.
+    #[test]
+    fn a_trunk_ends_with_its_last_pooling() {
+        let (trunk, whole) = (Spec::trunk(Config::D), Spec::paper(Config::D));
+        let (network, of) = (trunk.build().unwrap(), whole.build().unwrap());
+        assert_eq!(network.layers[..], of.layers[..network.layers.len()]);
+        assert_eq!(network.parameters[..], of.parameters[..network.parameters.len()]);
+        assert_eq!(network.layers[network.layers.len() - 1].name, "pool5");
+        assert!(!serde_json::to_string(&whole).unwrap().contains("extent"));
+        for spec in [trunk, whole] {
+            let text = serde_json::to_string(&spec).unwrap();
+            assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+        }
+    }
+
     #[test]
     fn aliases_and_case_are_understood() {
         for (text, config) in [
@@ -320,6 +379,10 @@ mod tests {
             Spec {
                 classes: 0,
                 ..Spec::paper(Config::A)
+            },
+            Spec {
+                classes: 10,
+                ..Spec::trunk(Config::A)
             },
         ] {
             assert_eq!(spec.build().unwrap_err().exit_code(), 3);

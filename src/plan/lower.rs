@@ -40,8 +40,8 @@ pub(super) fn lower(network: &Network, batch: usize, mode: Mode, lowering: &dyn 
         step.macs = network.layers[layers].iter().map(Layer::macs).sum::<u64>() * batch as u64;
         steps.push(step);
     }
-    if windows.is_some() {
-        return steps; // whoever wants a loss averages the scores, or the posteriors, of the windows first
+    if network.only_scores() {
+        return steps; // whoever wants a loss averages the scores, or the posteriors, of the views first
     }
     let scores = Chw::new(network.classes, 1, 1);
     let end = network.layers.len();
@@ -112,6 +112,7 @@ fn fuse(layers: &[Layer], index: usize, lowering: &dyn Lowering) -> (StepOp, usi
         Op::Relu => (StepOp::Relu, 1),
         Op::Lrn => (StepOp::Lrn, 1),
         Op::MaxPool => (StepOp::MaxPool, 1),
+        Op::AveragePool { side } => (StepOp::AveragePool { side }, 1),
         Op::Dropout { p } => (
             StepOp::Dropout {
                 p,
@@ -145,6 +146,7 @@ fn ends_in_relu(op: StepOp) -> bool {
         // A ReLU of its own masks its own gradient; after a fused pooling the mask belongs to what was pooled.
         StepOp::Input
         | StepOp::Windows { .. }
+        | StepOp::AveragePool { .. }
         | StepOp::Relu
         | StepOp::Lrn
         | StepOp::MaxPool

@@ -96,8 +96,8 @@ pub struct Plan {
     pub classes: usize,
     /// From pixels to the network's input.
     pub preprocess: Preprocess,
-    /// The steps, in the order of the forward pass. The first finishes the input, the last is the loss; a dense network's
-    /// last gives the scores of every window.
+    /// The steps, in the order of the forward pass. The first finishes the input, the last is the loss; the last of a network
+    /// for whole images gives its scores.
     pub steps: Vec<Step>,
     /// Every parameter array of the network, in its order.
     pub parameters: Vec<Parameter>,
@@ -122,11 +122,11 @@ impl Plan {
         if batch == 0 {
             return Err(Error::invalid("--micro-batch", "at least 1 image", 0));
         }
-        if mode == Mode::Training && network.is_dense() {
+        if mode == Mode::Training && network.only_scores() {
             return Err(Error::invalid(
-                "mode of a network of windows",
+                "mode of a network for whole images",
                 "evaluation",
-                "training: dense networks have no backward pass",
+                "training: it has no backward pass",
             ));
         }
         let mut steps = lower::lower(network, batch, mode, lowering);

@@ -24,6 +24,11 @@ pub enum StepOp {
         /// Side of a window.
         side: usize,
     },
+    /// Means over the `side` x `side` parts of a map, whatever its size: [`Step::part`]. Evaluation only.
+    AveragePool {
+        /// Means along each edge.
+        side: usize,
+    },
     /// Fully connected layer with bias.
     Linear {
         /// What follows in the same step; never a pooling.
@@ -61,6 +66,7 @@ impl StepOp {
             }
             Self::Input
             | Self::Windows { .. }
+            | Self::AveragePool { .. }
             | Self::Relu
             | Self::Lrn
             | Self::MaxPool
@@ -180,6 +186,13 @@ impl Step {
     /// Rows and columns of windows of a given side over the step's input.
     pub fn windows(&self, side: usize) -> (usize, usize) {
         (self.input.h + 1 - side, self.input.w + 1 - side)
+    }
+
+    /// Rows and columns of the step's input that mean (i, j) of its [`StepOp::AveragePool`] is over. Neighbours share a row
+    /// or a column where the edge cannot be divided.
+    pub fn part(&self, side: usize, (i, j): (usize, usize)) -> (Range<usize>, Range<usize>) {
+        let of_edge = |i: usize, edge: usize| i * edge / side..((i + 1) * edge).div_ceil(side);
+        (of_edge(i, self.input.h), of_edge(j, self.input.w))
     }
 }
 

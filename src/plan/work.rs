@@ -64,6 +64,7 @@ impl Plan {
             StepOp::BatchNorm { .. } if part == Part::FilterGradient => return None,
             StepOp::Input
             | StepOp::Windows { .. }
+            | StepOp::AveragePool { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -158,7 +159,8 @@ fn elementwise_bytes(step: &Step, part: Part, mode: Mode, element: u64) -> Optio
         (_, Part::FilterGradient) | (StepOp::Input, Part::DataGradient) => return None,
         // Every window is read and written; neighbours share most of what they read, in caches.
         (StepOp::Windows { .. }, Part::Forward) => element * 2 * y,
-        (StepOp::Windows { .. }, Part::DataGradient) => return None,
+        (StepOp::Windows { .. } | StepOp::AveragePool { .. }, Part::DataGradient) => return None,
+        (StepOp::AveragePool { .. }, Part::Forward) => element * (x + y),
         // One byte per pixel and channel comes in.
         (StepOp::Input, Part::Forward) => x + element * y,
         // The statistics are one more sweep over x, and over x and dy on the way back.

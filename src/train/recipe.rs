@@ -18,7 +18,7 @@ use crate::data::preprocess::Exif;
 use crate::data::shards::IoMode;
 use crate::error::{Error, Result};
 use crate::network::init::Init;
-use crate::network::{Config, Spec};
+use crate::network::{Config, Extent, Spec};
 use crate::parallel::Reduction;
 use crate::plan::{Tree, UpdateRule};
 
@@ -140,6 +140,7 @@ impl Recipe {
             width: self.width,
             fc: self.fc,
             dropout: self.dropout,
+            extent: Extent::Whole,
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::job::Progress;
 use super::recipe::Recipe;
 use crate::error::{Error, Result};
-use crate::network::{Config, Network, Op};
+use crate::network::{Config, Extent, Network};
 use crate::weights::{Loaded, Newest, RunFolder, newest_checkpoint, open_weights, weights_sha256};
 
 /// State to start from, on the host; flat vectors.
@@ -39,7 +39,10 @@ impl Start {
         network.initialise(recipe.init, recipe.seed, &mut weights);
         let mut passed_over = Vec::new();
         if let Some(path) = &recipe.weights {
-            let (_, _, passed) = open_weights(path, |file| file.weights(&network.parameters, &mut weights))?;
+            let (_, _, passed) = open_weights(path, |file| {
+                file.check_network(network)?;
+                file.weights(&network.parameters, &mut weights)
+            })?;
             passed_over = passed;
         }
         if let Some(path) = &recipe.init_from {
@@ -102,7 +105,7 @@ impl Start {
 /// three fully connected ones, by name.
 const STAGED: [&str; 7] = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc6", "fc7", "fc8"];
 
-/// Copies the staged layers of a trained network A into `weights`.
+/// Copies the staged layers of a trained network A into `weights`; of a trunk, which somebody has trained to the end, all.
 fn stage(path: &Path, config: Config, network: &Network, weights: &mut [f32]) -> Result<Vec<Error>> {
     let copy = |file: &Loaded| -> Result<()> {
         let source_spec = match &file.about {
@@ -120,7 +123,12 @@ fn stage(path: &Path, config: Config, network: &Network, weights: &mut [f32]) ->
         // The stored hash covers all weights, so all are read even where some are used.
         let mut theirs = vec![0.0; source.flat_len()];
         file.weights(&source.parameters, &mut theirs)?;
-        for name in STAGED {
+        let layers = source.layers.iter().filter(|layer| !layer.parameters.is_empty());
+        let names = match source_spec.extent {
+            Extent::Whole => STAGED.to_vec(),
+            Extent::Trunk => layers.map(|layer| layer.name.as_str()).collect(),
+        };
+        for name in names {
             copy_layer(
                 path,
                 (&source, &theirs),
@@ -153,7 +161,6 @@ fn copy_layer(
         })
     };
     let (mine, other) = (find(target, to)?, find(source, from)?);
-    debug_assert!(matches!(mine.op, Op::Conv { .. } | Op::Linear));
     for (parameter, wanted) in source.parameters[other.parameters]
         .iter()
         .zip(&target.parameters[mine.parameters])
@@ -163,7 +170,7 @@ fn copy_layer(
                 format_args!("{}: {name}", path.display()),
                 format_args!("an array of shape {:?}", wanted.dims),
                 format_args!("{:?}", parameter.dims),
-                "train net A with the same --width, --fc, --crop and classes",
+                "the layers of both networks must have the same --width, and --fc, --crop and classes if there are any",
             ));
         }
         ours[wanted.range()].copy_from_slice(&theirs[parameter.range()]);

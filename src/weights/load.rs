@@ -10,9 +10,10 @@ use serde::de::DeserializeOwned;
 use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About};
 use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
 use super::hash::{StateHasher, text_sha256};
+use super::import::difference;
 use crate::data::map::Map;
 use crate::error::{Error, Result};
-use crate::network::Parameter;
+use crate::network::{Network, Parameter};
 
 /// A weights file, mapped or in memory.
 pub struct Loaded {
@@ -79,7 +80,16 @@ impl Loaded {
             .try_for_each(|parameter| self.view(&tensors, &parameter.name, parameter).map(|_| ()))
     }
 
-    /// Copies the weights into `flat`, each at its offset, and returns their hash, which must be the stored one.
+    /// Refuses weights of another network by the first array that differs; the error says which network they fit.
+    pub fn check_network(&self, network: &Network) -> Result<()> {
+        match difference(&self.path, &self.shapes()?, network) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Copies the weights into `flat`, each at its offset, and returns their hash, which must be the stored one. They must be
+    /// finite.
     pub fn weights(&self, parameters: &[Parameter], flat: &mut [f32]) -> Result<String> {
         let mut hasher = StateHasher::new();
         self.copy(parameters, "", flat, &mut hasher)?;
@@ -89,6 +99,7 @@ impl Loaded {
             self.about.as_ref().map(|about| &about.weights_sha256),
             &hash,
         )?;
+        check_finite(&self.path, parameters, flat)?;
         Ok(hash)
     }
 
@@ -214,4 +225,20 @@ impl Loaded {
             Some(_) | None => Ok(()),
         }
     }
+}
+
+/// Refuses NaN and infinite weights, by the name of the array.
+pub(super) fn check_finite(path: &Path, parameters: &[Parameter], weights: &[f32]) -> Result<()> {
+    for parameter in parameters {
+        let values = &weights[parameter.range()];
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::invalid_hint(
+                format_args!("{}: array {}", path.display(), parameter.name),
+                "finite numbers",
+                format_args!("{} at element {index}", values[index]),
+                "the training that made it diverged; take an earlier checkpoint",
+            ));
+        }
+    }
+    Ok(())
 }

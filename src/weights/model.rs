@@ -5,10 +5,11 @@ use std::path::Path;
 use super::about::About;
 use super::checkpoint::CheckpointMeta;
 use super::hash::weights_sha256;
-use super::import::{Format, Imported, identify, import, import_from};
+use super::import::{Format, Imported, Wanted, identify, import, import_from};
+use super::load::check_finite;
 use super::{Loaded, load_from, open_weights};
 use crate::error::{Error, Result};
-use crate::network::{Config, Network, Spec};
+use crate::network::{Config, Extent, Network, Spec};
 
 /// A network and its weights.
 pub struct Model {
@@ -31,30 +32,86 @@ pub struct Model {
 impl Model {
     /// Opens a run folder (its newest whole checkpoint), a checkpoint or a safetensors file with torchvision's names.
     pub fn open(path: &Path) -> Result<Self> {
-        let (loaded, content, passed_over) = open_weights(path, |file| Content::of(path, file))?;
+        let (loaded, content, passed_over) = open_weights(path, Content::of)?;
         Ok(content.with(loaded, passed_over))
     }
 
     /// [`Model::open`] of a file whose bytes are at hand; `path` is for the errors.
     pub fn open_from(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let loaded = load_from(path, bytes)?;
-        let content = Content::of(path, &loaded)?;
+        let content = Content::of(&loaded)?;
         Ok(content.with(loaded, Vec::new()))
     }
 
-    /// Reads another program's file, of which `format` and `config` may say what it is.
+    /// Reads another program's file, of which `format` and `config` may say what it is: a whole network, or one that has
+    /// convolutions only.
     pub fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Self> {
-        Self::of_imported(path, import(path, format, config)?, config)
+        Self::import_part(path, format, config, Extent::Whole)
     }
 
-    /// [`Model::import`] of a file whose bytes are at hand; `path` is for the errors.
+    /// [`Model::import`], of the whole network or of the convolutions alone, whatever stands behind them.
+    pub fn import_part(
+        path: &Path,
+        format: Option<Format>,
+        config: Option<Config>,
+        extent: Extent,
+    ) -> Result<Self> {
+        let wanted = Wanted { config, extent };
+        Self::of_imported(path, import(path, format, wanted)?, config)
+    }
+
+    /// [`Model::import_part`] of a file whose bytes are at hand; `path` is for the errors.
     pub fn import_from(
         path: &Path,
         bytes: &[u8],
         format: Option<Format>,
         config: Option<Config>,
+        extent: Extent,
     ) -> Result<Self> {
-        Self::of_imported(path, import_from(path, bytes, format, config)?, config)
+        let wanted = Wanted { config, extent };
+        Self::of_imported(path, import_from(path, bytes, format, wanted)?, config)
+    }
+
+    /// The convolutions alone.
+    pub fn trunk(self) -> Result<Self> {
+        let spec = Spec {
+            classes: 0,
+            fc: 0,
+            extent: Extent::Trunk,
+            ..self.spec
+        };
+        let network = spec.build()?;
+        let mut weights = self.weights;
+        weights.truncate(network.flat_len()); // the first arrays lie where they lay
+        let weights_sha256 = weights_sha256(&network.parameters, &weights);
+        let about = self.about.map(|about| About {
+            class_names: Vec::new(),
+            spec: spec.clone(),
+            weights_sha256: weights_sha256.clone(),
+            ..about
+        });
+        Ok(Self {
+            spec,
+            network,
+            weights,
+            weights_sha256,
+            about,
+            meta: None,
+            passed_over: self.passed_over,
+        })
+    }
+
+    /// Refuses a trunk, which has no scores.
+    pub fn check_classifier(&self) -> Result<()> {
+        match self.spec.extent {
+            Extent::Whole => Ok(()),
+            Extent::Trunk => Err(Error::invalid_hint(
+                "the weights",
+                "a network that ends with its classes",
+                format_args!("the convolutions of net {} alone", self.spec.config),
+                "features --layer pool5 or train --init-from take them",
+            )),
+        }
     }
 
     fn of_imported(path: &Path, imported: Imported, config: Option<Config>) -> Result<Self> {
@@ -71,7 +128,7 @@ impl Model {
             let array = array.expect("a network fits all of its arrays");
             weights[parameter.range()].copy_from_slice(&array.values);
         }
-        check_finite(path, &network, &weights)?;
+        check_finite(path, &network.parameters, &weights)?;
         let weights_sha256 = weights_sha256(&network.parameters, &weights);
         let about = About {
             class_names: (0..spec.classes).map(|index| index.to_string()).collect(),
@@ -116,7 +173,7 @@ struct Content {
 }
 
 impl Content {
-    fn of(path: &Path, file: &Loaded) -> Result<Self> {
+    fn of(file: &Loaded) -> Result<Self> {
         let spec = match &file.about {
             Some(about) => about.spec.clone(),
             None => identify(file.path(), &file.shapes()?, None)?,
@@ -125,7 +182,6 @@ impl Content {
         file.check_arrays(&network.parameters)?;
         let mut weights = vec![0.0; network.flat_len()];
         let weights_sha256 = file.weights(&network.parameters, &mut weights)?;
-        check_finite(path, &network, &weights)?;
         Ok(Self {
             spec,
             network,
@@ -150,20 +206,4 @@ impl Content {
 /// The paper's 256, or the crop where that is larger.
 fn default_scale(spec: &Spec) -> usize {
     spec.crop.max(256)
-}
-
-/// Refuses NaN and infinite weights, by the name of the array.
-fn check_finite(path: &Path, network: &Network, weights: &[f32]) -> Result<()> {
-    for parameter in &network.parameters {
-        let values = &weights[parameter.range()];
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(Error::invalid_hint(
-                format_args!("{}: array {}", path.display(), parameter.name),
-                "finite numbers",
-                format_args!("{} at element {index}", values[index]),
-                "the training that made it diverged; take an earlier checkpoint",
-            ));
-        }
-    }
-    Ok(())
 }

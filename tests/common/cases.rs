@@ -1,7 +1,7 @@
 //! What the back ends are tried on: small networks around one operation, and whole small VGG networks.
 
 use verydeep::data::preprocess::{ChannelOrder, Flip, Preprocess};
-use verydeep::network::{Builder, Config, Network, Op, Spec, dense};
+use verydeep::network::{Builder, Config, Network, Op, Spec, adaptive, dense};
 use verydeep::plan::{Batch, Mode};
 use verydeep::shape::Chw;
 
@@ -45,6 +45,7 @@ pub(crate) fn around(op: Op, outputs: usize, shape: Chw, tail: Tail, batch: usiz
         Op::Relu => net.relu("op".into()),
         Op::Lrn => net.lrn("op".into()),
         Op::MaxPool => net.max_pool("op".into()).unwrap(),
+        Op::AveragePool { side } => net.average_pool("op".into(), side),
         Op::Linear | Op::Windowed { .. } => net.linear("op".into(), outputs),
         Op::Dropout { p } => net.dropout("op".into(), p),
     }
@@ -124,6 +125,25 @@ pub(crate) fn operations(draw: &mut Draw, largest: usize, mode: Mode) -> Vec<Cas
     }
     if mode == Mode::Evaluation {
         cases.extend(windows(draw, largest));
+        cases.extend(average_pools(draw, largest));
+    }
+    cases
+}
+
+/// Maps of any size as one mean, as few, and as more than they have pixels.
+fn average_pools(draw: &mut Draw, largest: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for side in [1, 2, 7, draw.integer(1..=9)] {
+        let [batch, c, h, w] = [1..=3, 1..=largest, 1..=9, 1..=9].map(|range| draw.integer(range));
+        let op = Op::AveragePool { side };
+        cases.push(around(
+            op,
+            1,
+            Chw::new(c, h, w),
+            Tail::Nothing,
+            batch,
+            Mode::Evaluation,
+        ));
     }
     cases
 }
@@ -152,14 +172,14 @@ pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
         (Config::D, false),
         (Config::A, true),
     ];
-    let sizes = match mode {
-        Mode::Training => &[None][..],
-        Mode::Evaluation => &[None, Some((45, 100))],
+    let rewrites = match mode {
+        Mode::Training => &REWRITES[..1],
+        Mode::Evaluation => &REWRITES,
     };
     let all = kinds
         .iter()
-        .flat_map(|kind| sizes.iter().map(move |size| (*kind, *size)));
-    all.map(|((config, batch_norm), size)| {
+        .flat_map(|kind| rewrites.iter().map(move |rewrite| (*kind, *rewrite)));
+    all.map(|((config, batch_norm), (said, rewrite))| {
         let spec = Spec {
             batch_norm,
             classes: 10,
@@ -168,10 +188,9 @@ pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
             fc: 24,
             ..Spec::paper(config)
         };
-        let network = spec.build().unwrap();
         Case {
-            name: format!("{config}, batch norm {batch_norm}, width {width}, {mode:?}, dense {size:?}"),
-            network: size.map_or_else(|| network.clone(), |(h, w)| dense(&network, h, w).unwrap()),
+            name: format!("{config}, batch norm {batch_norm}, width {width}, {mode:?}, {said}"),
+            network: rewrite(&spec.build().unwrap()),
             batch: 3,
             mode,
             scale: 1.0,
@@ -179,6 +198,15 @@ pub(crate) fn networks(width: f64, mode: Mode) -> Vec<Case> {
     })
     .collect()
 }
+
+/// What becomes of a network before it is planned, and what that is called.
+type Rewrite = (&'static str, fn(&Network) -> Network);
+
+const REWRITES: [Rewrite; 3] = [
+    ("as trained", Network::clone),
+    ("dense", |network| dense(network, 45, 100).unwrap()),
+    ("adaptive", |network| dense(&adaptive(network), 45, 100).unwrap()),
+];
 
 /// Random images of one micro-batch.
 pub(crate) struct Images {

@@ -1,4 +1,4 @@
-//! Kernels that know rows, columns and channels: pooling, layouts, folds of a tensor, inputs, score maps.
+//! Kernels that know rows, columns and channels: pooling, layouts, folds of a tensor, inputs, means.
 
 use verydeep::backend::cuda::launch::{INPUT_CHANNELS, Nhwc};
 use verydeep::backend::fold_element;
@@ -211,20 +211,31 @@ pub(crate) fn windows<T: Element>(bench: &mut Bench) {
     });
 }
 
-/// The mean over the pixels, added up in order in f64.
-pub(crate) fn score_map_average<T: Element>(bench: &mut Bench) {
+/// Rows and columns of part (i, j) of side x side, as PyTorch defines them.
+fn part(shape: Nhwc, side: usize, (i, j): (usize, usize)) -> [std::ops::Range<usize>; 2] {
+    [(i, shape.h), (j, shape.w)].map(|(i, edge)| i * edge / side..((i + 1) * edge).div_ceil(side))
+}
+
+/// Means over the parts of a map, added up row by row in f64; of one part, of few, and of more than there are pixels.
+pub(crate) fn average_pool<T: Element>(bench: &mut Bench) {
     on_shapes(bench, |bench, shape, what| {
-        let plane = shape.h * shape.w;
-        let x = held::<T>(numbers(&mut bench.draw, len(shape)));
-        let mean = |i: usize| {
-            let (n, k) = (i / shape.c, i % shape.c);
-            let map = (0..plane).map(|pixel| f64::from(x[(n * plane + pixel) * shape.c + k]));
-            (map.fold(0.0, |sum, x| sum + x) / plane as f64) as f32
-        };
-        let expected: Vec<f32> = (0..shape.n * shape.c).map(mean).collect();
-        let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(expected.len()));
-        launch!(bench, score_map_average(T::TYPE, shape, from.at(), to.at()));
-        to.rounds(&expected, what);
-        from.unchanged(what);
+        for side in [1, 2, 7, bench.draw.integer(3..=9)] {
+            let what = &format!("{what}, side {side}");
+            let x = held::<T>(numbers(&mut bench.draw, len(shape)));
+            let mean = |place: usize| {
+                let (c, pixel) = (place % shape.c, place / shape.c);
+                let (n, i, j) = (pixel / side / side, pixel / side % side, pixel % side);
+                let [rows, columns] = part(shape, side, (i, j));
+                let pixels = (rows.len() * columns.len()) as f64;
+                let taps = rows.flat_map(|row| columns.clone().map(move |column| [n, row, column, c]));
+                let sum = taps.fold(0.0, |sum, at| sum + f64::from(x[index(shape, at)]));
+                (sum / pixels) as f32
+            };
+            let expected: Vec<f32> = (0..shape.n * side * side * shape.c).map(mean).collect();
+            let (from, to) = (bench.elements::<T>(&x), bench.output::<T>(expected.len()));
+            launch!(bench, average_pool(T::TYPE, shape, side, from.at(), to.at()));
+            to.rounds(&expected, what);
+            from.unchanged(what);
+        }
     });
 }

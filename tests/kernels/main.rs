@@ -90,7 +90,7 @@ judge! {
          fold_nhwc, fold_nhwc_bf16];
     finish_input: images::finish_input, [] each [finish_input];
     windows: images::windows, [] each [windows];
-    score_map_average: images::score_map_average, [] each [score_map_average];
+    average_pool: images::average_pool, [] each [average_pool];
     lrn: channels::lrn, [] each [lrn_forward, lrn_backward];
     softmax_cross_entropy: channels::softmax_cross_entropy,
         [] each [softmax_cross_entropy_forward, softmax_cross_entropy_backward];

@@ -126,11 +126,11 @@ fn shape(bench: &mut Bench) -> Nhwc {
 fn images<T: Element>(bench: &mut Bench, judged: &mut BTreeSet<String>) {
     let (e, shape) = (size_of::<T>(), shape(bench));
     let Nhwc { n, h, w, c } = shape;
-    let (count, pooled, scores) = (n * h * w * c, n * (h / 2) * (w / 2) * c, n * c);
+    let (count, pooled, averages) = (n * h * w * c, n * (h / 2) * (w / 2) * c, n * 2 * 2 * c);
     let x = normals(&mut bench.draw, count);
     let x = bench.elements::<T>(&x);
     let windows = n * (h - 1) * (w - 1) * c * 4;
-    let [y, means, gathered] = [pooled, scores, windows].map(|count| bench.output::<T>(count));
+    let [y, means, gathered] = [pooled, averages, windows].map(|count| bench.output::<T>(count));
     let choices = bench.output::<u8>(pooled);
     let (x, y, means, choices) = (x.at(), y.at(), means.at(), choices.at());
     let gathered = gathered.at();
@@ -143,8 +143,10 @@ fn images<T: Element>(bench: &mut Bench, judged: &mut BTreeSet<String>) {
         max_pool_backward[T]: (e + 1) * pooled, 0, e * count);
     moves!(bench, judged, max_pool_backward(T::TYPE, shape, y, choices, Some(y), x) =>
         max_pool_backward[T]: (2 * e + 1) * pooled, 0, e * count);
-    moves!(bench, judged, score_map_average(T::TYPE, shape, x, means) =>
-        score_map_average[T]: e * count, 0, e * scores);
+    // Of an odd edge, two parts share the line in the middle.
+    let shared = n * c * ((h + h % 2) * (w + w % 2) - h * w);
+    moves!(bench, judged, average_pool(T::TYPE, shape, 2, x, means) =>
+        average_pool[T]: e * count, e * shared, e * averages);
 }
 
 fn layouts<From: Element, To: Element>(bench: &mut Bench, judged: &mut BTreeSet<String>) {

@@ -147,6 +147,60 @@ fn nothing_that_exists_is_overwritten() {
 }
 
 #[test]
+fn weights_of_another_configuration_name_the_layer_and_what_they_fit() {
+    let temporary = tempfile::tempdir().unwrap();
+    let [a, other] = ["a", "other"].map(|name| temporary.path().join(name));
+    let mut flags = small(shards(), &a);
+    flags.extend(["A", "--iterations", "1"]);
+    run_ok(&flags);
+    for (flags, words) in [
+        (
+            "D",
+            ["features.2.weight (layer conv1_2)", "--config A --width 0.0625"],
+        ),
+        (
+            "A --batch-norm",
+            ["features.1.weight (layer bn1_1)", "--config A --width"],
+        ),
+        ("A --fc 24", ["classifier.0.weight (layer fc6)", "--fc 16"]),
+        ("A --crop 64 --scale 64", ["layer fc6", "--crop 32"]),
+    ] {
+        let mut all = small(shards(), &other);
+        all.extend(flags.split(' '));
+        all.extend(["--weights", a.to_str().unwrap()]);
+        let said = run_fails(3, all);
+        assert!(words.iter().all(|word| said.contains(word)), "{flags}: {said}");
+        assert!(!other.exists(), "{flags} wrote something");
+    }
+}
+
+#[test]
+fn a_data_set_without_validation_images_is_named() {
+    let temporary = tempfile::tempdir().unwrap();
+    let at = |name: &str| temporary.path().join(name);
+    std::os::unix::fs::symlink(folder().join("train"), at("train")).unwrap();
+    let (images, packed, run) = (temporary.path(), at("shards"), at("run"));
+    run_ok([
+        "pack",
+        "--images",
+        images.to_str().unwrap(),
+        "--out",
+        packed.to_str().unwrap(),
+    ]);
+    let mut flags = small(packed.to_str().unwrap(), &run);
+    flags.extend(["A", "--iterations", "1"]);
+    run_ok(&flags);
+    for protocol in ["center", "dense"] {
+        let weights = ["--weights", run.to_str().unwrap(), "--protocol", protocol];
+        let said = run_fails(
+            3,
+            [&["eval", "--data", packed.to_str().unwrap()], &weights[..]].concat(),
+        );
+        assert!(said.contains("validation"), "{said}");
+    }
+}
+
+#[test]
 fn a_missing_device_is_exit_4_and_a_diverging_run_exit_6() {
     let temporary = tempfile::tempdir().unwrap();
     let run = temporary.path().join("run");

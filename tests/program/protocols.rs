@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::evaluation::trained;
 use crate::images::{CLASSES, VALIDATION, folder, shards};
-use crate::tool::{run_fails, run_json};
+use crate::tool::{run_fails, run_json, run_ok, small};
 
 fn eval(extra: &[&str]) -> Value {
     let weights = trained().to_str().unwrap();
@@ -23,7 +24,7 @@ fn without_time(mut report: Value) -> Value {
 
 #[test]
 fn every_protocol_learns_from_every_image_whatever_the_batch_and_the_threads() {
-    for protocol in ["center", "dense", "multi-crop", "both"] {
+    for protocol in ["center", "dense", "adaptive", "multi-crop", "both"] {
         let flags = ["--protocol", protocol, "--scales", "36,40", "--flip"];
         let whole = without_time(eval(&flags));
         assert_eq!((&whole["n"], &whole["protocol"]), (&20.into(), &protocol.into()));
@@ -109,7 +110,7 @@ fn damaged_posteriors_are_refused(saved: &Path, base: &[&str]) {
 #[test]
 fn predictions_follow_every_protocol() {
     let weights = trained().to_str().unwrap();
-    for protocol in ["center", "dense", "multi-crop", "both"] {
+    for protocol in ["center", "dense", "adaptive", "multi-crop", "both"] {
         let mut correct = 0;
         let look = ["--protocol", protocol, "--scales", "38,44", "--flip"];
         for class in 0..CLASSES {
@@ -137,7 +138,7 @@ fn predictions_follow_every_protocol() {
 #[test]
 fn scales_below_the_crop_are_refused() {
     let weights = trained().to_str().unwrap();
-    for protocol in ["center", "dense", "multi-crop", "both"] {
+    for protocol in ["center", "dense", "adaptive", "multi-crop", "both"] {
         let flags = [
             "eval",
             "--data",
@@ -221,6 +222,82 @@ fn tables_of_the_paper_stand_beside_ours() {
     );
 }
 
+/// A wide image smaller than the crop is scaled up, whatever looks at it.
+#[test]
+fn images_smaller_than_the_crop_are_scaled_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small.png");
+    let mut png = png::Encoder::new(std::fs::File::create(&small).unwrap(), 9, 4);
+    png.set_color(png::ColorType::Grayscale);
+    let pixels: Vec<u8> = (0..36).map(|i| 7 * i).collect();
+    png.write_header().unwrap().write_image_data(&pixels).unwrap();
+    for protocol in ["center", "dense", "adaptive", "multi-crop", "both"] {
+        let weights = trained().to_str().unwrap();
+        let flags = ["predict", "--weights", weights, "--protocol", protocol];
+        let found = run_json([&flags[..], &[small.to_str().unwrap()]].concat());
+        let top = found["predictions"][0]["top"].as_array().unwrap();
+        assert_eq!(top.len(), CLASSES, "{protocol}");
+    }
+}
+
+/// A trunk gives the features of the network that it was taken from, starts another one, and has no scores.
+#[test]
+fn convolutions_alone_give_features_and_start_other_networks() {
+    let folder_of_test = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder_of_test.path().join(name).to_str().unwrap().to_string();
+    let (run, trunk) = (trained().to_str().unwrap(), at("trunk.safetensors"));
+    let converted = run_json(["convert", run, &trunk, "--trunk"]);
+    assert_eq!(
+        (&converted["extent"], &converted["classes"]),
+        (&"trunk".into(), &0.into())
+    );
+    let images = folder().join("val");
+    let features = |weights: &str, out: &str, layer: &str| {
+        let flags = ["features", "--weights", weights, "--out", out, "--layer", layer];
+        run_json([&flags[..], &["--raw", images.to_str().unwrap()]].concat())
+    };
+    for (layer, channels) in [("conv1_1", 8), ("bn3_2", 32), ("relu5_2", 64), ("pool5", 64)] {
+        let (own, theirs) = (at("own.npy"), at("theirs.npy"));
+        assert_eq!(features(run, &own, layer)["features"], channels, "{layer}");
+        features(&trunk, &theirs, layer);
+        assert_eq!(std::fs::read(&own).unwrap(), std::fs::read(&theirs).unwrap());
+    }
+    let eval = ["eval", "--data", shards(), "--weights", &trunk];
+    for protocol in ["center", "dense"] {
+        let said = run_fails(3, [&eval[..], &["--protocol", protocol]].concat());
+        assert!(said.contains("features --layer pool5"), "{said}");
+    }
+    assert!(run_fails(3, ["predict", "--weights", &trunk, "x.png"]).contains("pool5"));
+    let flags = ["features", "--weights", &trunk, "--out", &at("x.npy"), "x.png"];
+    assert!(run_fails(3, flags).contains("pool5"));
+
+    let started = folder_of_test.path().join("started");
+    let mut flags = small(shards(), &started);
+    flags.extend("A --batch-norm --iterations 1 --lr 0 --width 0.125 --fc 48 --init-from".split(' '));
+    flags.push(&trunk);
+    run_ok(flags);
+    let step = started.join("checkpoints/step-000000001.safetensors");
+    let [theirs, own] = [Path::new(&trunk), &step].map(|path| std::fs::read(path).unwrap());
+    let [theirs, own] = [&theirs, &own].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    // The statistics have seen a batch; what is learned has not moved.
+    let learned = theirs
+        .tensors()
+        .into_iter()
+        .filter(|(name, _)| !name.contains("running"));
+    let learned: Vec<_> = learned.collect();
+    assert_eq!(learned.len(), 8 * 4);
+    for (name, tensor) in learned {
+        assert_eq!(own.tensor(&name).unwrap().data(), tensor.data(), "{name}");
+    }
+
+    let other = folder_of_test.path().join("other");
+    let mut flags = small(shards(), &other);
+    flags.extend("A --batch-norm --width 0.125 --weights".split(' '));
+    flags.push(&trunk);
+    let said = run_fails(3, flags);
+    assert!(said.contains("fc6") && said.contains("--init-from"), "{said}");
+}
+
 #[test]
 fn features_are_rows_of_length_one() {
     let out = tempfile::tempdir().unwrap();
@@ -288,6 +365,23 @@ fn features_are_rows_of_length_one() {
         )
         .contains("fc7")
     );
+    // The map of a convolution counts as its mean, whatever is done with it afterwards.
+    let maps = [
+        "--layer",
+        "conv4_1",
+        "--scales",
+        "36,40",
+        "--across-scales",
+        "stack",
+    ];
+    assert_eq!(run(&raw, &maps)["features"], 2 * 64);
+    for protocol in ["center", "adaptive", "multi-crop", "both"] {
+        let said = run(&raw, &["--protocol", protocol]);
+        assert_eq!(
+            (&said["features"], &said["protocol"]),
+            (&32.into(), &protocol.into())
+        );
+    }
     assert!(
         run_fails(
             2,

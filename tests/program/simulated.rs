@@ -209,13 +209,15 @@ fn everything_runs_on_the_simulated_device() {
         "4",
         "--json",
     ];
-    let predictions = said(on_device(&predict));
-    let top = predictions["predictions"][0]["top"].as_array().unwrap();
-    let sum: f64 = top
-        .iter()
-        .map(|class| class["probability"].as_f64().unwrap())
-        .sum();
-    assert!((sum - 1.0).abs() < 1e-6, "{predictions}");
+    for protocol in ["center", "dense", "adaptive"] {
+        let predictions = said(on_device(&[&predict[..], &["--protocol", protocol]].concat()));
+        let top = predictions["predictions"][0]["top"].as_array().unwrap();
+        let sum: f64 = top
+            .iter()
+            .map(|class| class["probability"].as_f64().unwrap())
+            .sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{predictions}");
+    }
 
     for what in ["train", "infer"] {
         let network = "--config A --width 0.0625 --fc 16 --crop 32 --batch 4 --steps 2".split(' ');

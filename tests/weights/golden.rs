@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use verydeep::backend::cpu::Cpu;
 use verydeep::data::preprocess::Flip;
+use verydeep::eval::{AcrossScales, Files, Protocol, Resources, WantedFeatures, features};
 use verydeep::exec::Scorer;
-use verydeep::network::{Config, dense};
+use verydeep::network::{Config, Network, adaptive, dense};
 use verydeep::plan::Batch;
+use verydeep::shape::Chw;
 use verydeep::weights::Model;
 
 pub(crate) fn file(name: &str) -> PathBuf {
@@ -33,23 +35,32 @@ fn pixels(n: usize, height: usize, width: usize) -> Vec<u8> {
 
 /// Scores of crops, or of the windows of whole images where a size is given.
 pub(crate) fn scores(model: &Model, n: usize, size: Option<(usize, usize)>) -> Vec<f32> {
-    let crop = model.spec.crop;
-    let (height, width) = size.unwrap_or((crop, crop));
     let network = match size {
         Some((height, width)) => dense(&model.network, height, width).unwrap(),
         None => model.network.clone(),
     };
+    scores_of(model, &network, n)
+}
+
+/// Scores of a network over the model's weights.
+fn scores_of(model: &Model, network: &Network, n: usize) -> Vec<f32> {
+    let Chw { h, w, .. } = network.input;
     let cpu = Cpu::new(2).unwrap();
     let mut scorer = Scorer::new(&cpu, &model.weights).unwrap();
     let preprocess = &model.about.as_ref().unwrap().preprocess;
-    scorer.plan(&network, preprocess, n).unwrap();
+    scorer.plan(network, preprocess, n).unwrap();
     let batch = Batch {
-        pixels: &pixels(n, height, width),
+        pixels: &pixels(n, h, w),
         flips: &vec![Flip::Keep; n],
         colours: &vec![[0.0; 3]; n],
         labels: &vec![0; n],
     };
     scorer.run(batch).unwrap().to_vec()
+}
+
+fn expected() -> Value {
+    let text = std::fs::read_to_string(file("expected.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
 }
 
 fn close(found: &[f32], expected: &Value, tolerance: f64, what: &str) {
@@ -73,8 +84,7 @@ fn close(found: &[f32], expected: &Value, tolerance: f64, what: &str) {
 /// fc6 reads a 2x2 map through random weights: any other order of its axes gives other scores.
 #[test]
 fn scores_of_crops_and_maps_are_pytorchs() {
-    let expected = std::fs::read_to_string(file("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let expected = expected();
     for (name, batch_norm) in [("vgg11", false), ("vgg11_bn", true)] {
         let model = Model::import(&file(&format!("{name}.pth")), None, None).unwrap();
         let spec = &model.spec;
@@ -99,11 +109,58 @@ fn scores_of_crops_and_maps_are_pytorchs() {
     );
 }
 
+/// Maps of 2x4 and of 1x5 pixels become 2x2 in parts that share rows and columns; a map of that size stays as it is.
+#[test]
+fn averaged_maps_are_pytorchs() {
+    for name in ["vgg11", "vgg11_bn"] {
+        let model = Model::import(&file(&format!("{name}.pth")), None, None).unwrap();
+        let pooled = adaptive(&model.network);
+        for (i, (height, width)) in [(75, 135), (50, 170)].into_iter().enumerate() {
+            let network = dense(&pooled, height, width).unwrap();
+            let expected = &expected()[name]["adaptive"][i];
+            close(&scores_of(&model, &network, 1), expected, 1e-5, name);
+        }
+        let same = dense(&pooled, 64, 64).unwrap();
+        assert_eq!(scores_of(&model, &same, 2), scores(&model, 2, None));
+    }
+}
+
+#[test]
+fn features_of_convolutions_are_pytorchs() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.png");
+    let mut png = png::Encoder::new(std::fs::File::create(&image).unwrap(), 135, 75);
+    png.set_color(png::ColorType::Rgb);
+    png.write_header()
+        .unwrap()
+        .write_image_data(&pixels(1, 75, 135))
+        .unwrap();
+    let files = Files::new(vec![image], std::io::empty()).unwrap();
+    let cpu = Cpu::new(2).unwrap();
+    for name in ["vgg11", "vgg11_bn"] {
+        let model = Model::import(&file(&format!("{name}.pth")), None, None).unwrap();
+        for layer in ["conv3_2", "pool5"] {
+            let wanted = WantedFeatures {
+                layer: layer.into(),
+                protocol: Protocol::Dense,
+                scales: vec![75],
+                flip: true,
+                across: AcrossScales::Average,
+                normalise: false,
+            };
+            let preprocess = &model.about.as_ref().unwrap().preprocess;
+            let resources = Resources { batch: 2, threads: 1 };
+            let found = features(&cpu, &model, preprocess, &files, &wanted, resources).unwrap();
+            let expected = &expected()[name]["features"][layer];
+            close(&found.values, expected, 1e-5, &format!("{name} {layer}"));
+        }
+    }
+}
+
 /// A graph that TensorFlow bore flattens as H, W, C; Caffe sees blue first and subtracts a mean.
 #[test]
 fn scores_of_other_programs_weights_are_pytorchs() {
-    let expected = std::fs::read_to_string(file("expected.json")).unwrap();
-    let expected: Value = serde_json::from_str(&expected).unwrap();
+    let expected = expected();
     for (name, of) in [
         ("channels_last.onnx", "vgg11"),
         ("current.caffemodel", "caffe"),
@@ -115,7 +172,10 @@ fn scores_of_other_programs_weights_are_pytorchs() {
         let error = Model::import(&file(name), None, Some(Config::ALrn))
             .err()
             .unwrap();
-        assert!(error.to_string().contains("--config A"), "{error}");
+        let said = error.to_string();
+        for word in ["--config A", "layer lrn1_1", "pool1"] {
+            assert!(said.contains(word), "{said}");
+        }
     }
 }
 
@@ -137,5 +197,5 @@ fn weights_of_another_configuration_are_named() {
         said.contains("features.1.weight") || said.contains("features.2.weight"),
         "{said}"
     );
-    assert!(said.contains("--config A with batch norm"), "{said}");
+    assert!(said.contains("--config A --batch-norm --width 0.0625"), "{said}");
 }

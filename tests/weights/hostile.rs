@@ -199,8 +199,67 @@ fn arrays_without_elements_are_refused_whatever_their_sides_say() {
         })
         .into();
     let header = format!("{{{}}}", entries.join(","));
-    let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
-    refused(&file, Some(Format::Safetensors));
+    refused(&safetensors(&header, &[]), Some(Format::Safetensors));
+}
+
+/// A safetensors file with this header.
+fn safetensors(header: &str, data: &[u8]) -> Vec<u8> {
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+}
+
+/// Arrays that overlap, leave gaps, lie outside of the file or are not as large as they say; also where we open our own files.
+#[test]
+fn safetensors_that_lie_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    let entry = |name: &str, sides: &str, from: usize, to: usize| {
+        format!("\"{name}\":{{\"dtype\":\"F32\",\"shape\":{sides},\"data_offsets\":[{from},{to}]}}")
+    };
+    let (first, second) = ("features.0.weight", "features.0.bias");
+    let of = |entries: &[String]| safetensors(&format!("{{{}}}", entries.join(",")), &[0; 16]);
+    let whole = of(&[entry(first, "[2]", 0, 8), entry(second, "[2]", 8, 16)]);
+    for bytes in [
+        of(&[entry(first, "[2]", 0, 8), entry(second, "[2]", 4, 12)]),
+        of(&[entry(first, "[2]", 0, 8), entry(second, "[2]", 0, 8)]),
+        of(&[entry(first, "[1]", 0, 4), entry(second, "[2]", 8, 16)]),
+        of(&[entry(first, "[2]", 0, 8), entry(second, "[2]", 16, 24)]),
+        of(&[entry(first, "[2]", 8, 0), entry(second, "[2]", 8, 16)]),
+        of(&[entry(first, "[3]", 0, 8), entry(second, "[2]", 8, 16)]),
+        of(&[
+            entry(first, "[4611686018427387904,4]", 0, 8),
+            entry(second, "[2]", 8, 16),
+        ]),
+        whole[..whole.len() - 1].to_vec(),
+        [&u64::MAX.to_le_bytes()[..], &whole[8..]].concat(),
+        [&whole[..], &[0]].concat(),
+    ] {
+        let said = refused(&bytes, Some(Format::Safetensors));
+        assert!(said.contains("whole safetensors file"), "{said}");
+        std::fs::write(&path, &bytes).unwrap();
+        let error = Model::open(&path).err().unwrap();
+        assert_eq!(error.exit_code(), 3, "{error}");
+        assert!(error.to_string().contains("whole safetensors file"), "{error}");
+    }
+    // The same without a lie is only no network.
+    assert!(refused(&whole, Some(Format::Safetensors)).contains("VGG"));
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net.safetensors");
+    for (value, shown) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+        let mut model = Model::import(&file("vgg11.pth"), None, None).unwrap();
+        let place = model.network.parameters[3].range().start + 1;
+        model.weights[place] = value;
+        model.about = None;
+        write_safetensors(&path, &model).unwrap();
+        for error in [Model::open(&path).err(), Model::import(&path, None, None).err()] {
+            let (code, said) = error.map(|error| (error.exit_code(), error.to_string())).unwrap();
+            assert_eq!(code, 3, "{said}");
+            assert!(said.contains("features.3.bias") && said.contains(shown), "{said}");
+        }
+    }
 }
 
 /// A small file whose metadata, with its hash, says that it is a network of hundreds of gigabytes.

@@ -5,4 +5,5 @@
 mod archive;
 mod golden;
 mod hostile;
+mod trunk;
 mod written;

@@ -8,6 +8,7 @@
 //! computed by one task, in a fixed order; a task writes to a place of its own. Scratch is per thread,
 //! results never are.
 
+mod average_pool;
 mod batch_norm;
 mod buffer;
 mod conv;
@@ -86,6 +87,7 @@ impl Lowering for Cpu {
             StepOp::Conv { .. } => true,
             StepOp::Input
             | StepOp::Windows { .. }
+            | StepOp::AveragePool { .. }
             | StepOp::Linear { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
@@ -105,6 +107,7 @@ impl Lowering for Cpu {
             | StepOp::Dropout { .. } => true,
             StepOp::Input
             | StepOp::Windows { .. }
+            | StepOp::AveragePool { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Loss => false,
@@ -116,6 +119,7 @@ impl Lowering for Cpu {
             StepOp::Input => input::footprint(step, self.team.threads()),
             StepOp::Conv { kernel, epilogue } => conv::footprint(self, step, kernel, epilogue),
             StepOp::Windows { .. } => windows::footprint(step),
+            StepOp::AveragePool { .. } => average_pool::footprint(step),
             StepOp::Linear { epilogue } => linear::footprint(self, step, epilogue),
             StepOp::BatchNorm { epilogue } => batch_norm::footprint(step, epilogue),
             StepOp::Relu => elementwise::relu_footprint(step),
@@ -154,6 +158,7 @@ impl Backend for Cpu {
             StepOp::Linear { .. } => "product".into(),
             StepOp::Input
             | StepOp::Windows { .. }
+            | StepOp::AveragePool { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Relu
             | StepOp::Lrn
@@ -207,8 +212,9 @@ impl Backend for Cpu {
         let (step, views) = (&plan.steps[step], &mut views);
         match (step.op, pass) {
             (StepOp::Input, Pass::Forward) => return input::forward(self, plan, step, views),
-            (StepOp::Input | StepOp::Windows { .. }, Pass::Backward) => {}
+            (StepOp::Input | StepOp::Windows { .. } | StepOp::AveragePool { .. }, Pass::Backward) => {}
             (StepOp::Windows { side }, Pass::Forward) => windows::forward(self, step, side, views),
+            (StepOp::AveragePool { side }, Pass::Forward) => average_pool::forward(self, step, side, views),
             (StepOp::Conv { kernel, epilogue }, Pass::Forward) => {
                 conv::forward(self, step, kernel, epilogue, place, views);
             }

@@ -40,6 +40,7 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "average_pool": ; each average_pool;
     "batch_norm": batch_norm_mean, batch_norm_variance, batch_norm_evaluation, batch_norm_backward_sums;
         each batch_norm_mean_parts, batch_norm_variance_parts, batch_norm_forward, batch_norm_backward_parts,
         batch_norm_backward;
@@ -53,7 +54,6 @@ kernels! {
     "lrn": ; each lrn_forward, lrn_backward;
     "max_pool": ; each max_pool_forward, max_pool_backward;
     "relu": ; each relu_forward, relu_backward;
-    "score_map_average": ; each score_map_average;
     "softmax_cross_entropy": ; each softmax_cross_entropy_forward, softmax_cross_entropy_backward;
     "tree_add": tree_add;
     "update": update_parameters, update_statistics;

@@ -33,6 +33,7 @@ impl Lowering for CudaLowering {
             StepOp::Lrn | StepOp::MaxPool | StepOp::Dropout { .. } => true,
             StepOp::Conv { .. }
             | StepOp::Windows { .. }
+            | StepOp::AveragePool { .. }
             | StepOp::Linear { .. }
             | StepOp::BatchNorm { .. }
             | StepOp::Input
@@ -66,7 +67,7 @@ impl Lowering for CudaLowering {
                     ..plain
                 }
             }
-            StepOp::Windows { .. } => plain,
+            StepOp::Windows { .. } | StepOp::AveragePool { .. } => plain,
             StepOp::Linear { epilogue } => {
                 let flat = aligned(flat_bytes(step, element));
                 Footprint {

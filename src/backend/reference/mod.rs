@@ -5,6 +5,7 @@
 //! end's own error. Element-wise operations run in the number type, with the fused multiply-adds of the contract, and
 //! are compared by equality.
 
+mod average_pool;
 mod batch_norm;
 mod bf16;
 mod conv;
@@ -288,7 +289,9 @@ fn footprint<T>(step: &Step) -> Footprint {
         StepOp::Conv { .. } | StepOp::Linear { .. } | StepOp::BatchNorm { .. } => (true, masks_own_value),
         StepOp::Lrn | StepOp::MaxPool => (true, false),
         StepOp::Relu | StepOp::Loss => (false, true),
-        StepOp::Input | StepOp::Windows { .. } | StepOp::Dropout { .. } => (false, false),
+        StepOp::Input | StepOp::Windows { .. } | StepOp::AveragePool { .. } | StepOp::Dropout { .. } => {
+            (false, false)
+        }
     };
     Footprint {
         value,
@@ -312,6 +315,7 @@ fn epilogue(op: StepOp) -> Epilogue {
         }
         StepOp::Input
         | StepOp::Windows { .. }
+        | StepOp::AveragePool { .. }
         | StepOp::Relu
         | StepOp::Lrn
         | StepOp::MaxPool
@@ -418,6 +422,7 @@ fn check_batch(plan: &Plan, step: &Step, batch: Batch<'_>) -> Result<()> {
         }
         StepOp::Conv { .. }
         | StepOp::Windows { .. }
+        | StepOp::AveragePool { .. }
         | StepOp::Linear { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu

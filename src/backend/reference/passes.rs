@@ -11,7 +11,7 @@ use super::lrn::Lrn;
 use super::max_pool::MaxPool;
 use super::regions::{Regions, disjoint, part};
 use super::windows::Windows;
-use super::{Real, epilogue, input, loss, relu, result_shape};
+use super::{Real, average_pool, epilogue, input, loss, relu, result_shape};
 use crate::backend::Memory;
 use crate::error::Result;
 use crate::plan::{DataGradient, Epilogue, Mode, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
@@ -57,6 +57,7 @@ fn forward<T: Real>(
             conv(step, kernel).forward(&x, &w, part(weights, b)?, y);
         }
         StepOp::Windows { side } => windows(step, side).forward(x, y),
+        StepOp::AveragePool { side } => average_pool::forward(step, side, x, y),
         StepOp::Linear { .. } => {
             let [w, b] = arrays(plan, index);
             let (x, w) = (factors.of(x), factors.of(part(weights, w)?));
@@ -133,7 +134,7 @@ fn backward<T: Real>(
         }
     };
     match step.op {
-        StepOp::Input | StepOp::Windows { .. } => {}
+        StepOp::Input | StepOp::Windows { .. } | StepOp::AveragePool { .. } => {}
         StepOp::Conv { kernel, .. } => {
             let op = conv(step, kernel);
             let [w, b] = arrays(plan, index);

@@ -17,6 +17,8 @@ pub(in crate::cli) enum ProtocolArg {
     Center,
     /// The whole rescaled image: the fully connected layers as convolutions, their score map averaged
     Dense,
+    /// The whole rescaled image: the last map averaged down to the trained size, as torchvision's models do
+    Adaptive,
     /// 5x5 training-size crops on a regular grid and their mirror images, 50 per scale
     MultiCrop,
     /// The mean of dense and multi-crop
@@ -28,6 +30,7 @@ impl From<ProtocolArg> for Protocol {
         match said {
             ProtocolArg::Center => Self::Center,
             ProtocolArg::Dense => Self::Dense,
+            ProtocolArg::Adaptive => Self::Adaptive,
             ProtocolArg::MultiCrop => Self::MultiCrop,
             ProtocolArg::Both => Self::Both,
         }
@@ -210,9 +213,13 @@ pub(in crate::cli) struct FeaturesArgs {
     /// The file to write: an array (images, features) of f32
     #[arg(long, value_name = "F.npy|F.safetensors")]
     pub(in crate::cli) out: PathBuf,
-    /// Whose values: fc6 or fc7 with their ReLU, or fc8
+    /// Whose values, by the names of `verydeep plan`: those of convolutions and of fc6 and fc7 are behind their ReLU; maps
+    /// are averaged over their pixels
     #[arg(long, default_value = "fc7")]
     pub(in crate::cli) layer: String,
+    /// How an image is looked at; the features of all views are averaged
+    #[arg(long, default_value = "dense")]
+    pub(in crate::cli) protocol: ProtocolArg,
     /// Shorter sides Q in pixels [default: the training scale, or its middle]
     #[arg(long, value_name = "Q,Q", value_delimiter = ',')]
     pub(in crate::cli) scales: Vec<usize>,
@@ -266,6 +273,9 @@ pub(in crate::cli) struct ConvertArgs {
     /// What the weights must be of [default: whatever they fit]
     #[arg(long)]
     pub(in crate::cli) config: Option<Config>,
+    /// Take the convolutions alone, whatever stands behind them: for `features` and `train --init-from`
+    #[arg(long)]
+    pub(in crate::cli) trunk: bool,
     /// Format of IN [default: by its content]
     #[arg(long)]
     pub(in crate::cli) from: Option<FromArg>,

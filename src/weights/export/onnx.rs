@@ -10,6 +10,7 @@ use super::text_of;
 use crate::durable::write_atomically;
 use crate::error::{Error, Result};
 use crate::network::{Layer, Network, Op, Parameter, batch_norm, lrn};
+use crate::shape::Chw;
 use crate::weights::arrays::write_f32;
 use crate::weights::model::Model;
 use crate::weights::protobuf::Message;
@@ -113,7 +114,11 @@ fn nodes(network: &Network) -> Message {
             graph = graph.message(1, &node);
             value = flat;
         }
-        let output = if index == last { "scores" } else { &layer.name };
+        let output = if index == last {
+            end_of(network)
+        } else {
+            &layer.name
+        };
         let mut inputs = vec![value];
         let parameters = &network.parameters[layer.parameters.clone()];
         inputs.extend(parameters.iter().map(|parameter| parameter.name.clone()));
@@ -148,7 +153,7 @@ fn node_of(layer: &Layer, inputs: &[String], output: &str) -> Message {
         }
         Op::Linear => node("Gemm").message(5, &int("transB", 1)),
         // Weights come with the network that they were trained as.
-        Op::Windowed { .. } | Op::Dropout { .. } => node("Identity"),
+        Op::Windowed { .. } | Op::AveragePool { .. } | Op::Dropout { .. } => node("Identity"),
     }
 }
 
@@ -185,10 +190,25 @@ fn ints(name: &str, values: &[u64]) -> Message {
 
 /// Input and output, as fields of the graph. The batch may have any size.
 fn ends(network: &Network) -> Message {
-    let input = [network.input.c, network.input.h, network.input.w];
+    let sides = |shape: Chw| [shape.c, shape.h, shape.w];
+    let last = &network.layers[network.layers.len() - 1];
+    let output = match last.op {
+        Op::Linear => &[last.output.c][..],
+        _ => &sides(last.output),
+    };
     Message::default()
-        .message(11, &end("input", &input))
-        .message(12, &end("scores", &[network.classes]))
+        .message(11, &end("input", &sides(network.input)))
+        .message(12, &end(end_of(network), output))
+}
+
+/// What the graph gives: scores, or of a trunk its last map.
+fn end_of(network: &Network) -> &str {
+    let last = &network.layers[network.layers.len() - 1];
+    if last.op == Op::Linear {
+        "scores"
+    } else {
+        &last.name
+    }
 }
 
 fn end(name: &str, sides: &[usize]) -> Message {

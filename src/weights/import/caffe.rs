@@ -6,10 +6,10 @@
 use std::path::Path;
 
 use super::sequence::{Kind, Sequence, WeightLayer};
-use super::{NamedArray, damaged, elements};
+use super::{NamedArray, Wanted, damaged, elements};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;
-use crate::network::{Config, lrn};
+use crate::network::lrn;
 use crate::weights::protobuf::{Field, fields};
 
 const WHOLE: &str = "a whole caffemodel";
@@ -18,11 +18,7 @@ const WHOLE: &str = "a whole caffemodel";
 const MEAN_RGB: [f64; 3] = [123.68, 116.779, 103.939];
 
 /// Reads the layers with weights in their order.
-pub(super) fn read(
-    path: &Path,
-    bytes: &[u8],
-    wanted: Option<Config>,
-) -> Result<(Vec<NamedArray>, Preprocess)> {
+pub(super) fn read(path: &Path, bytes: &[u8], wanted: Wanted) -> Result<(Vec<NamedArray>, Preprocess)> {
     let mut sequence = sequence(bytes).map_err(|why| damaged(path, WHOLE, why))?;
     if let Some(first) = sequence.layers.first_mut() {
         red_first(first);

@@ -13,14 +13,23 @@ mod sequence;
 mod torch;
 mod zip;
 
-pub(super) use identify::identify;
+pub(super) use identify::{difference, identify};
 
 use std::path::Path;
 
 use crate::data::map::Map;
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
-use crate::network::Config;
+use crate::network::{Config, Extent};
+
+/// What a file is to hold, and how much of it is taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    /// Which configuration it must be of; any.
+    pub(super) config: Option<Config>,
+    /// Whole networks; or their convolutions alone, whatever stands behind them.
+    pub(super) extent: Extent,
+}
 
 /// File formats that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +93,10 @@ impl Format {
     }
 }
 
-/// Reads all arrays of a file; `config` may say which network they must be of.
-pub(super) fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Imported> {
+/// Reads the arrays of a file.
+pub(super) fn import(path: &Path, format: Option<Format>, wanted: Wanted) -> Result<Imported> {
     let bytes = Map::open(path)?;
-    let imported = import_from(path, &bytes, format, config);
+    let imported = import_from(path, &bytes, format, wanted);
     bytes.confirm(path)?;
     imported
 }
@@ -97,18 +106,35 @@ pub(super) fn import_from(
     path: &Path,
     bytes: &[u8],
     format: Option<Format>,
-    config: Option<Config>,
+    wanted: Wanted,
 ) -> Result<Imported> {
     let format = match format {
         Some(format) => format,
         None => Format::of(path, bytes)?,
     };
-    match format {
-        Format::Torch => torch::read(path, bytes),
-        Format::Safetensors => safetensors::read(path, bytes),
-        Format::Onnx => onnx::read(path, bytes, config).map(Imported::from),
-        Format::Caffe => caffe::read(path, bytes, config).map(Imported::from),
+    let mut imported = match format {
+        Format::Torch => torch::read(path, bytes)?,
+        Format::Safetensors => safetensors::read(path, bytes)?,
+        Format::Onnx => onnx::read(path, bytes, wanted)?.into(),
+        Format::Caffe => caffe::read(path, bytes, wanted)?.into(),
+    };
+    if wanted.extent == Extent::Trunk {
+        imported.arrays.retain(|array| array.name.starts_with(TRUNK));
     }
+    Ok(imported)
+}
+
+/// How torchvision's names of a trunk's arrays begin.
+const TRUNK: &str = "features.";
+
+/// A network whose convolutions are those of a VGG network, and whose head is another one.
+fn other_head(path: &Path, config: Config, found: impl std::fmt::Display) -> Error {
+    Error::invalid_hint(
+        path.display(),
+        "a VGG network with its three fully connected layers",
+        format_args!("the convolutions of net {config}, and behind them {found}"),
+        "convert --trunk takes the convolutions alone",
+    )
 }
 
 /// As torchvision's models want their images.

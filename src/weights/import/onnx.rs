@@ -2,89 +2,93 @@
 //!
 //! Every node must be one that such a network has, with its constants: what is not understood is refused by name. A map that
 //! is turned to (N, H, W, C) before it is flattened, as graphs of TensorFlow do, turns the first fully connected layer's
-//! weights.
+//! weights. Of a trunk, the chain is followed to its last pooling.
 
 use std::collections::HashMap;
 use std::path::Path;
 
 use super::graph::{Graph, Node};
 use super::sequence::{Kind, Sequence, WeightLayer, transposed};
-use super::{NamedArray, damaged, torchvision};
+use super::{NamedArray, Wanted, damaged, torchvision};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;
-use crate::network::{Config, batch_norm, lrn};
+use crate::network::{Extent, POOLS, batch_norm, lrn};
 use crate::weights::about::About;
 
 const WHOLE: &str = "a whole ONNX file with a network of VGG's shape";
 
 /// Reads the layers with weights along the chain. Preprocessing is what our own metadata says, or torchvision's.
-pub(super) fn read(
-    path: &Path,
-    bytes: &[u8],
-    wanted: Option<Config>,
-) -> Result<(Vec<NamedArray>, Preprocess)> {
+pub(super) fn read(path: &Path, bytes: &[u8], wanted: Wanted) -> Result<(Vec<NamedArray>, Preprocess)> {
     let graph = Graph::read(bytes).map_err(|why| damaged(path, WHOLE, why))?;
     let about: Option<About> = graph
         .about
         .as_deref()
         .and_then(|text| serde_json::from_str(text).ok());
     let preprocess = about.map_or_else(torchvision, |about| about.preprocess);
-    let sequence = walk(graph, bytes.len()).map_err(|why| damaged(path, WHOLE, why))?;
-    Ok((sequence.named(path, wanted)?, preprocess))
-}
-
-type Checked<T> = std::result::Result<T, String>;
-
-/// Follows the chain from the graph's input to its end.
-fn walk(graph: Graph<'_>, file: usize) -> Checked<Sequence> {
-    let mut readers: HashMap<&str, Vec<&Node<'_>>> = HashMap::new();
-    for node in &graph.nodes {
-        let inputs = node
-            .inputs
-            .iter()
-            .filter(|name| !graph.tensors.contains_key(name.as_str()));
-        inputs.for_each(|name| readers.entry(name).or_default().push(node));
-    }
     let mut chain = Chain {
         graph: &graph,
-        left: file,
+        left: bytes.len(),
         sequence: Sequence::default(),
+        pools: 0,
         last_dims_are_channels: false,
         is_flat: false,
     };
-    let mut value = graph.input()?;
-    for _ in 0..=graph.nodes.len() {
-        let node = match readers.get(value).map(Vec::as_slice) {
-            None => return Ok(chain.sequence),
-            Some([node]) => *node,
-            // The shape that a flattening is told is computed from the map: it is no branch of the network.
-            Some(several) => {
-                let mut others = several.iter().filter(|node| node.kind != "Shape");
-                match (others.next(), others.next()) {
-                    (Some(node), None) => node,
-                    _ => return Err(format!("value {value} read by several nodes: no chain")),
-                }
-            }
-        };
-        chain
-            .take(node)
-            .map_err(|why| format!("node {} ({}): {why}", node.name, node.kind))?;
-        value = node.outputs.first().ok_or("a node without output")?;
+    match chain.follow(wanted.extent) {
+        Ok(()) => Ok((chain.sequence.named(path, wanted)?, preprocess)),
+        Err(why) => Err(chain.sequence.unknown(path, WHOLE, why)),
     }
-    Err("nodes in a circle".into())
 }
+
+type Checked<T> = std::result::Result<T, String>;
 
 struct Chain<'a> {
     graph: &'a Graph<'a>,
     /// Bytes of weights that may still come: all together are no larger than the file.
     left: usize,
     sequence: Sequence,
+    /// Poolings so far.
+    pools: usize,
     /// Whether the map is (N, H, W, C) at this point.
     last_dims_are_channels: bool,
     is_flat: bool,
 }
 
-impl Chain<'_> {
+impl<'a> Chain<'a> {
+    /// From the graph's input to its end, or to that of a trunk.
+    fn follow(&mut self, extent: Extent) -> Checked<()> {
+        let graph = self.graph;
+        let mut readers: HashMap<&str, Vec<&Node<'_>>> = HashMap::new();
+        for node in &graph.nodes {
+            let inputs = node
+                .inputs
+                .iter()
+                .filter(|name| !graph.tensors.contains_key(name.as_str()));
+            inputs.for_each(|name| readers.entry(name).or_default().push(node));
+        }
+        let mut value = graph.input()?;
+        for _ in 0..=graph.nodes.len() {
+            if extent == Extent::Trunk && self.pools == POOLS {
+                return Ok(());
+            }
+            let node = match readers.get(value).map(Vec::as_slice) {
+                None => return Ok(()),
+                Some([node]) => *node,
+                // The shape that a flattening is told is computed from the map: it is no branch of the network.
+                Some(several) => {
+                    let mut others = several.iter().filter(|node| node.kind != "Shape");
+                    match (others.next(), others.next()) {
+                        (Some(node), None) => node,
+                        _ => return Err(format!("value {value} read by several nodes: no chain")),
+                    }
+                }
+            };
+            self.take(node)
+                .map_err(|why| format!("node {} ({}): {why}", node.name, node.kind))?;
+            value = node.outputs.first().ok_or("a node without output")?;
+        }
+        Err("nodes in a circle".into())
+    }
+
     fn take(&mut self, node: &Node<'_>) -> Checked<()> {
         match node.kind.as_str() {
             "Conv" => self.conv(node),
@@ -96,6 +100,7 @@ impl Chain<'_> {
             "MaxPool" => {
                 node.expect_ints("kernel_shape", &[2, 2], None)?;
                 node.expect_ints("strides", &[2, 2], None)?;
+                self.pools += 1;
                 node.expect_ints("pads", &[0; 4], Some(&[0; 4]))
             }
             // torchvision's adaptive pooling at the training size.

@@ -1,10 +1,13 @@
 //! Networks of programs that do not name arrays as torchvision does: the layers in the order of the forward pass.
 
+use std::fmt::Display;
 use std::path::Path;
 
-use super::{NamedArray, damaged};
+use super::{NamedArray, Wanted, damaged, other_head};
 use crate::error::{Error, Result};
-use crate::network::{Config, Network, Role, Spec};
+use crate::network::{Config, Extent, Layer, Network, Role, Spec};
+
+const LAYERS: &str = "the layers of a VGG network: convolutions, then three fully connected layers";
 
 /// One layer with weights.
 #[derive(Debug)]
@@ -35,8 +38,11 @@ pub(super) struct Sequence {
 
 impl Sequence {
     /// The arrays under torchvision's names: of the network whose arrays have these shapes, in this order.
-    pub(super) fn named(mut self, path: &Path, wanted: Option<Config>) -> Result<Vec<NamedArray>> {
-        let spec = self.spec(path, wanted)?;
+    pub(super) fn named(mut self, path: &Path, wanted: Wanted) -> Result<Vec<NamedArray>> {
+        if wanted.extent == Extent::Trunk {
+            self.layers.truncate(self.head());
+        }
+        let spec = self.spec(path, wanted.config)?;
         let network = spec.build()?;
         if self.channels_last {
             self.channels_first(&network);
@@ -54,63 +60,30 @@ impl Sequence {
         Ok(named.collect())
     }
 
-    /// Which network it is: its width, classes and crop follow from the first and last arrays, and A differs from A-LRN by
-    /// the normalisation alone.
+    /// Which network it is.
     fn spec(&self, path: &Path, wanted: Option<Config>) -> Result<Spec> {
-        let expected = "the layers of a VGG network: convolutions, then three fully connected layers";
-        let unknown = || {
-            damaged(
-                path,
-                expected,
-                format_args!("{} other layers with weights", self.layers.len()),
-            )
-        };
-        let weights = |kind| {
-            self.layers
-                .iter()
-                .filter(move |layer| layer.kind == kind)
-                .map(|l| &l.arrays[0].0)
-        };
-        let convolutions: Vec<_> = weights(Kind::Conv).collect();
-        let linear: Vec<_> = weights(Kind::Linear).collect();
-        let (Some(first), Some(last), [fc6, _, fc8]) =
-            (convolutions.first(), convolutions.last(), &linear[..])
-        else {
-            return Err(unknown());
-        };
-        let area = fc6[1] / last[0].max(1);
-        let side = area.isqrt();
-        let batch_norm = self.layers.iter().any(|layer| layer.kind == Kind::BatchNorm);
-        let spec = |config| Spec {
-            batch_norm,
-            classes: fc8[0],
-            crop: 32 * side,
-            width: first[0] as f64 / 64.0,
-            fc: fc6[0],
-            ..Spec::paper(config)
-        };
-        let fits = |config: &Config| {
-            let has_lrn = *config == Config::ALrn;
-            has_lrn == self.lrn && spec(*config).build().is_ok_and(|network| self.is_of(&network))
-        };
-        let found = Config::all().find(fits).ok_or_else(unknown)?;
+        let found = fitting(&self.layers, self.lrn).ok_or_else(|| {
+            let found = format_args!("{} other layers with weights", self.layers.len());
+            self.unknown(path, LAYERS, found)
+        })?;
         match wanted {
-            Some(wanted) if wanted != found => Err(Error::invalid_hint(
-                path.display(),
-                format_args!("weights of configuration {wanted}"),
-                format_args!("weights of configuration {found}"),
-                format_args!("they fit --config {found}"),
-            )),
-            _ => Ok(spec(found)),
+            Some(wanted) if wanted != found.config => Err(other_config(path, wanted, &found)?),
+            _ => Ok(found),
         }
     }
 
-    fn is_of(&self, network: &Network) -> bool {
-        let found = self
-            .layers
-            .iter()
-            .flat_map(|layer| layer.arrays.iter().map(|(dims, _)| dims));
-        found.eq(network.parameters.iter().map(|parameter| &parameter.dims))
+    /// The error where no configuration fits: the convolutions alone may fit one.
+    pub(super) fn unknown(&self, path: &Path, expected: &str, found: impl Display) -> Error {
+        match fitting(&self.layers[..self.head()], self.lrn) {
+            Some(spec) => other_head(path, spec.config, found),
+            None => damaged(path, expected, found),
+        }
+    }
+
+    /// Index of the first fully connected layer, or the end.
+    fn head(&self) -> usize {
+        let first = self.layers.iter().position(|layer| layer.kind == Kind::Linear);
+        first.unwrap_or(self.layers.len())
     }
 
     /// Turns the input of the first fully connected layer from (H, W, C) to (C, H, W).
@@ -134,6 +107,79 @@ impl Sequence {
             weights.copy_from_slice(&row);
         }
     }
+}
+
+/// Names the first layer that differs.
+fn other_config(path: &Path, wanted: Config, found: &Spec) -> Result<Error> {
+    let expected = Spec {
+        config: wanted,
+        ..found.clone()
+    };
+    let [expected, there] = [expected.build()?, found.build()?].map(|network| network.layers);
+    let differs = expected
+        .iter()
+        .zip(&there)
+        .find(|(a, b)| a.name != b.name || a.op != b.op);
+    let shown = |layer: &Layer| format!("{} ({})", layer.name, layer.kind());
+    let (layer, other) = differs.map_or_else(Default::default, |(a, b)| (shown(a), shown(b)));
+    Ok(Error::invalid_hint(
+        path.display(),
+        format_args!("weights of configuration {wanted}, with layer {layer}"),
+        format_args!(
+            "weights of configuration {}, with {other} in its place",
+            found.config
+        ),
+        format_args!("they fit --config {}", found.config),
+    ))
+}
+
+/// The network that has exactly these layers, A-LRN where there is its normalisation.
+fn fitting(layers: &[WeightLayer], lrn: bool) -> Option<Spec> {
+    let numbers = numbers(layers)?;
+    let spec = |config| Spec {
+        config,
+        ..numbers.clone()
+    };
+    let is_it = |spec: &Spec| {
+        (spec.config == Config::ALrn) == lrn && spec.build().is_ok_and(|network| is_of(layers, &network))
+    };
+    Config::all().map(spec).find(is_it)
+}
+
+/// What the layers say whatever the configuration: width, classes and crop follow from the first and last arrays. Of a
+/// trunk, where there are convolutions alone.
+fn numbers(layers: &[WeightLayer]) -> Option<Spec> {
+    let weights = |kind| {
+        let layers = layers.iter().filter(move |layer| layer.kind == kind);
+        layers.map(|layer| layer.arrays[0].0.as_slice())
+    };
+    let trunk = Spec {
+        batch_norm: layers.iter().any(|layer| layer.kind == Kind::BatchNorm),
+        width: weights(Kind::Conv).next()?[0] as f64 / 64.0,
+        ..Spec::trunk(Config::D)
+    };
+    let linear: Vec<_> = weights(Kind::Linear).collect();
+    match linear[..] {
+        [] => Some(trunk),
+        [fc6, _, fc8] => {
+            let area = fc6[1] / weights(Kind::Conv).next_back()?[0].max(1);
+            Some(Spec {
+                classes: fc8[0],
+                crop: 32 * area.isqrt(),
+                fc: fc6[0],
+                extent: Extent::Whole,
+                ..trunk
+            })
+        }
+        _ => None,
+    }
+}
+
+fn is_of(layers: &[WeightLayer], network: &Network) -> bool {
+    let found = layers
+        .iter()
+        .flat_map(|layer| layer.arrays.iter().map(|(dims, _)| dims));
+    found.eq(network.parameters.iter().map(|parameter| &parameter.dims))
 }
 
 /// Turns a matrix (rows, columns) into (columns, rows).

@@ -59,6 +59,7 @@ fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
         }
         StepOp::Input
         | StepOp::Windows { .. }
+        | StepOp::AveragePool { .. }
         | StepOp::Linear { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu

@@ -1,4 +1,4 @@
-//! Over the pixels of images: input finishing, pooling, layouts, windows, score maps.
+//! Over the pixels of images: input finishing, pooling, layouts, windows, means.
 
 use cudarc::driver::{DeviceRepr, PushKernelArg};
 
@@ -141,21 +141,23 @@ impl Launcher {
         launch!(self, windows[element], work; x, y, batch, height, width, channels, side)
     }
 
-    /// The mean of every class's score map: y (N, C) of x (N, H, W, C). Overwrites y.
+    /// Means over the parts of a map, whatever its size: y (N, side, side, C) of x (N, H, W, C). Overwrites y.
     ///
     /// # Safety
     ///
-    /// Both of those shapes, elements.
-    pub unsafe fn score_map_average(
+    /// Both of those shapes, elements; no side is 0.
+    pub unsafe fn average_pool(
         &self,
         element: Element,
         shape: Nhwc,
+        side: usize,
         x: DevicePtr,
         y: DevicePtr,
     ) -> Result<()> {
-        let work = Work::Items(shape.n * shape.c);
-        let (batch, plane, classes) = (shape.n as u64, (shape.h * shape.w) as u32, shape.c as u32);
-        launch!(self, score_map_average[element], work; x, y, batch, plane, classes)
+        let work = Work::Items(shape.n * side * side * shape.c);
+        let batch = shape.n as u64;
+        let [height, width, channels, side] = [shape.h, shape.w, shape.c, side].map(|size| size as u32);
+        launch!(self, average_pool[element], work; x, y, batch, height, width, channels, side)
     }
 }
 

@@ -38,6 +38,18 @@ impl Run<'_> {
         unsafe { self.resources.launcher.windows(self.element, shape, side, x, y) }
     }
 
+    /// Means over the parts of the map.
+    pub(super) fn average_pool_forward(&self, side: usize) -> Result<()> {
+        let (x, y) = (self.at.input, self.at.value);
+        let shape = input_shape(self.step);
+        // SAFETY: the input has that shape, the value side x side pixels of as many channels for each image.
+        unsafe {
+            self.resources
+                .launcher
+                .average_pool(self.element, shape, side, x, y)
+        }
+    }
+
     /// dy = y > 0 ? dy : 0, where it is left to this step.
     pub(super) fn mask(&self, left: bool) -> Result<()> {
         if !left {

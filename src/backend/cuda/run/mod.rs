@@ -45,6 +45,7 @@ pub(super) fn algorithm(resources: &Resources, step: &Step, part: Part) -> Strin
         }
         StepOp::Input
         | StepOp::Windows { .. }
+        | StepOp::AveragePool { .. }
         | StepOp::BatchNorm { .. }
         | StepOp::Relu
         | StepOp::Lrn
@@ -124,8 +125,9 @@ pub(super) fn run_received(
     let relu_left = |epilogue| epilogue == Epilogue::Relu && step.value_gradient == ValueGradient::Raw;
     match (step.op, pass) {
         (StepOp::Input, Pass::Forward) => run.input(plan),
-        (StepOp::Input | StepOp::Windows { .. }, Pass::Backward) => Ok(()),
+        (StepOp::Input | StepOp::Windows { .. } | StepOp::AveragePool { .. }, Pass::Backward) => Ok(()),
         (StepOp::Windows { side }, Pass::Forward) => run.windows_forward(side),
+        (StepOp::AveragePool { side }, Pass::Forward) => run.average_pool_forward(side),
         (StepOp::Conv { kernel, epilogue }, Pass::Forward) => run.conv_forward(kernel, epilogue),
         (StepOp::Conv { kernel, epilogue }, Pass::Backward) => {
             run.mask(relu_left(epilogue))?;
