@@ -48,11 +48,14 @@ class ReproduceQuickstart(unittest.TestCase):
         self.assertIn(f"{mean:+.1f} +- {error:.1f} (-50.0 .. -25.0)", effect.row())
 
     def test_networks_are_trained_in_an_order_that_has_their_starts(self):
-        trained = set()
-        for net in tool.nets():
-            self.assertTrue(set(net.start[1:]) <= trained, net)
-            trained.add(net.run)
+        trained = {}
+        for net in tool.nets("224,256,384,256..512"):
+            self.assertTrue(set(net.start[1:]) <= set(trained), net)
+            trained[net.run] = net.tests
         self.assertEqual(len(trained), 7)
+        self.assertEqual(trained["a-256"], [224, 256, 288])
+        self.assertEqual(trained["d-384"], [352, 384, 416])
+        self.assertEqual(trained["e-256..512"], [256, 384, 512])
 
 
 if __name__ == "__main__":
