@@ -386,7 +386,7 @@ pub(super) struct TrainArgs {
 /// Where and how to compute. Only device, precision and the convolutions' algorithm change bits of the result.
 #[derive(Debug, Args)]
 pub(super) struct ComputeArgs {
-    /// Where to compute: cpu, cuda or cuda:N; to train on several GPUs, one replica on each, cuda:0-3 or cuda:0,2
+    /// Where to compute: cpu, cuda or cuda:N; to train or evaluate on several GPUs, one replica on each, cuda:0-3 or cuda:0,2
     /// [default: cpu]
     #[arg(long)]
     pub(super) device: Option<String>,
@@ -394,7 +394,8 @@ pub(super) struct ComputeArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) cuda_libs: Option<PathBuf>,
     /// Replicas that share the batch, a power of two that divides the number of micro-batches: the weights are the same to
-    /// the bit for any number of them [default: 1]; `bench scale` takes several numbers
+    /// the bit for any number of them [default: 1]; `eval` and `reproduce` deal images to any number, `bench scale` takes
+    /// several numbers
     #[arg(long, value_name = "R", value_delimiter = ',')]
     pub(super) replicas: Vec<usize>,
     /// How replicas add their gradients [default: exact]

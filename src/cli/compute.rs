@@ -43,8 +43,22 @@ macro_rules! on_device {
 }
 pub(super) use on_device;
 
+/// `on_replicas!(device, backends => expression)`: likewise with a back end for each replica.
+macro_rules! on_replicas {
+    ($device:expr, $backends:ident => $then:expr) => {
+        match $device {
+            $crate::cli::compute::Device::Cpu(all, each) => {
+                let $backends = $crate::cli::compute::replicas(all, each).backends;
+                $then
+            }
+            $crate::cli::compute::Device::Cuda($backends) => $then,
+        }
+    };
+}
+pub(super) use on_replicas;
+
 /// Replicas on `each`, or one on `all` where there are none.
-fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
+pub(super) fn replicas<'a, B>(all: &'a B, each: &'a [B]) -> Replicas<'a, B> {
     match each {
         [] => Replicas::one(all),
         each => Replicas {
@@ -103,7 +117,7 @@ impl DeviceName {
     pub(super) fn single(name: &str) -> Result<Self> {
         match Self::parse(name)? {
             Self::Cuda(ordinals) if ordinals.len() > 1 => Err(Error::Usage(format!(
-                "--device: expected one device, found '{name}'; only train splits the batch"
+                "--device: expected one device, found '{name}'; only train, eval and reproduce use several"
             ))),
             one => Ok(one),
         }
@@ -311,6 +325,20 @@ impl ComputeArgs {
         self.open_for(self.device(), 1)
     }
 
+    /// To how many replicas images are dealt: as was said, or one for each device.
+    pub(super) fn dealt(&self) -> Result<usize> {
+        let device = self.device();
+        match replicas_on(device, DeviceName::parse(device)?.count(), self.replicas()?)? {
+            0 => Err(Error::Usage("--replicas: expected at least 1, found 0".into())),
+            replicas => Ok(replicas),
+        }
+    }
+
+    /// The device, or several, opened for replicas that are dealt images.
+    pub(super) fn open_dealt(&self) -> Result<Device> {
+        self.open_for(self.device(), self.dealt()?)
+    }
+
     /// A device or several, for `replicas`.
     pub(super) fn open_for(&self, device: &str, replicas: usize) -> Result<Device> {
         let options = Options {
@@ -376,12 +404,12 @@ impl ComputeArgs {
         }
     }
 
-    /// Refuses to split what is not a training run.
+    /// Refuses to split what one replica does.
     pub(super) fn check(&self) -> Result<()> {
         match self.replicas()? {
             None | Some(1) => Ok(()),
             Some(replicas) => Err(Error::Usage(format!(
-                "--replicas: expected 1, found {replicas}; only train, plan, bench scale and bench reduce split the batch"
+                "--replicas: expected 1, found {replicas}; only train, eval, reproduce, plan, bench scale and bench reduce take several"
             ))),
         }
     }

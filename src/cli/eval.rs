@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::args::{EvalArgs, LookArgs, WeightsArg};
-use super::compute::{Device, on_device};
+use super::compute::{Device, on_replicas};
 use super::output::{note, print_json, say};
 use crate::data::preprocess::Preprocess;
 use crate::data::shards::{Dataset, IoMode, Split};
@@ -18,7 +18,7 @@ use crate::eval::{
 use crate::weights::Model;
 
 pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
-    args.compute.check()?;
+    args.compute.dealt()?;
     if args.batch == 0 {
         return Err(Error::invalid("--batch", "at least 1 image", 0));
     }
@@ -31,7 +31,7 @@ pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
             if look.protocol == Protocol::Center && look.scales.len() == 1 && !look.flip {
                 centre(args, &data, &model, look)?
             } else {
-                let device = args.compute.open()?;
+                let device = args.compute.open_dealt()?;
                 averaged(args, &data, one_network(args, &data, &device, &model, look)?)?
             }
         }
@@ -85,8 +85,8 @@ fn centre(args: &EvalArgs, data: &Arc<Dataset>, model: &Model, look: Look) -> Re
         batch: args.batch,
         threads: args.compute.threads()?,
     };
-    let tally = on_device!(&args.compute.open()?, backend => {
-        evaluate(backend, model, &preprocess, Arc::clone(data), center)?
+    let tally = on_replicas!(&args.compute.open_dealt()?, backends => {
+        evaluate(backends, model, &preprocess, Arc::clone(data), center)?
     });
     Ok(Outcome {
         tally,
@@ -103,7 +103,9 @@ fn fused(args: &EvalArgs, data: &Dataset, weights: &[WeightsArg]) -> Result<Outc
         None => fused = Some(one),
         Some(fused) => fused.add(&one),
     };
-    let device = (!weights.is_empty()).then(|| args.compute.open()).transpose()?;
+    let device = (!weights.is_empty())
+        .then(|| args.compute.open_dealt())
+        .transpose()?;
     for (weights, device) in weights.iter().zip(std::iter::repeat(&device)) {
         let model = open_model(&weights.path)?;
         let look = args.look.decide(weights, &model);
@@ -133,8 +135,8 @@ fn one_network(
         batch: args.batch,
         threads: args.compute.threads()?,
     };
-    let averages: Averages = on_device!(device, backend => {
-        posteriors(backend, model, &preprocess, data, &look, resources)?
+    let averages: Averages = on_replicas!(device, backends => {
+        posteriors(backends, model, &preprocess, data, &look, resources)?
     });
     Ok(Ensemble {
         averages,

@@ -2,6 +2,7 @@
 
 use std::io::stdin;
 use std::path::PathBuf;
+use std::slice;
 
 use serde::Serialize;
 use serde_json::json;
@@ -95,7 +96,14 @@ fn predictions<B: Backend>(
         threads: args.compute.threads()?,
     };
     let files = Files::new(images(&args.images)?, stdin())?;
-    let averages = posteriors(backend, model, preprocess, &files, look, resources)?;
+    let averages = posteriors(
+        slice::from_ref(backend),
+        model,
+        preprocess,
+        &files,
+        look,
+        resources,
+    )?;
     if let Some(bad) = averages.bad().find(|event| event.action == Action::LeftOut) {
         return Err(Error::Sample(Box::new(bad.sample.clone())));
     }

@@ -7,7 +7,7 @@ use clap::Parser;
 use serde_json::json;
 
 use super::args::{Cli, Command, QuickstartArgs};
-use super::compute::{Device, check_threads, on_device};
+use super::compute::{Device, check_threads, on_replicas};
 use super::decide::decide;
 use super::eval::open_model;
 use super::output::{note, print_json, say};
@@ -85,7 +85,8 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
         batch: 32,
         threads,
     };
-    let tally = on_device!(&device, backend => evaluate(backend, &model, &meta.preprocess, images, center)?);
+    let tally =
+        on_replicas!(&device, backends => evaluate(backends, &model, &meta.preprocess, images, center)?);
     let (top1, top5) = (100.0 - tally.top1_error(), 100.0 - tally.top5_error());
     if args.json {
         print_json(&json!({

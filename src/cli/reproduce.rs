@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::args::{ReproduceArgs, TableArg};
-use super::compute::on_device;
+use super::compute::on_replicas;
 use super::eval::{check_classes, open_model, preprocess_of, validation_of};
 use super::output::{note, print_json, say};
 use crate::data::augment::ScaleRange;
@@ -26,28 +26,44 @@ struct Given {
 }
 
 pub(super) fn reproduce(args: &ReproduceArgs) -> Result<u8> {
-    args.compute.check()?;
+    args.compute.dealt()?;
     let data = Arc::new(validation_of(&args.data, args.io)?);
-    let table = match args.table {
-        TableArg::Table3 => PaperTable::Table3,
-        TableArg::Table4 => PaperTable::Table4,
-        TableArg::Table5 => PaperTable::Table5,
-        TableArg::Table6 => PaperTable::Table6,
-        TableArg::Table7 => PaperTable::Table7,
-    };
     let given: Vec<Given> = args
         .weights
         .iter()
         .map(|said| look_up(said))
         .collect::<Result<_>>()?;
-    let rows = table.rows();
-    let tallies = compute(args, &data, &rows, &given)?;
-    if args.json {
-        print_json(&json_report(table, &rows, &tallies, &given));
-    } else {
-        show(table, &rows, &tallies);
+    let rows: Vec<PaperRow> = tables(args).flat_map(PaperTable::rows).collect();
+    let mut tallies = compute(args, &data, &rows, &given)?.into_iter();
+    let mut reports = Vec::new();
+    for (i, table) in tables(args).enumerate() {
+        let rows = table.rows();
+        let tallies: Vec<_> = tallies.by_ref().take(rows.len()).collect();
+        if args.json {
+            reports.push(json_report(table, &rows, &tallies, &given));
+        } else {
+            if i > 0 {
+                say("");
+            }
+            show(table, &rows, &tallies);
+        }
+    }
+    match reports.as_slice() {
+        [] => {}
+        [one] => print_json(one),
+        several => print_json(&json!({ "tables": several })),
     }
     Ok(0)
+}
+
+fn tables(args: &ReproduceArgs) -> impl Iterator<Item = PaperTable> {
+    args.tables.iter().map(|table| match table {
+        TableArg::Table3 => PaperTable::Table3,
+        TableArg::Table4 => PaperTable::Table4,
+        TableArg::Table5 => PaperTable::Table5,
+        TableArg::Table6 => PaperTable::Table6,
+        TableArg::Table7 => PaperTable::Table7,
+    })
 }
 
 /// `NAME=FILE`: opens it once, to say early what is wrong, and to learn what it was trained on.
@@ -103,7 +119,7 @@ fn compute(
         note("none of the rows has all of its networks: only published numbers follow");
         return Ok(filled.tallies());
     }
-    let device = args.compute.open()?;
+    let device = args.compute.open_dealt()?;
     let resources = Resources {
         batch: args.batch,
         threads: args.compute.threads()?,
@@ -121,8 +137,8 @@ fn compute(
         let preprocess = preprocess_of(&model, data);
         for component in mine {
             note(format_args!("{}: {}", component.net, component.look));
-            let averages = on_device!(&device, backend => {
-                posteriors(backend, &model, &preprocess, data, &component.look, resources)?
+            let averages = on_replicas!(&device, backends => {
+                posteriors(backends, &model, &preprocess, data, &component.look, resources)?
             });
             filled.add(component, &averages, ScoreAverage::Scores)?;
         }

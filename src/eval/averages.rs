@@ -56,6 +56,30 @@ impl Averages {
         }
     }
 
+    /// Those of all images where replicas had them in turn: the first of each, then the second of each, and so on.
+    pub(super) fn of_turns(mut parts: Vec<Self>) -> Self {
+        if parts.len() == 1 {
+            return parts.remove(0);
+        }
+        let classes = parts[0].classes;
+        let images = parts.iter().map(|part| part.sums[0].len() / classes).sum();
+        let mut all = Self::new(images, classes);
+        for average in ScoreAverage::ALL {
+            let rows = all.all_mut(average).chunks_exact_mut(classes);
+            for (image, row) in rows.enumerate() {
+                let part = &parts[image % parts.len()];
+                row.copy_from_slice(part.posteriors(image / parts.len(), average));
+            }
+        }
+        let replicas = parts.len();
+        for (rank, part) in parts.into_iter().enumerate() {
+            for (image, event) in part.bad {
+                all.note(image * replicas + rank, event.sample, event.action);
+            }
+        }
+        all
+    }
+
     /// Adds the scores (windows, classes) of one view of an image, with a weight.
     pub(super) fn add(&mut self, image: usize, scores: &[f32], weight: f64) {
         let windows = scores.len() / self.classes;
@@ -246,6 +270,32 @@ mod tests {
         assert_eq!(events.len(), 1);
         assert!(averages.is_left_out(1) && !averages.is_left_out(0));
         assert_eq!(events[0].sample.reason, "gone");
+    }
+
+    #[test]
+    fn images_that_were_dealt_come_back_in_their_order() {
+        let sample = BadSample {
+            shard: "s".into(),
+            offset: 0,
+            key: "k".into(),
+            reason: "gone".into(),
+        };
+        let part = |images: &[usize]| {
+            let mut part = Averages::new(images.len(), 2);
+            for (i, &image) in images.iter().enumerate() {
+                part.add(i, &[image as f32, 0.0], 1.0);
+            }
+            part
+        };
+        let whole = part(&[0, 1, 2, 3, 4]);
+        let mut parts = vec![part(&[0, 3]), part(&[1, 4]), part(&[2])];
+        parts[1].note(1, sample, Action::LeftOut);
+        let all = Averages::of_turns(parts);
+        for average in ScoreAverage::ALL {
+            assert_eq!(all.all(average), whole.all(average));
+        }
+        let bad: Vec<u64> = all.bad().map(|event| event.position).collect();
+        assert!(bad == [4] && all.is_left_out(4));
     }
 
     #[test]

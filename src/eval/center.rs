@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::replicas::on_each;
 use super::tally::{Tally, tally};
 use crate::backend::Backend;
 use crate::data::augment::Views;
@@ -19,16 +20,17 @@ pub struct Center {
     pub scale: usize,
     /// Images per micro-batch; results do not depend on it.
     pub batch: usize,
-    /// Threads that decode.
+    /// Threads that decode; replicas share them.
     pub threads: usize,
 }
 
 /// Slots of the ring, as in training.
 const LOADER_SLOTS: usize = 3;
 
-/// Scores every image of `data` exactly once. Images that cannot be read are listed and not counted.
+/// Scores every image of `data` exactly once. Images that cannot be read are listed and not counted. Micro-batches are
+/// dealt to `backends` in turn; how many there are changes no bit.
 pub fn evaluate<B: Backend>(
-    backend: &B,
+    backends: &[B],
     model: &Model,
     preprocess: &Preprocess,
     data: Arc<Dataset>,
@@ -51,14 +53,20 @@ pub fn evaluate<B: Backend>(
             "none",
         ));
     }
-    let mut inference = Inference::new(backend, &model.network, preprocess, center.batch, &model.weights)?;
-    let config = Config {
-        threads: center.threads,
-        slots: LOADER_SLOTS,
-        positions: Positions::from(0, center.batch)?.until(data.len() as u64),
-        views: Views::centred(model.spec.crop, center.scale)?.with_exif(preprocess.exif),
-        mode: Mode::Evaluate { on_bad: OnBad::Skip },
-    };
-    let mut loader = load(backend, data, config)?;
-    Ok(Tally::total(tally(&mut loader, &mut inference, || true)?))
+    let scored = on_each(backends, |part, backend| {
+        let (network, weights) = (&model.network, &model.weights);
+        let mut inference = Inference::new(backend, network, preprocess, center.batch, weights)?;
+        let batch = center.batch as u64;
+        let (first, turn) = (part.rank as u64 * batch, part.replicas as u64 * batch);
+        let config = Config {
+            threads: (center.threads / part.replicas).max(1),
+            slots: LOADER_SLOTS,
+            positions: Positions::share(first, turn, 1, center.batch)?.until(data.len() as u64),
+            views: Views::centred(model.spec.crop, center.scale)?.with_exif(preprocess.exif),
+            mode: Mode::Evaluate { on_bad: OnBad::Skip },
+        };
+        let mut loader = load(backend, data.clone(), config)?;
+        tally(&mut loader, &mut inference, || part.is_wanted())
+    })?;
+    Ok(Tally::of_turns(scored))
 }

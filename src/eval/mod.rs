@@ -8,6 +8,7 @@ mod files;
 mod look;
 mod network;
 mod paper;
+mod replicas;
 mod rows;
 mod tally;
 mod views;

@@ -2,6 +2,7 @@
 
 use super::averages::Averages;
 use super::look::{Kind, Look};
+use super::replicas::{Dealt, on_each};
 use super::views::{Pass, Rendered};
 use crate::backend::Backend;
 use crate::data::loader::{Action, Source};
@@ -21,17 +22,18 @@ const MICRO_BATCH_PIXELS: usize = 1 << 20;
 pub struct Resources {
     /// Views per micro-batch at most.
     pub batch: usize,
-    /// Threads that decode.
+    /// Threads that decode; replicas share them.
     pub threads: usize,
 }
 
 /// The mean posteriors of `model` over all views of every image of `source`.
 ///
-/// On the CPU they do not depend on the batch or the threads, to the bit: a view's scores do not depend on who is computed
-/// beside it, and views are added in the order of scales, kinds and mirrorings. Images that cannot be read are noted and
-/// left out. Memory is bounded: images larger than a limit are left out of a dense evaluation.
+/// Images are dealt to `backends` in turn. On the CPU the result does not depend on how many those are, nor on the batch or
+/// the threads, to the bit: a view's scores do not depend on who is computed beside it, and views are added in the order of
+/// scales, kinds and mirrorings. Images that cannot be read are noted and left out. Memory is bounded: images larger than
+/// a limit are left out of a dense evaluation.
 pub fn posteriors<B: Backend>(
-    backend: &B,
+    backends: &[B],
     model: &Model,
     preprocess: &Preprocess,
     source: &dyn Source,
@@ -43,6 +45,25 @@ pub fn posteriors<B: Backend>(
     if source.is_empty() {
         return Err(Error::invalid("the data set", "images to evaluate", "none"));
     }
+    let parts = on_each(backends, |part, backend| {
+        let resources = Resources {
+            threads: (resources.threads / part.replicas).max(1),
+            ..resources
+        };
+        one_part(backend, model, preprocess, &part.of(source), look, resources)
+    })?;
+    Ok(Averages::of_turns(parts))
+}
+
+/// The mean posteriors of one replica's images.
+fn one_part<B: Backend>(
+    backend: &B,
+    model: &Model,
+    preprocess: &Preprocess,
+    source: &Dealt<'_>,
+    look: &Look,
+    resources: Resources,
+) -> Result<Averages> {
     let pool = decoders(resources)?;
     let pooled = adaptive(&model.network);
     let mut averages = Averages::new(source.len(), model.spec.classes);
@@ -216,3 +237,6 @@ impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

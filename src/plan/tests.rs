@@ -102,6 +102,40 @@ fn fusions_are_taken_where_the_back_end_takes_them() {
     }
 }
 
+/// Issue 8: a dense evaluation multiplies for the convolutions on that area, and (floor(H/32) - 6)(floor(W/32) - 6) times
+/// for the fully connected layers, 0.1236 G at the paper's size.
+#[test]
+fn a_dense_plan_multiplies_once_for_every_window() {
+    for config in [Config::A, Config::D, Config::E] {
+        let trained = Spec::paper(config).build().unwrap();
+        for (h, w) in [(224, 224), (256, 341), (384, 289), (512, 683)] {
+            let dense = crate::network::dense(&trained, h, w).unwrap();
+            for lowering in [&Greedy as &dyn Lowering, &Plain] {
+                let plan = plan(&dense, Mode::Evaluation, lowering);
+                let (mut convolutions, mut fully_connected) = (0, 0);
+                for step in &plan.steps {
+                    match step.op {
+                        StepOp::Linear { .. } => {
+                            let per_row = (step.input.len() * step.output.len()) as u64;
+                            assert_eq!(step.macs, step.batch as u64 * per_row, "{}", step.name);
+                            fully_connected += step.macs;
+                        }
+                        _ => convolutions += step.macs,
+                    }
+                }
+                let (images, windows) = (plan.batch as u64, ((h / 32 - 6) * (w / 32 - 6)) as u64);
+                assert_eq!(
+                    fully_connected,
+                    images * windows * 123_633_664,
+                    "{config} {h}x{w}"
+                );
+                let all = images * dense.macs();
+                assert_eq!(convolutions + fully_connected, all, "{config} {h}x{w}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_relu_is_masked_exactly_once() {
     for (config, bn) in [

@@ -35,7 +35,18 @@ fn bad_flags_are_usage_errors() {
         &[
             "train", "--data", "x", "--run", "y", "--config", "A", "--reduce", "nccl",
         ],
-        &["eval", "--data", "x", "--weights", "y", "--replicas", "2"],
+        &["eval", "--data", "x", "--weights", "y", "--replicas", "0"],
+        &[
+            "reproduce",
+            "table3",
+            "--data",
+            "x",
+            "--device",
+            "cuda:0-1",
+            "--replicas",
+            "3",
+        ],
+        &["predict", "--weights", "y", "x.png", "--replicas", "2"],
         &[
             "train",
             "--data",

@@ -37,6 +37,38 @@ fn every_protocol_learns_from_every_image_whatever_the_batch_and_the_threads() {
     }
 }
 
+/// Each replica has images of its own; posteriors, errors and losses are those of one, to the bit.
+#[test]
+fn any_number_of_replicas_and_threads_finds_the_same_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("posteriors");
+    let at = ["--save-posteriors", saved.to_str().unwrap()];
+    // Centre crops of one scale are counted on the way; every other look makes posteriors.
+    let mut looks = vec![(vec!["--protocol", "center", "--scales", "40"], false)];
+    for protocol in ["center", "dense", "multi-crop", "both"] {
+        looks.push((vec!["--protocol", protocol, "--scales", "36,72", "--flip"], true));
+    }
+    for (look, has_posteriors) in looks {
+        let run = |replicas: &str, threads: &str| {
+            let share = ["--batch", "3", "--replicas", replicas, "--threads", threads];
+            let save = if has_posteriors { &at[..] } else { &[] };
+            let report = without_time(eval(&[&look[..], &share, save].concat()));
+            let posteriors = has_posteriors.then(|| std::fs::read(&saved).unwrap());
+            (report, posteriors)
+        };
+        let expected = run("1", "1");
+        assert_eq!(expected.0["n"], 20);
+        // Some share a thread, some have several; of 32 replicas, 12 have nothing to do.
+        for (replicas, threads) in [("2", "1"), ("2", "4"), ("3", "2"), ("8", "3"), ("32", "2")] {
+            let found = run(replicas, threads);
+            assert!(
+                found == expected,
+                "{look:?}: {replicas} replicas, {threads} threads"
+            );
+        }
+    }
+}
+
 /// Where the image at Q is as large as the crop there is one window, and the protocols see the same of a square one.
 #[test]
 fn both_averages_of_the_score_map_are_reported() {
@@ -200,6 +232,11 @@ fn tables_of_the_paper_stand_beside_ours() {
     let difference = first["difference"]["top1_error"].as_f64().unwrap();
     assert!((difference - (own["top1_error"].as_f64().unwrap() - 29.6)).abs() < 1e-9);
     assert!(rows[1..].iter().all(|row| row["ours"].is_null()));
+
+    let several = [&flags("table3")[..], &["table5", "table3"]].concat();
+    let several = &run_json(several)["tables"];
+    assert_eq!((&several[0], &several[2]), (&report, &report));
+    assert_eq!(several[1]["rows"].as_array().unwrap().len(), 6);
 
     let others = run_json(flags("table7"));
     let names: Vec<_> = others["rows"]

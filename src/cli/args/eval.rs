@@ -172,8 +172,9 @@ pub(in crate::cli) enum TableArg {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ReproduceArgs {
-    /// Which table
-    pub(in crate::cli) table: TableArg,
+    /// Which tables; what several of them need is computed once
+    #[arg(required = true, value_name = "TABLE")]
+    pub(in crate::cli) tables: Vec<TableArg>,
     /// The shard folder; its validation split is evaluated
     #[arg(long, value_name = "SHARDS")]
     pub(in crate::cli) data: PathBuf,

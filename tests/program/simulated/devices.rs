@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::evaluation::trained;
 use crate::images::{shards, write_folder};
 use crate::replicas::damage_an_image;
 use crate::tool::{command, errors, events, hashes, run_ok, small, with};
@@ -31,6 +32,31 @@ fn two_steps<'a>(run: &'a Path, net: &[&'a str], device: &'a str) -> Vec<&'a str
     let config = flags.iter().position(|flag| *flag == "--config").unwrap();
     flags.splice(config + 1..config + 1, net.iter().copied());
     flags
+}
+
+/// The simulated device multiplies with plain loops: here, neither what is computed beside an image nor on which device
+/// changes its posteriors.
+#[test]
+fn posteriors_do_not_depend_on_batches_and_devices() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("posteriors");
+    let weights = trained().to_str().unwrap();
+    let posteriors = |device: &str, batch: &str, replicas: &str| {
+        let look = ["--protocol", "dense", "--scales", "64"];
+        let place = ["--device", device, "--batch", batch, "--replicas", replicas];
+        let mut flags = vec!["eval", "--data", shards(), "--weights", weights];
+        flags.extend([&look[..], &place].concat());
+        flags.extend(["--save-posteriors", saved.to_str().unwrap()]);
+        run(&flags, batch);
+        std::fs::read(&saved).unwrap()
+    };
+    let expected = posteriors("cuda:0", "20", "1");
+    for (device, batch, replicas) in [("cuda:0", "3", "1"), ("cuda:0", "7", "3"), ("cuda:1-2", "5", "2")] {
+        assert!(
+            posteriors(device, batch, replicas) == expected,
+            "{device}, batches of {batch}, {replicas} replicas"
+        );
+    }
 }
 
 /// A checkpoint of four replicas, whose momentum lay in slices, is one of any number.
