@@ -19,18 +19,26 @@ fn main() {
 
 /// `verydeep --version` and every benchmark record say it.
 fn record_commit() {
-    let commit = Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12"])
-        .output()
-        .ok()
-        .filter(|output| output.status.success())
-        .and_then(|output| String::from_utf8(output.stdout).ok());
-    let commit = commit.map_or_else(|| "unknown".to_string(), |text| text.trim().to_string());
+    let commit = git(&["describe", "--always", "--dirty", "--abbrev=12"]);
+    let commit = commit.unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=VERYDEEP_COMMIT={commit}");
-    println!("cargo::rerun-if-changed=.git/HEAD");
-    println!("cargo::rerun-if-changed=.git/index");
+    // In a worktree they lie elsewhere, and a file that does not exist would mean a build each time.
+    for file in ["HEAD", "index"] {
+        if let Some(path) = git(&["rev-parse", "--git-path", file]) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
     println!("cargo::rerun-if-changed=src");
     println!("cargo::rerun-if-changed=Cargo.lock");
+}
+
+/// What a command of git says, where there is git and a repository.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok()?;
+    if !output.status.success() {
+        return None;
+    }
+    Some(String::from_utf8(output.stdout).ok()?.trim().into())
 }
 
 /// Writes `kernels.rs`: `HEADERS: [Header; _]` and `MODULES: [Module; _]`, in the order of their names.

@@ -78,7 +78,7 @@ fn the_corpora_hold_good_files() {
     let shard = verydeep::data::file::RandomFile::in_memory(path, file("tar", "ustar.tar"));
     let text = String::from_utf8(file("idx", "whole.idx")).unwrap();
     assert_eq!(index::load_from(&text, &shard).unwrap().len(), 2);
-    for name in ["small.json", "empty.json"] {
+    for name in ["small.json", "empty.json", "crc32.json"] {
         Manifest::parse(&file("manifest", name), path).unwrap();
     }
     for (image, bytes) in corpus("jpeg") {
@@ -90,7 +90,7 @@ fn the_corpora_hold_good_files() {
     for name in ["weights.safetensors", "step.safetensors"] {
         Model::open_from(path, file("checkpoint", name)).unwrap();
     }
-    for name in ["plateau.toml", "step.toml"] {
+    for name in ["plateau.toml", "step.toml", "devices.toml"] {
         let text = String::from_utf8(file("recipe", name)).unwrap();
         Recipe::parse(&text, path).unwrap().check().unwrap();
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use verydeep::data::decode::{Decoder, Region};
 use verydeep::data::file::RandomFile;
 use verydeep::data::manifest::Manifest;
+use verydeep::data::preprocess::Exif;
 use verydeep::data::{index, tar as archive};
 use verydeep::network::Extent;
 use verydeep::parallel::control;
@@ -77,12 +78,13 @@ pub fn manifest(data: &[u8]) {
     }
 }
 
-/// The last eight bytes choose a window; its pixels are those of the whole image, where nothing is odd about it.
+/// An image of any format, turned as its EXIF wants. The last eight bytes choose a window; its pixels are those of the
+/// whole image, where nothing is odd about it.
 pub fn jpeg(data: &[u8]) {
     let Some((bytes, numbers)) = data.split_last_chunk::<8>() else {
         return;
     };
-    let mut decoder = Decoder::new();
+    let mut decoder = Decoder::with_exif(Exif::Apply);
     let Ok(image) = decoder.open(bytes) else {
         return;
     };

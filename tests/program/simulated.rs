@@ -257,6 +257,29 @@ fn what_does_not_fit_is_said_before_anything_starts() {
     assert!(!run.exists(), "nothing was started");
 }
 
+/// A device, and a cuDNN, of years ago.
+#[test]
+fn what_is_too_old_is_named_before_anything_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path().join("run");
+    for (variable, value, found) in [
+        ("CUDASIM_CAPABILITY", "75", "7.5, expected at least 8.0"),
+        ("CUDASIM_CUDNN", "90100", "found 9.1 at"),
+    ] {
+        let mut flags = small(shards(), &run);
+        flags.extend(["A", "--iterations", "1", "--device", "cuda:0"]);
+        let output = command(flags)
+            .env("VERYDEEP_SIMULATE_CUDA", "1")
+            .env(variable, value)
+            .output()
+            .unwrap();
+        let said = errors(&output);
+        assert_eq!(output.status.code(), Some(4), "{said}");
+        assert!(said.contains(found), "{said}");
+        assert!(!run.exists(), "nothing was started");
+    }
+}
+
 #[test]
 fn layers_are_timed_on_the_simulated_device_and_held_against_its_own_rates() {
     let flags = "--config A --width 0.0625 --fc 16 --crop 32 --batch 2 --device cuda:0 --json";

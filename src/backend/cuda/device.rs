@@ -30,6 +30,21 @@ impl DeviceFacts {
         let (major, minor) = self.compute_capability;
         format!("sm_{major}{minor}")
     }
+
+    /// Refuses a device whose instructions nothing here is built for.
+    pub fn refuse_if_too_old(&self) -> Result<()> {
+        if self.compute_capability >= OLDEST_CAPABILITY {
+            return Ok(());
+        }
+        let ((major, minor), (oldest, of_it)) = (self.compute_capability, OLDEST_CAPABILITY);
+        Err(Error::Device {
+            device: format!("cuda:{}", self.ordinal),
+            reason: format!(
+                "{} has compute capability {major}.{minor}, expected at least {oldest}.{of_it}",
+                self.name
+            ),
+        })
+    }
 }
 
 /// The oldest devices whose instructions our kernels and the deterministic plans are built for.

@@ -111,6 +111,7 @@ impl Cuda {
             device: name.clone(),
             reason: format!("there are {} devices, counted from 0", devices.len()),
         })?;
+        facts.refuse_if_too_old()?;
         let driver = |doing: &'static str| {
             let name = name.clone();
             move |why| failed(&name, doing, &why)

@@ -8,19 +8,23 @@ use super::{Answer, answer, answer_always, current, need_context, put, set_curre
 use crate::faults::Call;
 use crate::nccl::node_of;
 use crate::rules::Rule;
-use crate::sim::Sim;
+use crate::sim::{Sim, variable};
 
 const VERSION: c_int = 13_000;
 const NAME: &str = "Simulated device";
 const MULTIPROCESSORS: c_int = 4;
-/// Hopper's, so that kernels are compiled as for a device that exists.
-const CAPABILITY: [c_int; 2] = [9, 0];
+/// Hopper's, so that kernels are compiled as for a device that exists; ten times the compute capability.
+const CAPABILITY: u64 = 90;
 
 pub(super) fn checked(sim: &Sim, device: c_int) -> Result<usize, CUresult> {
     let found = usize::try_from(device)
         .ok()
         .filter(|device| *device < sim.devices);
     found.ok_or(CUresult::CUDA_ERROR_INVALID_DEVICE)
+}
+
+fn capability() -> c_int {
+    variable("CUDASIM_CAPABILITY", CAPABILITY) as c_int
 }
 
 /// A context is named by its device.
@@ -131,9 +135,9 @@ pub unsafe extern "C" fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_in
         checked(sim, device)?;
         let is = |known: Attribute| attribute == known as c_int;
         let answer = if is(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR) {
-            CAPABILITY[0]
+            capability() / 10
         } else if is(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR) {
-            CAPABILITY[1]
+            capability() % 10
         } else if is(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT) {
             MULTIPROCESSORS
         } else if is(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED) {

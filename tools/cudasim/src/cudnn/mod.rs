@@ -23,9 +23,10 @@ use self::descriptor::{Descriptor, Id, Payload, size_of_type};
 use self::engine::Engine;
 use self::graph::{Refusal, Store, Tensor, tensor};
 use crate::library::{self, Access, Work};
+use crate::sim::variable;
 
 /// 9.10.0, as cudnnGetVersion says it.
-const VERSION: usize = 91_000;
+const VERSION: u64 = 91_000;
 
 #[derive(Default)]
 struct State {
@@ -299,7 +300,7 @@ impl State {
 /// `size_t cudnnGetVersion(void)`.
 #[unsafe(no_mangle)]
 pub extern "C" fn cudnnGetVersion() -> usize {
-    VERSION
+    variable("CUDASIM_CUDNN", VERSION) as usize
 }
 
 /// Copies the reason of the last failure, NUL-terminated.
