@@ -181,8 +181,8 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
         assert_eq!(hashes(&run), alone(&at("one"), "2", precision), "{nodes} nodes");
         assert_eq!(events(&run, "end").len(), 1, "one process writes the log");
 
-        // Two steps, each with slices to their owners and weights back; and, for one checkpoint, the momentum, and the
-        // weights that came back in bf16.
+        // Two steps, each with slices to their owners and weights back; for one checkpoint, the momentum; and for it and
+        // the hash of every validation, the weights that came back in bf16.
         let plan = plan(&run);
         let elements = |bucket: &Bucket| bucket.elements.len() as u64;
         let gradient = 4 * plan.buckets.iter().map(elements).sum::<u64>();
@@ -191,7 +191,8 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
             "bf16" => 2 * factors.map(elements).sum::<u64>(),
             _ => 0,
         };
-        let once = 2 * (2 * gradient - halved) + gradient + 2 * halved;
+        let made_whole = 1 + events(&run, "validation").len() as u64;
+        let once = 2 * (2 * gradient - halved) + gradient + made_whole * 2 * halved;
         let (all, off_node) = sent(&wire);
         let replicas = 4;
         assert_eq!(all, (replicas - 1) * once, "{nodes} nodes, {precision}");
