@@ -178,8 +178,18 @@ fn four_processes_give_the_bits_of_one_and_send_what_they_must() {
         let mut flags = flags(&run, "2", "cuda");
         flags.extend(["--precision", precision]);
         job.run(&flags, 0);
-        assert_eq!(hashes(&run), alone(&at("one"), "2", precision), "{nodes} nodes");
-        assert_eq!(events(&run, "end").len(), 1, "one process writes the log");
+        assert_eq!(
+            hashes(&run),
+            alone(&at("one"), "2", precision),
+            "{nodes} nodes, {precision}"
+        );
+        let ends = events(&run, "end");
+        assert_eq!(ends.len(), 1, "one process writes the log");
+        let validated = events(&run, "validation").pop().unwrap();
+        assert_eq!(
+            validated["weights_sha256"], ends[0]["weights_sha256"],
+            "{nodes} nodes, {precision}"
+        );
 
         // Two steps, each with slices to their owners and weights back; for one checkpoint, the momentum; and for it and
         // the hash of every validation, the weights that came back in bf16.
