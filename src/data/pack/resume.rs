@@ -238,7 +238,7 @@ fn follows(before: &[Finished], next: &Finished, sources: &Sources) -> bool {
         learnt,
     } = next;
     let same_split = || before.iter().filter(|before| before.shard.split == shard.split);
-    let start = same_split().last().map_or(0, |before| before.looked_at);
+    let start = same_split().next_back().map_or(0, |before| before.looked_at);
     let mut remarks = learnt.odd.iter().chain(&learnt.left_out);
     shard.file == shard_file(&sources.name, shard.split, same_split().count())
         && (start + 1..=sources.items(shard.split).len()).contains(looked_at)
