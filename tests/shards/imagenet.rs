@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use verydeep::data::manifest::Manifest;
-use verydeep::data::pack::{PackOptions, PackProgress, Source, pack};
+#[cfg(feature = "turbojpeg")]
+use verydeep::data::pack::{PackOptions, PackProgress};
+use verydeep::data::pack::{Source, pack};
 use verydeep::data::shards::{Dataset, IoMode, Split};
 use verydeep::data::tar::TarWriter;
 
