@@ -3,7 +3,8 @@
 
   python3 fuzz/seeds.py       (images need Pillow 13; without it those that are there stay)
 
-Everything is made up here: random numbers, coloured noise, and formats as their own tools write them.
+Everything is made up here: random numbers, coloured noise, and formats as their own tools write them. Licence of the
+corpus: as the repository's, MIT or Apache-2.0.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 //! How activations lie in memory: (N, C/16, H, W, 16).
 //!
-//! Channels are cut into groups of 16, which are the innermost index: a pixel of a group is one cache line, the two
-//! AVX registers of a tile's lanes. The last group is padded; **padding is zero** in every value and every gradient
+//! Channels are cut into groups of 16, which are the innermost index: a pixel of a group is one cache line, one register
+//! of AVX-512 or two of AVX. The last group is padded; **padding is zero** in every value and every gradient
 //! (but NaN or infinite neighbours may make it NaN). A tensor of fully connected layers, with one pixel, is thus a
 //! matrix (N, C) whose rows are padded to a multiple of 16.
 //!
