@@ -107,6 +107,12 @@ pub trait Backend: Lowering + Send + Sync {
     /// must be prepared.
     fn algorithm(&self, plan: &Plan, step: usize, part: Part) -> String;
 
+    /// What part of a step's multiplications, as its sums are written down, that algorithm does: 1/4 for Winograd
+    /// F(4x4, 3x3). 1 also where a library does not say.
+    fn share_of_products(&self, _plan: &Plan, _step: usize, _part: Part) -> f64 {
+        1.0
+    }
+
     /// Waits until everything that was enqueued is done: what is timed ends here. Nothing to do where calls compute.
     fn wait(&self) -> Result<()> {
         Ok(())

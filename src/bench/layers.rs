@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::median;
-use super::steps::{Synthetic, weights};
+use super::steps::{Synthetic, shares, weights};
 use crate::backend::{Backend, Memory};
 use crate::data::preprocess::Preprocess;
 use crate::error::Result;
@@ -16,6 +16,8 @@ pub struct Layers {
     pub plan: Plan,
     /// By step.
     pub times: Vec<LayerTime>,
+    /// What part of the multiplications of each step's parts was done, by [`Part::ALL`].
+    pub shares: Vec<[f64; 3]>,
 }
 
 /// Seconds of one step, each the median of the repetitions.
@@ -107,7 +109,11 @@ pub fn layers<B: Backend>(backend: &B, network: &Network, batch: usize, repeats:
         // Less than nothing is noise, and no measurement.
         time.data_gradient = Some(whole - filter).filter(|seconds| *seconds > 0.0);
     }
-    Ok(Layers { plan, times })
+    Ok(Layers {
+        shares: shares(backend, &plan),
+        plan,
+        times,
+    })
 }
 
 /// A micro-batch in memory.

@@ -1,5 +1,6 @@
 //! The machine, measured in the same run as what is compared with it.
 
+use std::sync::Barrier;
 use std::time::Instant;
 
 use crate::plan::Rates;
@@ -50,19 +51,29 @@ fn try_copy(blocks: &mut [CopyBlock]) -> f64 {
 const CHAINS: usize = 12;
 /// Elements of one chain: one AVX register.
 const LANES: usize = 8;
-const ROUNDS: usize = 400_000;
+/// Of all chains in a try: some milliseconds, beside which it does not count that threads do not end together.
+const ROUNDS: usize = 4_000_000;
 
 fn try_peak(threads: usize) -> f64 {
-    let started = Instant::now();
-    let operations = std::thread::scope(|scope| {
-        let tries = (0..threads).map(|_| scope.spawn(|| multiply_add(std::hint::black_box(0.999_9))));
-        let tries: Vec<_> = tries.collect();
+    let all_there = Barrier::new(threads);
+    let tries: Vec<(Instant, usize, Instant)> = std::thread::scope(|scope| {
+        let one = || {
+            all_there.wait();
+            let started = Instant::now();
+            let operations = multiply_add(std::hint::black_box(0.999_9));
+            (started, operations, Instant::now())
+        };
+        let tries: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+        let tries = tries.into_iter();
         tries
-            .into_iter()
             .map(|thread| thread.join().expect("arithmetic does not panic"))
-            .sum::<usize>()
+            .collect()
     });
-    operations as f64 / started.elapsed().as_secs_f64()
+    let started = tries.iter().map(|(started, ..)| *started).min();
+    let ended = tries.iter().map(|(.., ended)| *ended).max();
+    let operations: usize = tries.iter().map(|(_, operations, _)| operations).sum();
+    let seconds = ended.zip(started).map(|(ended, started)| ended - started);
+    operations as f64 / seconds.expect("at least one thread").as_secs_f64()
 }
 
 /// Multiplies and adds with the widest registers that the processor has; how many operations that were.

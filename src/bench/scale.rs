@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::median;
 use crate::backend::Backend;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::parallel::add_in_tree;
 use crate::plan::Tree;
 
@@ -13,41 +13,65 @@ use crate::plan::Tree;
 pub struct Additions {
     /// In the order of the tree, as they are done.
     pub exact: f64,
+    /// Those of each replica one after the other, then the replicas' sums in the order of NCCL's ring.
+    pub ring: f64,
     /// One after the other into one sum.
     pub plain: f64,
 }
 
-/// Times the additions of `leaves` gradients of `elements` parameters each, one way and the other in turn; medians of
-/// `repeats`.
+/// Times the additions of `leaves` gradients of `elements` parameters each, of which `replicas` that share memory own as
+/// many each: one way and the others in turn, medians of `repeats`.
 pub fn additions<B: Backend>(
     backend: &B,
     elements: usize,
-    leaves: usize,
+    (leaves, replicas): (usize, usize),
     repeats: usize,
 ) -> Result<Additions> {
     let tree = Tree::new(leaves);
-    let mut slots = (0..tree.slots().max(2))
+    let mut slots = (0..tree.slots().max(replicas + 1))
         .map(|_| backend.allocate_parameters(elements))
         .collect::<Result<Vec<_>>>()?;
-    let mut timed = |merges: &dyn Fn(usize) -> std::ops::RangeInclusive<usize>| {
+    let mut timed = |add: &dyn Fn(&mut [B::Buffer]) -> Result<()>| {
         let started = Instant::now();
-        for leaf in 0..leaves {
-            let merged = merges(leaf);
-            if merged.start() != merged.end() {
-                backend.tree_add(&mut slots[merged], 0..elements)?;
-            }
-        }
+        add(&mut slots)?;
         backend.wait()?;
-        Ok(started.elapsed().as_secs_f64())
+        Ok::<_, Error>(started.elapsed().as_secs_f64())
     };
-    let (mut exact, mut plain) = (Vec::new(), Vec::new());
+    let in_tree = |slots: &mut [B::Buffer]| {
+        let merges = (0..leaves).map(|leaf| tree.merge(leaf));
+        let mut merges = merges.filter(|merged| merged.start() != merged.end());
+        merges.try_for_each(|merged| backend.tree_add(&mut slots[merged], 0..elements))
+    };
+    let in_ring = |slots: &mut [B::Buffer]| {
+        for rank in 0..replicas {
+            // The gradient that has just been computed lies behind the sums.
+            slots.swap(rank + 1, replicas);
+            (1..leaves / replicas)
+                .try_for_each(|_| backend.tree_add(&mut slots[rank..=rank + 1], 0..elements))?;
+            slots.swap(rank + 1, replicas);
+        }
+        // Every piece goes round once, from replica to replica, each from another one on.
+        for piece in 0..replicas {
+            let piece = piece * elements / replicas..(piece + 1) * elements / replicas;
+            let mut hops = (1..replicas).rev();
+            hops.try_for_each(|to| backend.tree_add(&mut slots[to - 1..=to], piece.clone()))?;
+            slots[..replicas].rotate_left(1);
+        }
+        Ok(())
+    };
+    let plainly = |slots: &mut [B::Buffer]| {
+        (1..leaves).try_for_each(|_| backend.tree_add(&mut slots[..2], 0..elements))
+    };
+    let [mut exact, mut ring, mut plain] = [const { Vec::new() }; 3];
     for _ in 0..=repeats {
-        exact.push(timed(&|leaf| tree.merge(leaf))?);
-        plain.push(timed(&|leaf| 0..=usize::from(leaf > 0))?);
+        exact.push(timed(&in_tree)?);
+        ring.push(timed(&in_ring)?);
+        plain.push(timed(&plainly)?);
     }
     // The first of each touches fresh memory.
     Ok(Additions {
         exact: median(&exact[1..]),
+        ring: median(&ring[1..]),
         plain: median(&plain[1..]),
     })
 }

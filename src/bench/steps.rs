@@ -11,7 +11,7 @@ use crate::exec::{IN_FLIGHT, Inference, Score, Shape, Training, Watch};
 use crate::network::Network;
 use crate::network::init::Init;
 use crate::parallel::{ExchangeTimes, Group, Member, run};
-use crate::plan::{Batch, Bucket, Plan, StepParams, Tree, UpdateRule, WalkOrder};
+use crate::plan::{Batch, Bucket, Part, Plan, StepParams, Tree, UpdateRule, WalkOrder};
 use crate::rng::{Purpose, Stream};
 
 /// Seconds of each measured step.
@@ -25,6 +25,9 @@ pub struct StepTimes {
     pub batch: usize,
     /// The plan that was run.
     pub plan: Plan,
+    /// What part of the multiplications of each step's parts was done ([`Backend::share_of_products`]); 0 where it has no
+    /// such part.
+    pub shares: Vec<[f64; 3]>,
 }
 
 impl StepTimes {
@@ -37,6 +40,18 @@ impl StepTimes {
     pub fn best_rate(&self) -> f64 {
         self.batch as f64 / self.seconds.iter().copied().fold(f64::INFINITY, f64::min)
     }
+}
+
+/// The shares of all steps and parts, by [`Part::ALL`].
+pub(super) fn shares<B: Backend>(backend: &B, plan: &Plan) -> Vec<[f64; 3]> {
+    let share = |step, part| match plan.work(step, part, 1) {
+        Some(_) => backend.share_of_products(plan, step, part),
+        None => 0.0,
+    };
+    let steps = 0..plan.steps.len();
+    steps
+        .map(|step| Part::ALL.map(|part| share(step, part)))
+        .collect()
 }
 
 /// Random pixels, flips, colours and labels of one micro-batch, where a loader would have them.
@@ -187,6 +202,7 @@ fn replica_steps<B: Backend, G: Group<B>>(
         seconds,
         exchange,
         batch,
+        shares: shares(backend, training.plan()),
         plan: training.plan().clone(),
     })
 }
@@ -220,6 +236,7 @@ pub fn infer_steps<B: Backend>(
         seconds,
         exchange: Vec::new(),
         batch,
+        shares: shares(backend, inference.plan()),
         plan: inference.plan().clone(),
     })
 }

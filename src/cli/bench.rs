@@ -76,7 +76,13 @@ fn report(
     let rate = times.median_rate();
     let fraction = rate * flops as f64 / peak.flops;
     let micro_batches = times.batch / times.plan.batch;
-    let roofline = Roofline::new(&times.plan, micro_batches, args.compute.element_bytes(), peak);
+    let roofline = Roofline::of_algorithms(
+        &times.plan,
+        micro_batches,
+        args.compute.element_bytes(),
+        peak,
+        |step, part| times.shares[step][part as usize],
+    );
     let bound = roofline.images_per_sec();
     if args.json {
         print_json(&json!({

@@ -9,7 +9,7 @@ use super::output::{print_json, say};
 use super::plans;
 use crate::bench::{LayerTime, Layers, layers as measure};
 use crate::error::{Error, Result};
-use crate::plan::{Part, Rates, Work};
+use crate::plan::{Part, Rates, Roofline, Work};
 
 pub(super) fn layers(args: &BenchLayersArgs) -> Result<u8> {
     args.compute.check()?;
@@ -32,6 +32,7 @@ pub(super) fn layers(args: &BenchLayersArgs) -> Result<u8> {
     if args.json {
         print_json(&json!({
             "layers": table.json(),
+            "fraction_of_roofline": table.roofline() / (table.totals().0 + table.totals().1),
             "config": args.config.name(),
             "batch": args.batch,
             "device": args.compute.device(),
@@ -69,7 +70,7 @@ struct Table {
 struct Row<'a> {
     seconds: f64,
     work: Work,
-    /// Seconds at the measured rates.
+    /// Seconds at the measured rates, with the products that the algorithm needs.
     roofline: f64,
     limit: &'static str,
     algorithm: &'a str,
@@ -80,7 +81,8 @@ impl Table {
         let time = &self.measured.times[step];
         let seconds = time.seconds(part)?;
         let work = self.measured.plan.work(step, part, self.element)?;
-        let (roofline, limit) = self.peak.seconds(work);
+        let share = self.measured.shares[step][part as usize];
+        let (roofline, limit) = self.peak.seconds(work.with_share(share));
         let algorithm = time.algorithms[part as usize].as_deref().unwrap_or_default();
         Some(Row {
             seconds,
@@ -95,6 +97,21 @@ impl Table {
         let names = self.measured.plan.steps.iter().map(|step| step.name.as_str());
         let steps = names.zip(&self.measured.times).enumerate();
         steps.map(|(step, (name, time))| (step, name, time))
+    }
+
+    /// Seconds of all forward and of all backward passes.
+    fn totals(&self) -> (f64, f64) {
+        let total = |of: &dyn Fn(&LayerTime) -> Option<f64>| -> f64 {
+            self.measured.times.iter().filter_map(of).sum()
+        };
+        (total(&|time| Some(time.forward)), total(&|time| time.backward))
+    }
+
+    /// Seconds of all passes at the measured rates.
+    fn roofline(&self) -> f64 {
+        let plan = &self.measured.plan;
+        let share = |step: usize, part: Part| self.measured.shares[step][part as usize];
+        Roofline::of_algorithms(plan, 1, self.element, self.peak, share).micro_batch_seconds()
     }
 
     fn json(&self) -> Vec<Value> {
@@ -160,15 +177,12 @@ impl Table {
                 ));
             }
         }
-        let total = |of: &dyn Fn(&LayerTime) -> Option<f64>| -> f64 {
-            self.measured.times.iter().filter_map(of).sum()
-        };
-        let forward = total(&|time| Some(time.forward));
-        let backward = total(&|time| time.backward);
+        let (forward, backward) = self.totals();
         say(format_args!(
-            "sum: forward {:.3} ms, backward {:.3} ms, {:.2} images/sec without tree and update",
+            "sum: forward {:.3} ms, backward {:.3} ms, {:.0} % of the roofline, {:.2} images/sec without tree and update",
             1e3 * forward,
             1e3 * backward,
+            100.0 * self.roofline() / (forward + backward),
             self.measured.plan.batch as f64 / (forward + backward)
         ));
     }

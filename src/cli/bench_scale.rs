@@ -1,15 +1,20 @@
 //! `verydeep bench scale` and `verydeep bench reduce`: what several replicas bring, and what adding their gradients costs.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::args::{BenchReduceArgs, BenchScaleArgs};
+use super::args::{BenchReduceArgs, BenchScaleArgs, ForecastPrecision};
 use super::bench::CLASSES;
 use super::compute::{DeviceName, on_device};
+use super::forecasts::stored_in;
 use super::output::{print_json, say};
 use crate::bench::{Additions, StepShape, additions, median, reduction};
+use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::parallel::ExchangeTimes;
+use crate::plan::{
+    Arithmetic, Cluster, ClusterStep, Expectation, GPUS, Gpu, Mode, Plan, Reduction, WalkOrder,
+};
 use crate::train::check_replicas;
 
 /// How often every number of replicas has its turn.
@@ -53,11 +58,78 @@ pub(super) fn scale(args: &BenchScaleArgs) -> Result<u8> {
     }
     let device = args.compute.open_for(&devices[0], 1)?;
     let leaves = args.batch / args.micro_batch;
-    let additions = on_device!(&device, backend => additions(backend, network.flat_len(), leaves, 5)?);
+    let most = all.iter().copied().max().unwrap_or(1);
+    let additions = on_device!(&device, backend => {
+        additions(backend, network.flat_len(), (leaves, most), 5)?
+    });
+    let forecasts = Forecast::all(&network)?;
     let exchange: Vec<_> = exchange.iter().map(|times| typical(times)).collect();
     let measured: Vec<_> = seconds.into_iter().zip(exchange).collect();
-    report(args, &network, all, &measured, additions);
+    report(args, &network, all, &measured, additions, &forecasts);
     Ok(0)
+}
+
+/// GPUs of a forecast, in one node; and the images of their step, which they share as one micro-batch each.
+const FORECAST_GPUS: usize = 8;
+const FORECAST_BATCH: usize = 256;
+
+/// A step of GPUs that are not here, by data sheets (`plan --gpu`): seconds with exact sums and with NCCL's.
+struct Forecast {
+    gpu: &'static str,
+    exact: f64,
+    nccl: f64,
+}
+
+impl Forecast {
+    /// Of every GPU that computes in bf16.
+    fn all(network: &Network) -> Result<Vec<Self>> {
+        let arithmetic = Arithmetic::Bf16;
+        let micro_batch = FORECAST_BATCH / FORECAST_GPUS;
+        let lowering = stored_in(Some(ForecastPrecision::Bf16));
+        let preprocess = Preprocess::subtract_mean([0.0; 3]);
+        let plan = Plan::new(network, &preprocess, micro_batch, Mode::Training, &lowering)?;
+        let of = |gpu: &'static Gpu| {
+            let rates = Expectation::of(gpu, arithmetic).ok()?.expected;
+            let cluster = Cluster::new(gpu, 1, FORECAST_GPUS).ok()?;
+            let seconds = |reduction| {
+                let walk = (&plan, WalkOrder::default());
+                ClusterStep::new(walk, 1, arithmetic.element_bytes(), rates, (&cluster, reduction)).seconds()
+            };
+            Some(Self {
+                gpu: gpu.name,
+                exact: seconds(Reduction::Exact),
+                nccl: seconds(Reduction::Nccl),
+            })
+        };
+        Ok(GPUS.iter().filter_map(of).collect())
+    }
+
+    /// What exactness costs, as a fraction of NCCL's step.
+    fn price(&self) -> f64 {
+        self.exact / self.nccl - 1.0
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "gpu": self.gpu,
+            "gpus": FORECAST_GPUS,
+            "batch": FORECAST_BATCH,
+            "precision": Arithmetic::Bf16.name(),
+            "exact_step_seconds": self.exact,
+            "nccl_step_seconds": self.nccl,
+            "exact_over_nccl_of_step": self.price(),
+        })
+    }
+
+    fn say(&self) {
+        say(format_args!(
+            "  {:+.2} % of a step over NCCL's {:.2} ms, forecast for {FORECAST_GPUS} x {}, {FORECAST_BATCH} images, {}",
+            100.0 * self.price(),
+            1e3 * self.nccl,
+            self.gpu,
+            Arithmetic::Bf16.name()
+        ));
+    }
 }
 
 /// The median of each time; `None` where nothing was exchanged.
@@ -93,6 +165,7 @@ fn report(
     all: &[usize],
     measured: &[(Vec<f64>, Option<ExchangeTimes>)],
     additions: Additions,
+    forecasts: &[Forecast],
 ) {
     let rate = |seconds: &[f64]| args.batch as f64 / median(seconds);
     let base = rate(&measured[0].0) / all[0] as f64;
@@ -120,7 +193,9 @@ fn report(
             "micro_batch": args.micro_batch,
             "scale": scale,
             "additions": additions,
+            "exact_over_nccl_of_step": (additions.exact - additions.ring) / first,
             "exact_over_plain_of_step": (additions.exact - additions.plain) / first,
+            "forecasts": forecasts.iter().map(Forecast::json).collect::<Vec<_>>(),
         }));
         return;
     }
@@ -149,15 +224,27 @@ fn report(
         ));
     }
     say(format_args!(
-        "adding {} gradients of {:.1} MB: {:.2} ms in the order of the tree, {:.2} ms one after the other: {:+.2} % of a step \
-         of {:.1} ms",
+        "adding {} gradients of {:.1} MB here takes {:.2} ms in the order of the tree, of a step of {:.1} ms; the price \
+         of that order:",
         args.batch / args.micro_batch,
         network.flat_len() as f64 * 4e-6,
         1e3 * additions.exact,
-        1e3 * additions.plain,
-        100.0 * (additions.exact - additions.plain) / first,
         1e3 * first
     ));
+    let most = all.iter().max().unwrap_or(&1);
+    for (seconds, other) in [
+        (additions.ring, format!("as NCCL adds on a ring of {most}")),
+        (additions.plain, "into one sum".into()),
+    ] {
+        say(format_args!(
+            "  {:+.2} % of a step over {:.2} ms {other}",
+            100.0 * (additions.exact - seconds) / first,
+            1e3 * seconds
+        ));
+    }
+    for forecast in forecasts {
+        forecast.say();
+    }
 }
 
 /// Bytes of the smallest and the largest sum that is timed.

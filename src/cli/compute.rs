@@ -15,8 +15,8 @@ use crate::bench::{self, StepShape, StepTimes};
 use crate::error::{Error, Result};
 use crate::network::Network;
 use crate::parallel::control::Control;
-use crate::parallel::{Initial, Reduction, Replicas, on_devices, on_one_device};
-use crate::plan::Rates;
+use crate::parallel::{Initial, Replicas, on_devices, on_one_device};
+use crate::plan::{Rates, Reduction};
 use crate::train::event::Observer;
 use crate::train::{Ended, Job, train, train_on_devices};
 

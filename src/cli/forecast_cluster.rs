@@ -6,8 +6,8 @@ use super::output::say;
 use crate::error::Result;
 use crate::network::Config;
 use crate::plan::{
-    Arithmetic, Baseline, Cluster, ClusterStep, Expectation, LINK_EFFICIENCY, Plan, Roofline, ScalingFigure,
-    Traffic, WalkOrder, scaling_figures,
+    Arithmetic, Baseline, Cluster, ClusterStep, Expectation, LINK_EFFICIENCY, Plan, Reduction, Roofline,
+    ScalingFigure, Traffic, WalkOrder, scaling_figures,
 };
 
 /// A training step on several GPUs, by data sheets.
@@ -45,7 +45,13 @@ impl ClusterForecast {
             arithmetic,
             order,
             share: [leaves, plan.batch],
-            step: ClusterStep::new((plan, order), leaves, element, rates, &cluster),
+            step: ClusterStep::new(
+                (plan, order),
+                leaves,
+                element,
+                rates,
+                (&cluster, Reduction::Exact),
+            ),
             traffic: cluster.traffic(plan, element),
             gradient: plan.gradient_bytes(),
             alone: [alone(leaves), alone(micro_batches)],

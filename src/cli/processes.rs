@@ -15,8 +15,8 @@ use crate::backend::cuda::device::devices;
 use crate::backend::cuda::libraries::Libraries;
 use crate::backend::cuda::nccl::UniqueId;
 use crate::error::{Error, Result};
-use crate::parallel::Reduction;
 use crate::parallel::control::{Bytes, Control, Hello, Launch, Settings};
+use crate::plan::Reduction;
 use crate::train::Ended;
 
 /// How long no process of a job may get on.

@@ -290,6 +290,7 @@ impl Data {
         if data.training.is_empty() {
             return Err(Error::invalid(recipe.data.display(), "training images", "none"));
         }
+        recipe.check_watched(Some(&data.validation))?;
         recipe.training_views(data.training.manifest())?;
         Ok(data)
     }

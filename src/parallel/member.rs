@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::thread;
 
 use super::control::Control;
-use super::{Group, Local, Nccl, Reduction};
+use super::{Group, Local, Nccl};
 use crate::backend::Backend;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::libraries::Libraries;
 use crate::error::{Error, Result};
 use crate::exec::SharedParameters;
 use crate::network::Network;
+use crate::plan::Reduction;
 
 /// One replica: its back end, its way to the others, and the parameters that it reads.
 pub struct Member<'b, B: Backend, G: Group<B>> {

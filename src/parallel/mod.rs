@@ -19,7 +19,7 @@ mod talk;
 pub use agreement::{agree, all_well};
 pub use local::{Local, add_in_tree};
 pub use member::{Initial, Member, Replicas, on_devices, on_one_device, run};
-pub use nccl::{Nccl, Reduction};
+pub use nccl::Nccl;
 
 use crate::backend::Backend;
 pub use crate::backend::cuda::nccl::ExchangeTimes;

@@ -4,8 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
 
-use serde::{Deserialize, Serialize};
-
 use super::control::{Control, Membership};
 use super::talk::Talk;
 use super::{Group, Place, agree};
@@ -15,18 +13,7 @@ use crate::backend::cuda::{Buffer, Cuda};
 use crate::backend::{Backend as _, State};
 use crate::error::{Error, Result};
 use crate::exec::{Parameters, Training};
-use crate::plan::{Bucket, Levels, Plan, StepParams, UpdateRule};
-
-/// How replicas on several devices add their gradients.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Reduction {
-    /// In the order of the reduction tree: the same bits for any number of replicas.
-    #[default]
-    Exact,
-    /// In an order of NCCL's.
-    Nccl,
-}
+use crate::plan::{Bucket, Levels, Plan, Reduction, StepParams, UpdateRule};
 
 /// One of several replicas with a device each.
 pub struct Nccl<'b> {

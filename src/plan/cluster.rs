@@ -5,12 +5,14 @@
 //! micro-batch has passed its step; from then on its pieces are reduced, one after the other, on one serial stream beside
 //! the one that computes: inside the node, then between nodes. When all are reduced, every replica updates what it owns,
 //! and what products read of the weights is gathered: in 16 bits where they read 16 bits. The next step waits for it, so
-//! nothing hides that.
+//! nothing hides that. With NCCL's all-reduce instead, the sums go to all replicas in the same exchange, and each of them
+//! updates everything.
 
 use std::ops::Range;
 
 use super::gpus::Gpu;
 use super::links::{LINK_EFFICIENCY, Node};
+use super::reduction::Reduction;
 use super::roofline::{Rates, Roofline};
 use super::slices::{Level, pieces};
 use super::work::{F32, Work, merge_work, rule_work};
@@ -140,7 +142,7 @@ pub struct ClusterStep {
     pub reduce: f64,
     /// What of that is left when everything is computed.
     pub reduce_exposed: f64,
-    /// Update of what one replica owns.
+    /// Update of what one replica owns, or of everything by all of them.
     pub update: f64,
     /// Exchange of the weights.
     pub gather: f64,
@@ -148,33 +150,41 @@ pub struct ClusterStep {
 
 impl ClusterStep {
     /// Of a batch of `leaves` micro-batches for each replica, walked in `order`, with tensors of `element` bytes per
-    /// element, on GPUs that compute at `rates`.
+    /// element, on GPUs that compute at `rates`, gradients added by `reduction`.
     pub fn new(
         (plan, order): (&Plan, WalkOrder),
         leaves: usize,
         element: u64,
         rates: Rates,
-        cluster: &Cluster,
+        (cluster, reduction): (&Cluster, Reduction),
     ) -> Self {
         let walk = Walk::new((plan, order), leaves, element, rates);
         let (mut reduce, mut gather, mut link_free) = (0.0, 0.0, 0.0_f64);
         for (bucket, ready) in plan.buckets.iter().zip(&walk.ready) {
             for piece in pieces(bucket.elements.clone()) {
                 let exchange = |bytes| cluster.seconds(cluster.traffic_of(&piece, bytes));
-                let seconds = exchange(F32) + rates.seconds(cluster.additions(&piece)).0;
+                let mut seconds = exchange(F32) + rates.seconds(cluster.additions(&piece)).0;
+                match reduction {
+                    Reduction::Exact => gather += exchange(gathered_bytes(plan, bucket, element)),
+                    // The other half of an all-reduce: the sums go to all.
+                    Reduction::Nccl => seconds += exchange(F32),
+                }
                 link_free = link_free.max(*ready) + seconds;
                 reduce += seconds;
-                gather += exchange(gathered_bytes(plan, bucket, element));
             }
         }
         let learned = plan.learned(0..plan.parameters.len());
-        let owned = rule_work(learned.div_ceil(cluster.replicas() as u64));
+        let owners = match reduction {
+            Reduction::Exact => cluster.replicas() as u64,
+            Reduction::Nccl => 1,
+        };
+        let updated = rule_work(learned.div_ceil(owners));
         Self {
             images: cluster.replicas() * leaves * plan.batch,
             compute: walk.end,
             reduce,
             reduce_exposed: (link_free - walk.end).max(0.0),
-            update: rates.seconds(owned).0,
+            update: rates.seconds(updated).0,
             gather,
         }
     }

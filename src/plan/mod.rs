@@ -13,6 +13,7 @@ mod lower;
 mod params;
 mod public_figures;
 mod public_scaling;
+mod reduction;
 mod roofline;
 mod slices;
 mod step;
@@ -27,6 +28,7 @@ pub use links::{LINK_EFFICIENCY, Node};
 pub use params::{Batch, StepParams, UpdateRule};
 pub use public_figures::{Evidence, PUBLIC_FIGURES, PublicFigure};
 pub use public_scaling::{SCALING_FIGURES, ScalingFigure, scaling_figures};
+pub use reduction::Reduction;
 pub use roofline::{
     CUDA_CORE_EFFICIENCY, Expectation, Limit, MEMORY_EFFICIENCY, PartTime, Rates, Roofline, StepTime,
     TENSOR_CORE_EFFICIENCY, public_figures,

@@ -125,13 +125,25 @@ pub struct Roofline {
 }
 
 impl Roofline {
-    /// Holds `plan` against `rates`, with tensors of `element` bytes per element.
+    /// Holds `plan` against `rates`, with tensors of `element` bytes per element and all products of the sums as they are
+    /// written down.
     pub fn new(plan: &Plan, micro_batches: usize, element: u64, rates: Rates) -> Self {
+        Self::of_algorithms(plan, micro_batches, element, rates, |_, _| 1.0)
+    }
+
+    /// The same where a part of a step does only a `share` of these products.
+    pub fn of_algorithms(
+        plan: &Plan,
+        micro_batches: usize,
+        element: u64,
+        rates: Rates,
+        share: impl Fn(usize, Part) -> f64,
+    ) -> Self {
         let steps = (0..plan.steps.len()).map(|step| StepTime {
             name: plan.steps[step].name.clone(),
             parts: Part::ALL.map(|part| {
                 let work = plan.work(step, part, element)?;
-                let (seconds, limit) = rates.seconds(work);
+                let (seconds, limit) = rates.seconds(work.with_share(share(step, part)));
                 Some(PartTime { work, seconds, limit })
             }),
         });

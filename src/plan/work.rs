@@ -40,6 +40,15 @@ pub struct Work {
     pub bytes: u64,
 }
 
+impl Work {
+    /// The same with a `share` of its products, which an algorithm needs that saves the others.
+    #[must_use]
+    pub fn with_share(self, share: f64) -> Self {
+        let flops = (self.flops as f64 * share).round() as u64;
+        Self { flops, ..self }
+    }
+}
+
 /// Bytes of an f32: gradients of parameters, and state of the update.
 pub(super) const F32: u64 = size_of::<f32>() as u64;
 

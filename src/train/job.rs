@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::event::Event;
 use super::recipe::Recipe;
-use super::schedule::{PlateauState, Schedule};
+use super::schedule::PlateauState;
 use super::start::Start;
 use super::stop::Stop;
 use crate::data::preprocess::Preprocess;
@@ -75,15 +75,6 @@ pub struct Ended {
 impl Job {
     /// Refuses what cannot work, before anything is allocated.
     pub(super) fn check(&self) -> Result<()> {
-        let watched = self.validation.as_ref().is_some_and(|data| !data.is_empty());
-        if watched || self.recipe.schedule != Schedule::Plateau {
-            return Ok(());
-        }
-        Err(Error::invalid_hint(
-            "--schedule plateau",
-            "a validation split to watch",
-            "a data set without validation images",
-            "use --schedule cosine or step:E,F, or pack images under val/",
-        ))
+        self.recipe.check_watched(self.validation.as_deref())
     }
 }

@@ -15,12 +15,11 @@ use crate::data::bad::MaxBad;
 use crate::data::loader::OnBad;
 use crate::data::manifest::Manifest;
 use crate::data::preprocess::Exif;
-use crate::data::shards::IoMode;
+use crate::data::shards::{Dataset, IoMode};
 use crate::error::{Error, Result};
 use crate::network::init::Init;
 use crate::network::{Config, Extent, Spec};
-use crate::parallel::Reduction;
-use crate::plan::{Tree, UpdateRule};
+use crate::plan::{Reduction, Tree, UpdateRule};
 
 /// Every decision of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -241,6 +240,19 @@ impl Recipe {
             batch: self.batch,
             micro_batches: self.micro_batches(),
         }
+    }
+
+    /// Refuses the plateau rule where there is nothing that it could watch.
+    pub fn check_watched(&self, validation: Option<&Dataset>) -> Result<()> {
+        if self.schedule != Schedule::Plateau || validation.is_some_and(|data| !data.is_empty()) {
+            return Ok(());
+        }
+        Err(Error::invalid_hint(
+            "--schedule plateau",
+            "a validation split to watch",
+            "a data set without validation images",
+            "use --schedule cosine or step:E,F, or pack images under val/",
+        ))
     }
 
     /// The plateau rule's constants.

@@ -32,6 +32,30 @@ fn steps_are_reported_with_the_stable_fields() {
 }
 
 #[test]
+fn replicas_are_reported_with_the_price_of_exactness() {
+    let flags = "bench scale --config A --width 0.0625 --fc 16 --crop 32 --batch 4 --micro-batch 1 --replicas 1,2 \
+                 --steps 1 --threads 1";
+    let flags: Vec<&str> = flags.split_whitespace().collect();
+    let text = run_ok(&flags);
+    assert!(text.contains("as NCCL adds on a ring of 2"), "{text}");
+    assert!(text.contains("8 x h100"), "{text}");
+    let report = run_json(&flags);
+    for way in ["exact", "ring", "plain"] {
+        assert!(report["additions"][way].as_f64().unwrap() > 0.0, "{way}");
+    }
+    let forecasts = report["forecasts"].as_array().unwrap();
+    assert!(forecasts.iter().any(|forecast| forecast["gpu"] == "a100"));
+    for forecast in forecasts {
+        let seconds = |key: &str| forecast[key].as_f64().unwrap();
+        let price = seconds("exact_step_seconds") / seconds("nccl_step_seconds") - 1.0;
+        assert!(
+            (seconds("exact_over_nccl_of_step") - price).abs() < 1e-12,
+            "{forecast}"
+        );
+    }
+}
+
+#[test]
 fn every_layer_is_reported_part_by_part() {
     let flags = "bench layers --config A --width 0.125 --fc 64 --crop 32 --batch 4 --repeats 3 --threads 1";
     let report = run_json(flags.split(' '));
@@ -50,7 +74,12 @@ fn every_layer_is_reported_part_by_part() {
         assert!((row["gflops_per_sec"].as_f64().unwrap() / rate - 1.0).abs() < 1e-9);
         let bound = row["roofline_seconds"].as_f64().unwrap();
         assert!((row["fraction_of_roofline"].as_f64().unwrap() / (bound / seconds) - 1.0).abs() < 1e-9);
+        // Of the products that the algorithm needs, a quarter.
+        let products = row["flops"].as_f64().unwrap() / 4.0 / report["peak_flops"].as_f64().unwrap();
+        let memory = row["bytes"].as_f64().unwrap() / report["peak_bandwidth"].as_f64().unwrap();
+        assert!((bound / products.max(memory) - 1.0).abs() < 1e-9, "{row}");
     }
+    assert!(report["fraction_of_roofline"].as_f64().unwrap() > 0.0);
     // The two gradients are the whole pass, unless noise made the difference negative and it is not reported.
     let number = |layer: &serde_json::Value, key: &str| layer[key].as_f64();
     let backward = number(conv, "backward").unwrap();

@@ -190,7 +190,8 @@ fn a_data_set_without_validation_images_is_named() {
     let temporary = tempfile::tempdir().unwrap();
     let at = |name: &str| temporary.path().join(name);
     std::os::unix::fs::symlink(folder().join("train"), at("train")).unwrap();
-    let (images, packed, run) = (temporary.path(), at("shards"), at("run"));
+    let (images, packed) = (temporary.path(), at("shards"));
+    let (run, unwatched) = (at("run"), at("unwatched"));
     run_ok([
         "pack",
         "--images",
@@ -209,6 +210,13 @@ fn a_data_set_without_validation_images_is_named() {
         );
         assert!(said.contains("validation"), "{said}");
     }
+    let mut flags = small(packed.to_str().unwrap(), &unwatched);
+    let schedule = flags.iter().position(|flag| *flag == "cosine").unwrap();
+    flags[schedule] = "plateau";
+    flags.extend(["A", "--iterations", "1"]);
+    let said = run_fails(3, &flags);
+    assert!(said.contains("validation") && said.contains("cosine"), "{said}");
+    assert!(!unwatched.exists(), "a run that cannot work left a folder");
 }
 
 #[test]

@@ -152,6 +152,13 @@ impl Backend for Cpu {
         Ok(vec![0; bytes])
     }
 
+    fn share_of_products(&self, plan: &Plan, step: usize, _: Part) -> f64 {
+        match plan.steps[step].op {
+            StepOp::Conv { kernel, .. } => conv::share_of_products(self, &plan.steps[step], kernel),
+            _ => 1.0,
+        }
+    }
+
     fn algorithm(&self, plan: &Plan, step: usize, _: Part) -> String {
         match plan.steps[step].op {
             StepOp::Conv { kernel, .. } => conv::algorithm(self, &plan.steps[step], kernel).into(),

@@ -34,7 +34,13 @@ fn faster(cluster: Cluster, times: f64) -> Cluster {
 }
 
 fn step(plan: &Plan, leaves: usize, cluster: &Cluster) -> ClusterStep {
-    ClusterStep::new((plan, WalkOrder::DepthFirst), leaves, 4, RATES, cluster)
+    ClusterStep::new(
+        (plan, WalkOrder::DepthFirst),
+        leaves,
+        4,
+        RATES,
+        (cluster, Reduction::Exact),
+    )
 }
 
 fn close(a: f64, b: f64) {
@@ -46,7 +52,13 @@ fn one_gpu_is_the_forecast_of_one_gpu() {
     let plan = plan();
     for order in WalkOrder::ALL {
         for (leaves, element) in [(1, 4), (8, 4), (12, 2)] {
-            let step = ClusterStep::new((&plan, order), leaves, element, RATES, &cluster(1, 1));
+            let step = ClusterStep::new(
+                (&plan, order),
+                leaves,
+                element,
+                RATES,
+                (&cluster(1, 1), Reduction::Exact),
+            );
             let alone = Roofline::new(&plan, leaves, element, RATES);
             close(step.seconds(), alone.step_seconds());
             close(step.images_per_sec(), alone.images_per_sec());
@@ -115,7 +127,7 @@ fn fully_connected_layers_first_hides_more() {
     let plan = plan();
     let slow = faster(cluster(1, 8), 0.03);
     let [depth_first, first] =
-        WalkOrder::ALL.map(|order| ClusterStep::new((&plan, order), 8, 4, RATES, &slow));
+        WalkOrder::ALL.map(|order| ClusterStep::new((&plan, order), 8, 4, RATES, (&slow, Reduction::Exact)));
     close(depth_first.compute, first.compute);
     assert!(
         first.hidden() > 1.5 * depth_first.hidden(),
@@ -145,4 +157,20 @@ fn figures_are_of_gpus_that_a_node_has() {
         said.contains("--gpus: expected 1 to 8") && said.contains("--nodes"),
         "{said}"
     );
+}
+
+/// An all-reduce sends as much as an exact sum and its weights do, but while it can be hidden; the update is every
+/// replica's whole.
+#[test]
+fn an_all_reduce_sends_the_same_and_updates_everything() {
+    let plan = plan();
+    for (nodes, gpus) in [(1, 1), (1, 2), (1, 8), (2, 8)] {
+        let cluster = cluster(nodes, gpus);
+        let [exact, nccl] = [Reduction::Exact, Reduction::Nccl].map(|reduction| {
+            ClusterStep::new((&plan, WalkOrder::DepthFirst), 2, 4, RATES, (&cluster, reduction))
+        });
+        close(nccl.reduce, exact.reduce + exact.gather);
+        assert_eq!((nccl.gather, nccl.compute), (0.0, exact.compute));
+        close(nccl.update, exact.update * cluster.replicas() as f64);
+    }
 }

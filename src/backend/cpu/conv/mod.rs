@@ -147,6 +147,15 @@ pub(super) fn algorithm(cpu: &Cpu, step: &Step, kernel: usize) -> &'static str {
     }
 }
 
+/// What part of the direct sums' multiplications all passes of a layer do, tiles that fill the plane assumed: what they
+/// do beyond the plane is time lost.
+pub(super) fn share_of_products(cpu: &Cpu, step: &Step, kernel: usize) -> f64 {
+    match Shape::forward(step, kernel).method(cpu.convolution) {
+        Method::Winograd => winograd::SHARE_OF_PRODUCTS,
+        Method::Direct => 1.0,
+    }
+}
+
 /// Shape of the sums of one image, before a pooling.
 fn sums_of(step: &Step) -> Chw {
     Chw::new(step.output.c, step.input.h, step.input.w)

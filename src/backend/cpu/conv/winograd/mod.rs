@@ -48,6 +48,9 @@ const OUTPUTS: usize = 4;
 const INPUTS: usize = 6;
 /// Elements of a transformed tile.
 const ELEMENTS: usize = INPUTS * INPUTS;
+/// Multiplications of a tile, of those of its direct sums: 36 of 144.
+pub(super) const SHARE_OF_PRODUCTS: f64 =
+    ELEMENTS as f64 / (OUTPUTS * OUTPUTS * transform::FILTER * transform::FILTER) as f64;
 /// Bytes of the transformed inputs and the products of one block, roughly, where all threads share it: half of a
 /// last-level cache.
 const BLOCK_BYTES: usize = 16 << 20;
