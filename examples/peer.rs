@@ -1,9 +1,9 @@
 //! Our side of `tools/bench-peers`: one step for every line on the standard input, so that others can be measured in
 //! between.
 //!
-//! `peer infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES`: VGG-16 (configuration D). WEIGHTS holds every
-//! array as f32 in the network's order, IMAGES the pixels (N, 224, 224, 3) as bytes; sample n has the class
-//! `37 * n mod 1000`. Commands: `step`, answered by a JSON object with its seconds (and the loss), and
+//! `peer CONFIG WIDTH CROP FC infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES`. WEIGHTS holds every array as
+//! f32 in the network's order, IMAGES the pixels (N, CROP, CROP, 3) as bytes; sample n has the class `37 * n mod 1000`.
+//! Commands: `step`, answered by a JSON object with its seconds (and the loss), and
 //! `posteriors FILE`, which writes those of the last forward pass.
 
 use std::error::Error;
@@ -22,13 +22,30 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [mode, batch, micro_batch, threads, dropout, weights, images] = &arguments[..] else {
-        return Err("peer infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES".into());
+    let [
+        config,
+        width,
+        crop,
+        fc,
+        mode,
+        batch,
+        micro_batch,
+        threads,
+        dropout,
+        weights,
+        images,
+    ] = &arguments[..]
+    else {
+        let usage = "peer CONFIG WIDTH CROP FC infer|train BATCH MICRO_BATCH THREADS DROPOUT WEIGHTS IMAGES";
+        return Err(usage.into());
     };
     let (batch, micro_batch): (usize, usize) = (batch.parse()?, micro_batch.parse()?);
     let spec = Spec {
+        width: width.parse()?,
+        crop: crop.parse()?,
+        fc: fc.parse()?,
         dropout: dropout.parse()?,
-        ..Spec::paper(Config::D)
+        ..Spec::paper(config.parse::<Config>()?)
     };
     let network = spec.build()?;
     let cpu = Cpu::new(threads.parse()?)?;

@@ -1,7 +1,14 @@
 //! What was said: the flags of every sub-command, by their stable names. What they decide is in the command's module.
 
+mod bench;
+mod compute;
 mod eval;
 
+pub(super) use bench::{
+    BenchCommand, BenchDataArgs, BenchLayersArgs, BenchReduceArgs, BenchScaleArgs, BenchStepArgs,
+    BenchTuneArgs,
+};
+pub(super) use compute::{ComputeArgs, ConvAlgo, PrecisionArg, Reduce};
 pub(super) use eval::{
     ConvertArgs, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs, ScalesArg, TableArg,
     ToArg, WeightsArg,
@@ -383,217 +390,12 @@ pub(super) struct TrainArgs {
     pub(super) json: bool,
 }
 
-/// Where and how to compute. Only device, precision and the convolutions' algorithm change bits of the result.
-#[derive(Debug, Args)]
-pub(super) struct ComputeArgs {
-    /// Where to compute: cpu, cuda or cuda:N; to train or evaluate on several GPUs, one replica on each, cuda:0-3 or cuda:0,2
-    /// [default: cpu]
-    #[arg(long)]
-    pub(super) device: Option<String>,
-    /// Where NVIDIA's libraries are: their folder, or a Python environment that has them [default: VERYDEEP_CUDA_LIBS]
-    #[arg(long, value_name = "DIR")]
-    pub(super) cuda_libs: Option<PathBuf>,
-    /// Replicas that share the batch, a power of two that divides the number of micro-batches: the weights are the same to
-    /// the bit for any number of them [default: 1]; `eval` and `reproduce` deal images to any number, `bench scale` takes
-    /// several numbers
-    #[arg(long, value_name = "R", value_delimiter = ',')]
-    pub(super) replicas: Vec<usize>,
-    /// How replicas add their gradients [default: exact]
-    #[arg(long)]
-    pub(super) reduce: Option<Reduce>,
-    /// Arithmetic of the forward and backward passes
-    #[arg(long)]
-    pub(super) precision: Option<PrecisionArg>,
-    /// Capture the work of a micro-batch as a CUDA graph and launch it in one call; changes no bit
-    #[arg(long)]
-    pub(super) cuda_graph: bool,
-    /// Algorithm of the convolutions; CPU only
-    #[arg(long)]
-    pub(super) conv_algo: Option<ConvAlgo>,
-    /// Threads of the CPU, for the network and for the images each [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(super) threads: Option<usize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Reduce {
-    /// In the fixed order of the reduction tree: the same bits for any number of replicas
-    Exact,
-    /// By NCCL's all-reduce, in an order of its own: bits depend on the number of replicas; several devices only
-    Nccl,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum PrecisionArg {
-    /// IEEE single precision throughout
-    Fp32,
-    /// Factors of products are rounded to TF32 on tensor cores, everything else is single precision; CUDA devices only
-    Tf32,
-    /// Activations, their gradients and the factors of products are bf16; sums, weights, their update and the gradients'
-    /// sums are single precision; CUDA devices only
-    Bf16,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum ConvAlgo {
-    /// Winograd where it pays, a function of the layer's shape
-    Auto,
-    /// Winograd F(4x4, 3x3) for every 3x3 filter
-    Winograd4,
-    /// Sums of products, without a transform
-    Direct,
-}
-
 #[derive(Debug, Args)]
 pub(super) struct DiffArgs {
     /// A run folder
     pub(super) left: PathBuf,
     /// Another
     pub(super) right: PathBuf,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Subcommand)]
-pub(super) enum BenchCommand {
-    /// Training steps on synthetic images
-    Train(BenchStepArgs),
-    /// Forward passes on synthetic images
-    Infer(BenchStepArgs),
-    /// Every step of the network, part by part: forward, data gradient, filter gradient
-    Layers(BenchLayersArgs),
-    /// The input pipeline alone
-    Data(BenchDataArgs),
-    /// Training steps of several numbers of replicas, and what adding their gradients in a fixed order costs
-    Scale(BenchScaleArgs),
-    /// Sums of the replicas' gradients, in the columns of nccl-tests
-    Reduce(BenchReduceArgs),
-    /// Find the fastest engines and algorithms of NVIDIA's libraries for a network, and write them to a plan file
-    Tune(BenchTuneArgs),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchScaleArgs {
-    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
-    #[arg(long)]
-    pub(super) config: Config,
-    #[command(flatten)]
-    pub(super) network: NetworkArgs,
-    /// Global batch in images
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) batch: usize,
-    /// Images per micro-batch
-    #[arg(long, value_name = "N", default_value_t = 8)]
-    pub(super) micro_batch: usize,
-    /// Steps that are measured in each of three rounds, after some that are not
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    pub(super) steps: usize,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchReduceArgs {
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchTuneArgs {
-    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
-    #[arg(long)]
-    pub(super) config: Config,
-    #[command(flatten)]
-    pub(super) network: NetworkArgs,
-    /// Number of classes
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    pub(super) classes: usize,
-    /// Images per micro-batch: plans are for one size
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) micro_batch: usize,
-    /// The plan file to write
-    #[arg(long, value_name = "FILE.json")]
-    pub(super) out: PathBuf,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchLayersArgs {
-    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
-    #[arg(long)]
-    pub(super) config: Config,
-    #[command(flatten)]
-    pub(super) network: NetworkArgs,
-    /// Images of the micro-batch that is timed
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) batch: usize,
-    /// Times that each pass is sampled; medians are reported
-    #[arg(long, value_name = "N", default_value_t = 5)]
-    pub(super) repeats: usize,
-    /// Compute as this file of `bench tune` says
-    #[arg(long, value_name = "FILE")]
-    pub(super) plans: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchStepArgs {
-    /// A, A-LRN, B, C, D or E; also vgg11, vgg13, vgg16, vgg19
-    #[arg(long)]
-    pub(super) config: Config,
-    #[command(flatten)]
-    pub(super) network: NetworkArgs,
-    /// Images per step
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(super) batch: usize,
-    /// Images per micro-batch, in training [default: the batch]
-    #[arg(long, value_name = "N")]
-    pub(super) micro_batch: Option<usize>,
-    /// Steps that are measured, after some that are not
-    #[arg(long, value_name = "N", default_value_t = 10)]
-    pub(super) steps: usize,
-    /// Compute as this file of `bench tune` says
-    #[arg(long, value_name = "FILE")]
-    pub(super) plans: Option<PathBuf>,
-    #[command(flatten)]
-    pub(super) compute: ComputeArgs,
-    /// Print one JSON object
-    #[arg(long)]
-    pub(super) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct BenchDataArgs {
-    /// The shard folder
-    #[arg(long, value_name = "SHARDS")]
-    pub(super) data: PathBuf,
-    /// Shorter side S in pixels, or a range
-    #[arg(long, value_name = "S|MIN..MAX", default_value = "256")]
-    pub(super) scale: ScaleRange,
-    /// Side of the crop in pixels
-    #[arg(long, value_name = "PIXELS", default_value_t = 224)]
-    pub(super) crop: usize,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(super) threads: Option<usize>,
-    /// How shards are read
-    #[arg(long, default_value = "mmap")]
-    pub(super) io: IoMode,
     /// Print one JSON object
     #[arg(long)]
     pub(super) json: bool,

@@ -3,14 +3,14 @@
 //! scales. The map of a convolution or pooling counts as its mean.
 
 use super::look::{Kind, Look, Protocol};
-use super::network::{Resources, Sink, decoders, walk};
+use super::network::{Networks, Resources, Sink, decoders, walk};
 use super::views::Pass;
 use crate::backend::Backend;
 use crate::data::loader::{Action, Source};
 use crate::data::preprocess::Preprocess;
 use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
-use crate::network::{Layer, Network, Op, adaptive};
+use crate::network::{Layer, Network, Op};
 use crate::shape::Chw;
 use crate::weights::Model;
 
@@ -64,13 +64,13 @@ pub fn features<B: Backend>(
         flip: wanted.flip,
     };
     look.check(model.spec.crop)?;
-    let network = up_to(&model.network, &wanted.layer)?;
-    let pooled = up_to(&adaptive(&model.network), &wanted.layer)?;
+    let networks = Networks::new(&model.network, |network| up_to(network, &wanted.layer))?;
+    let len = networks.of(Kind::Centre).classes;
     let pool = decoders(resources)?;
     let mut scorer = Scorer::new(backend, &model.weights)?;
     let mut scales = Vec::new();
     for &scale in &look.scales {
-        let mut means = Means::new(source.len(), network.classes, look.scales.len());
+        let mut means = Means::new(source.len(), len, look.scales.len());
         for &kind in look.protocol.kinds() {
             let pass = Pass {
                 source,
@@ -80,22 +80,18 @@ pub fn features<B: Backend>(
                 exif: preprocess.exif,
                 pool: &pool,
             };
-            let network = match kind {
-                Kind::Pooled => &pooled,
-                Kind::Centre | Kind::Whole | Kind::Grid => &network,
-            };
-            let network = (network, preprocess);
+            let network = (networks.of(kind), preprocess);
             walk(&pass, &look, &mut scorer, network, resources.batch, &mut means)?;
         }
         if let Some(bad) = means.bad {
             return Err(Error::Sample(Box::new(bad)));
         }
         if wanted.normalise {
-            normalise(&mut means.values, network.classes);
+            normalise(&mut means.values, len);
         }
         scales.push(means.values);
     }
-    let mut features = join(&scales, network.classes, wanted.across);
+    let mut features = join(&scales, len, wanted.across);
     if wanted.normalise {
         normalise(&mut features.values, features.len);
     }

@@ -65,7 +65,7 @@ fn one_part<B: Backend>(
     resources: Resources,
 ) -> Result<Averages> {
     let pool = decoders(resources)?;
-    let pooled = adaptive(&model.network);
+    let networks = Networks::new(&model.network, |network| Ok(network.clone()))?;
     let mut averages = Averages::new(source.len(), model.spec.classes);
     let mut scorer = Scorer::new(backend, &model.weights)?;
     for &scale in &look.scales {
@@ -78,15 +78,36 @@ fn one_part<B: Backend>(
                 exif: preprocess.exif,
                 pool: &pool,
             };
-            let network = match kind {
-                Kind::Pooled => &pooled,
-                Kind::Centre | Kind::Whole | Kind::Grid => &model.network,
-            };
-            let network = (network, preprocess);
+            let network = (networks.of(kind), preprocess);
             walk(&pass, look, &mut scorer, network, resources.batch, &mut averages)?;
         }
     }
     Ok(averages)
+}
+
+/// What views go through, kind by kind.
+pub(super) struct Networks {
+    plain: Network,
+    /// With its last map averaged down to the trained size.
+    pooled: Network,
+}
+
+impl Networks {
+    /// What `part` takes of `network`, one way and the other.
+    pub(super) fn new(network: &Network, part: impl Fn(&Network) -> Result<Network>) -> Result<Self> {
+        Ok(Self {
+            plain: part(network)?,
+            pooled: part(&adaptive(network))?,
+        })
+    }
+
+    /// The one for a kind of views.
+    pub(super) fn of(&self, kind: Kind) -> &Network {
+        match kind {
+            Kind::Pooled => &self.pooled,
+            Kind::Centre | Kind::Whole | Kind::Grid => &self.plain,
+        }
+    }
 }
 
 /// The threads that decode.
