@@ -17,6 +17,9 @@ pub(super) trait Simd: Copy {
     fn splat(self, x: f32) -> Self::V;
     fn load(self, pixel: &[f32; LANES], register: usize) -> Self::V;
     fn store(self, x: Self::V, pixel: &mut [f32; LANES], register: usize);
+    /// [`Simd::store`] past the caches, where the pixel starts on a multiple of the register's size: what is there is not
+    /// read first. Other threads may read it after a [`fence`](super::stream::fence) of this one.
+    fn stream(self, x: Self::V, pixel: &mut [f32; LANES], register: usize);
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
@@ -83,6 +86,10 @@ impl Simd for Plain {
         *half_mut(pixel, register) = x;
     }
     #[inline(always)]
+    fn stream(self, x: Self::V, pixel: &mut [f32; LANES], register: usize) {
+        self.store(x, pixel, register);
+    }
+    #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
         map2(a, b, |a, b| a + b)
     }
@@ -117,7 +124,8 @@ pub(super) use avx512::Avx512;
 mod avx2 {
     use std::arch::x86_64::{
         __m256, _CMP_GT_OQ, _mm256_add_ps, _mm256_and_ps, _mm256_cmp_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
-        _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_sub_ps,
+        _mm256_max_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm256_stream_ps,
+        _mm256_sub_ps,
     };
 
     use super::{LANES, Simd, half, half_mut};
@@ -153,6 +161,16 @@ mod avx2 {
         fn store(self, x: __m256, pixel: &mut [f32; LANES], register: usize) {
             // SAFETY: as above; eight elements are borrowed.
             unsafe { _mm256_storeu_ps(half_mut(pixel, register).as_mut_ptr(), x) }
+        }
+        #[inline(always)]
+        fn stream(self, x: __m256, pixel: &mut [f32; LANES], register: usize) {
+            let to = half_mut(pixel, register).as_mut_ptr();
+            if to.cast::<__m256>().is_aligned() {
+                // SAFETY: as above, and the address has just been looked at.
+                unsafe { _mm256_stream_ps(to, x) }
+            } else {
+                self.store(x, pixel, register);
+            }
         }
         #[inline(always)]
         fn add(self, a: __m256, b: __m256) -> __m256 {
@@ -192,7 +210,7 @@ mod avx512 {
     use std::arch::x86_64::{
         __m512, _CMP_GT_OQ, _mm512_add_ps, _mm512_cmp_ps_mask, _mm512_fmadd_ps, _mm512_loadu_ps,
         _mm512_maskz_mov_ps, _mm512_max_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps, _mm512_sub_ps,
+        _mm512_storeu_ps, _mm512_stream_ps, _mm512_sub_ps,
     };
 
     use super::{LANES, Simd};
@@ -228,6 +246,16 @@ mod avx512 {
         fn store(self, x: __m512, pixel: &mut [f32; LANES], _: usize) {
             // SAFETY: as above; 16 elements are borrowed.
             unsafe { _mm512_storeu_ps(pixel.as_mut_ptr(), x) }
+        }
+        #[inline(always)]
+        fn stream(self, x: __m512, pixel: &mut [f32; LANES], register: usize) {
+            let to = pixel.as_mut_ptr();
+            if to.cast::<__m512>().is_aligned() {
+                // SAFETY: as above, and the address has just been looked at.
+                unsafe { _mm512_stream_ps(to, x) }
+            } else {
+                self.store(x, pixel, register);
+            }
         }
         #[inline(always)]
         fn add(self, a: __m512, b: __m512) -> __m512 {

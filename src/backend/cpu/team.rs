@@ -284,6 +284,16 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
+    /// Where an element lies, or would lie.
+    pub(super) fn address(&self, index: usize) -> *const T {
+        self.start.wrapping_add(index)
+    }
+
+    /// Elements of the slice.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Elements `start..start + len`, within bounds or a panic.
     ///
     /// # Safety

@@ -8,6 +8,7 @@
 //! neither on the shape of the tile, which differs between paths, nor on where the depth is cut.
 
 use super::isa::Isa;
+use super::stream;
 
 /// Lanes of a panel.
 pub(super) const LANES: usize = 16;
@@ -38,6 +39,39 @@ pub(super) struct Depth {
     pub(super) count: [usize; 3],
     pub(super) a: [usize; 3],
     pub(super) b: [usize; 3],
+    /// What is fetched meanwhile.
+    pub(super) ahead: [Ahead; 2],
+}
+
+/// Lines that a later tile needs, fetched round by round of the second loop, so that they do not hold up this one. Speed
+/// only.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ahead {
+    /// The first of them; an address that nothing is at does no harm.
+    pub(super) at: *const f32,
+    /// Neighbours of one round.
+    pub(super) lines: usize,
+    /// Elements from the first of one round to that of the next.
+    pub(super) step: usize,
+}
+
+// SAFETY: nothing is read or written at the address.
+unsafe impl Sync for Ahead {}
+
+impl Ahead {
+    /// Nothing.
+    pub(super) const NONE: Self = Self {
+        at: std::ptr::null(),
+        lines: 0,
+        step: 0,
+    };
+
+    #[inline(always)]
+    fn fetch(&self, round: usize) {
+        for line in 0..self.lines {
+            stream::prefetch(self.at.wrapping_add(round * self.step + line * LANES));
+        }
+    }
 }
 
 impl Depth {
@@ -47,6 +81,7 @@ impl Depth {
             count: [count, 1, 1],
             a: [a_step, 0, 0],
             b: [LANES, 0, 0],
+            ahead: [Ahead::NONE; 2],
         }
     }
 
@@ -227,6 +262,7 @@ unsafe fn avx2<const R: usize>(
     let [count, count1, count2] = depth.count;
     for i2 in 0..count2 {
         for i1 in 0..count1 {
+            depth.ahead.iter().for_each(|ahead| ahead.fetch(i1));
             // SAFETY: the start of a loop lies inside what the caller promised.
             let (mut a, mut b) = unsafe {
                 (
@@ -289,6 +325,7 @@ unsafe fn avx512<const P: usize, const R: usize>(
     let [count, count1, count2] = depth.count;
     for i2 in 0..count2 {
         for i1 in 0..count1 {
+            depth.ahead.iter().for_each(|ahead| ahead.fetch(i1));
             let at = i2 * depth.a[2] + i1 * depth.a[1];
             // SAFETY: the start of a loop lies inside what the caller promised.
             let mut b = unsafe { b.add(i2 * depth.b[2] + i1 * depth.b[1]) };
@@ -430,6 +467,7 @@ mod tests {
             count: [3, 4, 2],
             a: [2, 11, 60],
             b: [16, 50, 300],
+            ahead: [Ahead::NONE; 2],
         };
         let (a_step, b_step) = (41, 700);
         for isa in Isa::all() {

@@ -3,7 +3,7 @@
 use super::super::Cpu;
 use super::super::stream;
 use super::super::team::Parts;
-use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
+use super::super::tile::{self, Ahead, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::Shape;
 
 /// Inputs of one task at most: 4 KB of each row of weights.
@@ -101,6 +101,7 @@ pub(super) fn data(
                 count: [outputs, 1, 1],
                 a: [1, 0, 0],
                 b: [shape.inputs, 0, 0],
+                ahead: [Ahead::NONE; 2],
             };
             let rows = &weights[o * shape.inputs..][..outputs * shape.inputs];
             for i in (first..first + inputs).step_by(LANES) {

@@ -9,7 +9,7 @@ use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes};
 use super::super::super::reduce::channel_sums;
 use super::super::super::team::Parts;
-use super::super::super::tile::{self, Depth, LANES, Start};
+use super::super::super::tile::{self, Ahead, Depth, LANES, Start};
 use super::super::Shape;
 use super::border::Border;
 
@@ -140,6 +140,7 @@ fn accumulate(
                     count: [shape.width, rows, 1],
                     a: [lanes, blocks.border.columns * lanes, 0],
                     b: [LANES, shape.width * LANES, 0],
+                    ahead: [Ahead::NONE; 2],
                 };
                 let x = &x[row * blocks.border.columns * lanes..];
                 let dy = &dy[row * shape.width * LANES..];

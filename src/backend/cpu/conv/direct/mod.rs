@@ -13,7 +13,7 @@ use super::super::Cpu;
 use super::super::layout::{groups, lanes};
 use super::super::simd::vectorised;
 use super::super::team::Parts;
-use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
+use super::super::tile::{self, Ahead, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::{Finish, Orientation, Shape};
 use border::Border;
 
@@ -115,6 +115,7 @@ fn sum<const P: usize>(
             count: [taps, shape.kernel, 1],
             a: [1, border.columns * lanes, 0],
             b: [LANES, taps * LANES, 0],
+            ahead: [Ahead::NONE; 2],
         };
         let x = (&copy[place][(row * border.columns + column) * lanes..], lanes);
         let filters = &filters[output * panel + group * LANES * shape.taps() * LANES..];

@@ -2,12 +2,14 @@
 
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, lanes, padded};
+use super::super::super::memory::f32_bytes;
 use super::super::super::simd::vectorised;
+use super::super::super::stream;
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, transpose};
 use super::super::{Orientation, Shape};
 use super::transform::{self, FILTER, both_ways};
-use super::{INPUTS, OUTPUTS};
+use super::{INPUTS, OUTPUTS, STREAMED_BYTES};
 
 /// Elements of a filter over one channel.
 const TAPS: usize = FILTER * FILTER;
@@ -25,6 +27,7 @@ pub(super) fn transform(
     u: &mut [f32],
 ) {
     let (inputs, outputs) = (groups(shape.inputs), groups(shape.outputs));
+    let streams = f32_bytes(u.len()) > STREAMED_BYTES;
     let u = Parts::new(u);
     cpu.team.run(inputs * outputs, |task, _| {
         let (output, input) = (task / inputs, task % inputs);
@@ -55,12 +58,15 @@ pub(super) fn transform(
             }
         }
         let first = (output * padded(shape.inputs) + i) * LANES;
-        square_to_u(cpu.isa, &square, first, stride, u);
+        square_to_u(cpu.isa, &square, first, stride, streams, u);
+        if streams {
+            stream::fence(cpu.isa);
+        }
     });
 }
 
 vectorised! {
-    fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, u: Parts<'_, f32>) {
+    fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, streams: bool, u: Parts<'_, f32>) {
         for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
             for register in 0..S::REGISTERS {
                 both_ways!(
@@ -70,7 +76,12 @@ vectorised! {
                         let at = first + (INPUTS * i + j) * stride + c * LANES;
                         // SAFETY: the task alone has these channels.
                         let to = unsafe { u.range(at, LANES) };
-                        s.store(value, to.try_into().expect("a pixel"), register);
+                        let to = to.try_into().expect("a pixel");
+                        if streams {
+                            s.stream(value, to, register);
+                        } else {
+                            s.store(value, to, register);
+                        }
                     },
                 );
             }

@@ -3,16 +3,20 @@
 use super::super::super::Cpu;
 use super::super::super::layout::{Pixel, groups, lanes};
 use super::super::super::max_pool::pool_window;
+use super::super::super::memory::f32_bytes;
 use super::super::super::simd::vectorised;
+use super::super::super::stream;
 use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
 use super::tiles::Tiles;
 use super::transform::{self, both_ways};
-use super::{Blocks, INPUTS, OUTPUTS};
+use super::{Blocks, INPUTS, OUTPUTS, STREAMED_BYTES};
 
-/// Tiles of one task: what they write in one plane are a few whole pages' worth of lines.
-const TASK_TILES: usize = 24;
+/// Tiles of one task: what they write in one plane is about a page.
+const TASK_TILES: usize = 56;
+/// Tiles by which pixels are fetched ahead of their use: what it takes to transform them is what memory takes to answer.
+const AHEAD: usize = 4;
 
 /// One task of a phase: some tiles of one group of channels.
 #[derive(Clone, Copy)]
@@ -95,6 +99,33 @@ pub(super) fn transform_input(
     });
 }
 
+/// Fetches pixels of a tensor (N, C/16, H, W, 16) for the tile [`AHEAD`] behind the part's tile number `index`, and before
+/// the first one for those in between: a square of R rows and as many columns as tiles are apart, whose first pixel lies
+/// `above` rows before the outputs and `right` columns behind their first.
+#[inline(always)]
+fn fetch_ahead<const R: usize>(
+    tiles: &Tiles,
+    part: &Part,
+    index: usize,
+    (above, right): (usize, usize),
+    tensor: &[Pixel],
+) {
+    let first = if index == 0 { 1 } else { index + AHEAD };
+    for index in first..part.count.min(index + AHEAD + 1) {
+        let (n, row, column) = tiles.place(part.tile + index);
+        let image = (n * part.groups + part.group) * tiles.plane();
+        let pixel = (image + row * tiles.width + column + right).wrapping_sub(above * tiles.width);
+        for i in 0..R {
+            for j in 0..OUTPUTS {
+                let pixel = tensor
+                    .as_ptr()
+                    .wrapping_add(pixel.wrapping_add(i * tiles.width + j));
+                stream::prefetch(pixel.cast());
+            }
+        }
+    }
+}
+
 vectorised! {
     fn input_tiles<S>(
         s,
@@ -105,6 +136,7 @@ vectorised! {
     ) {
         let mut patch = [[[0.0; LANES]; INPUTS]; INPUTS];
         for index in 0..part.count {
+            fetch_ahead::<INPUTS>(&tiles, &part, index, (1, 1), x);
             let (n, row, column) = tiles.place(part.tile + index);
             let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             // One row and one column of the input are before the outputs, one behind.
@@ -194,6 +226,7 @@ vectorised! {
         *sums = [0.0; LANES];
         let mut patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
         for index in 0..part.count {
+            fetch_ahead::<OUTPUTS>(&tiles, &part, index, (0, 0), dy);
             let (n, row, column) = tiles.place(part.tile + index);
             let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             let (rows, columns) = tiles.outputs(row, column);
@@ -242,6 +275,7 @@ pub(super) fn transform_output(
     finish: Finish<'_>,
     y: Parts<'_, Pixel>,
 ) {
+    let streams = f32_bytes(y.len() * LANES) > STREAMED_BYTES;
     for_each_part(cpu, groups(shape.outputs), range, |_, part| {
         let lanes = lanes(shape.outputs, part.group);
         let sums = Sums {
@@ -249,8 +283,12 @@ pub(super) fn transform_output(
             stride: blocks.m_stride,
             bias: finish.bias(part.group, lanes),
             lanes,
+            streams,
         };
         output_tiles(cpu.isa, blocks.tiles, part, &sums, finish, y);
+        if streams {
+            stream::fence(cpu.isa);
+        }
     });
 }
 
@@ -262,6 +300,8 @@ struct Sums<'a> {
     bias: Pixel,
     /// Channels that are no padding.
     lanes: usize,
+    /// Whether outputs are written past the caches.
+    streams: bool,
 }
 
 vectorised! {
@@ -275,13 +315,18 @@ vectorised! {
     ) {
         let mut values = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
         for index in 0..part.count {
+            if let Finish::Masked { input } = finish {
+                fetch_ahead::<OUTPUTS>(&tiles, &part, index, (0, 0), input.as_chunks().0);
+            }
             let (n, row, column) = tiles.place(part.tile + index);
             let (rows, columns) = tiles.outputs(row, column);
             let first = (n * part.groups + part.group) * tiles.plane() + row * tiles.width + column;
             // SAFETY: the task alone has these tiles of this group.
             let y_row = |i: usize| unsafe { y.range(first + i * tiles.width, columns) };
             let is_pooled = matches!(finish, Finish::Pooled { .. });
-            let in_place = !is_pooled && (rows, columns, sums.lanes) == (OUTPUTS, OUTPUTS, LANES);
+            let in_place = !is_pooled
+                && (rows, columns, sums.lanes) == (OUTPUTS, OUTPUTS, LANES)
+                && !(sums.streams && S::REGISTERS > 1);
             let mut targets: [&mut [Pixel; OUTPUTS]; OUTPUTS] = if in_place {
                 std::array::from_fn(|i| y_row(i).try_into().expect("a row of a tile"))
             } else {
@@ -305,7 +350,11 @@ vectorised! {
                             }
                             Finish::Masked { .. } | Finish::Plain => sum,
                         };
-                        s.store(value, &mut targets[i][j], register);
+                        if in_place && sums.streams {
+                            s.stream(value, &mut targets[i][j], register);
+                        } else {
+                            s.store(value, &mut targets[i][j], register);
+                        }
                     },
                 );
             }
@@ -333,7 +382,15 @@ vectorised! {
                 continue;
             }
             for (i, row) in targets.iter().enumerate().take(rows) {
-                y_row(i).copy_from_slice(&row[..columns]);
+                if sums.streams {
+                    for (y, pixel) in y_row(i).iter_mut().zip(row.iter()) {
+                        for register in 0..S::REGISTERS {
+                            s.stream(s.load(pixel, register), y, register);
+                        }
+                    }
+                } else {
+                    y_row(i).copy_from_slice(&row[..columns]);
+                }
             }
         }
     }

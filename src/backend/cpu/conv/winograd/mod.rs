@@ -21,9 +21,12 @@
 //! place: `V[t][C/16][tile][16]`, `M[t][K/16][tile][16]`, `U[t][K/16][C][16]`.
 //!
 //! Tiles go in blocks, and a block through three phases: transform the input, multiply, transform the output. Where there
-//! are many channels, threads share a block of a last-level cache's size, and each phase is parallel over what it writes;
+//! are many channels, threads share a block that the last-level cache holds, and each phase is parallel over what it writes;
 //! where there are few, a block fits into one core's cache and is one thread's task from end to end. How tiles are cut is
 //! a function of the shape alone, and every sum is made by one task in a fixed order.
+//!
+//! What does not stay in the caches until it is used is written past them, which saves reading it first, and what comes
+//! from memory is fetched a few tiles ahead.
 
 mod filters;
 mod gradient;
@@ -51,12 +54,10 @@ const ELEMENTS: usize = INPUTS * INPUTS;
 /// Multiplications of a tile, of those of its direct sums: 36 of 144.
 pub(super) const SHARE_OF_PRODUCTS: f64 =
     ELEMENTS as f64 / (OUTPUTS * OUTPUTS * transform::FILTER * transform::FILTER) as f64;
-/// Bytes of the transformed inputs and the products of one block, roughly, where all threads share it: half of a
-/// last-level cache.
-const BLOCK_BYTES: usize = 16 << 20;
-/// Tiles of such a block at least: fewer would read the filters too often.
-const LEAST_TILES: usize = 96;
-/// The same where a block is one thread's: an L2 cache.
+/// Tiles of one block at most where all threads share it: with 512 channels its transformed inputs and products are 19 MB,
+/// a good half of a last-level cache. Fewer would read the filters too often.
+const SHARED_TILES: usize = 128;
+/// Bytes of the transformed inputs and the products of one block, roughly, where it is one thread's: an L2 cache.
 const PRIVATE_BYTES: usize = 1 << 20;
 /// Elements of one t's transformed filters (128 x 128) up to which a block is one thread's. There the products are so few
 /// that time is what it takes to write and read V and M; with more, it is what it takes to read the filters.
@@ -64,6 +65,8 @@ const PRIVATE_FILTERS: usize = 1 << 14;
 /// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
+/// Bytes of a tensor, or of transformed filters, above which they are written past the caches.
+const STREAMED_BYTES: usize = 16 << 20;
 
 /// How the tiles are cut into blocks. A function of the shape alone.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +90,7 @@ impl Blocks {
         let private = inputs * outputs <= PRIVATE_FILTERS;
         let most = match private {
             true => (PRIVATE_BYTES / tile_bytes).max(1),
-            false => (BLOCK_BYTES / tile_bytes).max(LEAST_TILES),
+            false => SHARED_TILES,
         };
         let block = tiles.count.div_ceil(tiles.count.div_ceil(most));
         Self {
