@@ -24,10 +24,12 @@ const POISON: u8 = 0xff;
 /// Who touched a word last, in which way.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stamp {
-    /// The lane of the operation (a stream, or a node of a graph); 0 for nobody.
+    /// The lane of the operation (a stream); 0 for nobody.
     pub(crate) lane: u32,
     /// The lane's time at that operation.
     pub(crate) time: u32,
+    /// Inside a graph: the node.
+    pub(crate) node: u32,
     /// Inside a kernel: the launch, the block, the barrier interval within the block, and the thread.
     pub(crate) launch: u32,
     pub(crate) block: u32,
