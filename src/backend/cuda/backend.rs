@@ -27,7 +27,10 @@ impl Backend for Cuda {
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {
-        run::prepare(&mut self.lock(), plan).map_err(|why| on_device(why, self.facts.ordinal))
+        let prepared = run::prepare(&mut self.lock(), plan);
+        prepared
+            .map(drop)
+            .map_err(|why| on_device(why, self.facts.ordinal))
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {
