@@ -37,7 +37,8 @@ impl Backend for Cuda {
         let state = self.lock();
         let free = state.launcher.stream().context().mem_get_info();
         let (free, _) = state.launcher.check("asking for free memory", free)?;
-        Ok(Some(free as u64))
+        let held = state.workspace.bytes() + state.block.bytes();
+        Ok(Some((free + held) as u64))
     }
 
     fn allocate_host(&self, bytes: usize) -> Result<HostMemory> {

@@ -2,6 +2,7 @@
 
 mod faults;
 mod graphs;
+mod memory;
 mod plans;
 mod precision;
 mod simulator;

@@ -81,6 +81,8 @@ pub(crate) struct DeviceMemory {
     pages: *mut Page,
     next: Vec<u64>,
     used: Vec<u64>,
+    /// The most that was used since it was asked for.
+    most_used: Vec<u64>,
     /// By address, freed ones included: they explain what a wild access hit.
     allocations: BTreeMap<u64, Allocation>,
     /// Bytes of each device.
@@ -132,6 +134,7 @@ impl DeviceMemory {
             pages: table(table_bytes(bytes)) as *mut Page,
             next: vec![PAGE; devices],
             used: vec![0; devices],
+            most_used: vec![0; devices],
             allocations: BTreeMap::new(),
             capacity,
         }
@@ -187,6 +190,11 @@ impl DeviceMemory {
         self.used[device]
     }
 
+    /// The most bytes of a device that were allocated at a time since this was asked.
+    pub(crate) fn take_most_used(&mut self, device: usize) -> u64 {
+        std::mem::replace(&mut self.most_used[device], self.used[device])
+    }
+
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -206,6 +214,7 @@ impl DeviceMemory {
         }
         self.next[device] = start + pages + PAGE;
         self.used[device] += bytes;
+        self.most_used[device] = self.most_used[device].max(self.used[device]);
         let address = self.base + REGION * device as u64 + start;
         // SAFETY: inside the region reserved for the device.
         unsafe {
