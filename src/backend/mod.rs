@@ -77,7 +77,8 @@ pub trait Backend: Lowering + Send + Sync {
         Ok(())
     }
 
-    /// Bytes that are free on a device with memory of its own.
+    /// Bytes that a run can have on a device with memory of its own: what is free there, and what this back end holds for
+    /// itself.
     fn free_bytes(&self) -> Result<Option<u64>> {
         Ok(None)
     }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{IN_FLIGHT, Levels, Lowering, Plan, Tree, WalkOrder};
 
-/// Bytes by purpose. What is forecast here is what gets allocated.
+/// Bytes by purpose. What is forecast here is what gets allocated; of a device's workspace, the most that it may become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// The parameters.

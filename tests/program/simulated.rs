@@ -240,9 +240,9 @@ fn what_does_not_fit_is_said_before_anything_starts() {
             .map(|part| memory[part].as_u64().unwrap())
             .sum()
     };
-    let (eight, sixteen) = (needs("8"), needs("16"));
-    // The device's own start takes 32 MiB for a workspace.
-    let memory = (eight + sixteen) / 2 + (32 << 20);
+    let (eight, sixteen) = (needs("8").next_multiple_of(1 << 20), needs("16"));
+    assert!(eight < sixteen);
+    let memory = eight;
     let mut train = command(["train", "--data", shards(), "--run", run.to_str().unwrap()]);
     let output = train
         .args(network.clone())

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Instrumented, so that every access is seen; no contraction, as the real compilers are told; no standard library.
-const FLAGS: [&str; 10] = [
+const FLAGS: [&str; 11] = [
     "-std=c++17",
     "-O1",
     "-g",
     "-fPIC",
     "-fsanitize=thread",
+    "--param=tsan-instrument-func-entry-exit=0",
     "-ffp-contract=off",
     "-fno-exceptions",
     "-fno-rtti",

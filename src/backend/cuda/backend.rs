@@ -27,14 +27,18 @@ impl Backend for Cuda {
     }
 
     fn prepare(&self, plan: &Plan) -> Result<()> {
-        run::prepare(&mut self.lock(), plan).map_err(|why| on_device(why, self.facts.ordinal))
+        let prepared = run::prepare(&mut self.lock(), plan);
+        prepared
+            .map(drop)
+            .map_err(|why| on_device(why, self.facts.ordinal))
     }
 
     fn free_bytes(&self) -> Result<Option<u64>> {
         let state = self.lock();
         let free = state.launcher.stream().context().mem_get_info();
         let (free, _) = state.launcher.check("asking for free memory", free)?;
-        Ok(Some(free as u64))
+        let held = state.workspace.bytes() + state.block.bytes();
+        Ok(Some((free + held) as u64))
     }
 
     fn allocate_host(&self, bytes: usize) -> Result<HostMemory> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream};
 
-use super::dnn::DevicePtr;
+use super::dnn::{ConvPlan, DevicePtr};
 use super::launch::Launcher;
 use super::memory::Buffer;
 use super::{Resources, run};
@@ -32,8 +32,12 @@ struct Key {
     leaf: DevicePtr,
 }
 
-/// A graph of one walk.
-struct Captured(CudaGraph);
+/// A graph of one walk. Fields are dropped in this order.
+struct Captured {
+    graph: CudaGraph,
+    /// What it launches: an engine that was compiled at run time ends with the last plan that has it.
+    _plans: Vec<Arc<ConvPlan>>,
+}
 
 // SAFETY: a graph may be launched by any thread, one at a time; the back end's lock sees to that.
 unsafe impl Send for Captured {}
@@ -90,7 +94,7 @@ pub(super) fn walk(
 }
 
 fn launch(launcher: &Launcher, graph: &Captured) -> Result<()> {
-    launcher.check("launching a graph", graph.0.launch())
+    launcher.check("launching a graph", graph.graph.launch())
 }
 
 /// Every pass of the walk. The micro-batch has been received.
@@ -110,6 +114,8 @@ fn capture(
     passes: &Range<usize>,
     memory: &Memory<'_, Buffer>,
 ) -> Result<Captured> {
+    // What the cache has given up since the walk before is made anew: during a capture it could not be.
+    let plans = run::prepare(resources, plan)?;
     let stream: Arc<CudaStream> = Arc::clone(resources.launcher.stream());
     // Other threads may go on with what has nothing to do with this stream.
     let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
@@ -126,5 +132,5 @@ fn capture(
         device: "CUDA graph".into(),
         reason: "the capture of a micro-batch is empty".into(),
     })?;
-    Ok(Captured(graph))
+    Ok(Captured { graph, _plans: plans })
 }

@@ -35,10 +35,11 @@ pub use lower::CudaLowering;
 pub use memory::Buffer;
 pub use tune::Tuned;
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaContext, CudaStream};
+use lru::LruCache;
 
 use self::blas::{Blas, Product, ProductPlan};
 use self::choices::Choices;
@@ -75,8 +76,9 @@ pub struct Cuda {
 
 /// What one device needs besides arenas and parameters. Fields are dropped in this order: what uses a stream before it.
 struct Resources {
-    convolutions: HashMap<(ConvPass, ConvShape), ConvPlan>,
-    products: HashMap<Product, ProductPlan>,
+    /// Of every pass that was planned lately; what still uses a plan that the cache gives up holds it, too.
+    convolutions: LruCache<(ConvPass, ConvShape), Arc<ConvPlan>>,
+    products: LruCache<Product, ProductPlan>,
     dnn: Target,
     precision: Precision,
     choices: Choices,
@@ -92,6 +94,10 @@ struct Resources {
     launcher: Launcher,
     copy: Arc<CudaStream>,
 }
+
+/// Plans of convolutions, and as many of products, that are kept: more than training and validation of any network need,
+/// and those of the last 50 sizes or so of an evaluation of whole images, which come sorted by size.
+pub const KEPT_PLANS: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 
 /// Where in the small block a result is left.
 const RESULT: usize = size_of::<DeviceStepParams>();
@@ -136,8 +142,8 @@ impl Cuda {
             captures: options.graphs,
             facts,
             state: Mutex::new(Resources {
-                convolutions: HashMap::new(),
-                products: HashMap::new(),
+                convolutions: LruCache::new(KEPT_PLANS),
+                products: LruCache::new(KEPT_PLANS),
                 dnn,
                 precision: options.precision,
                 choices: Choices::default(),
@@ -156,6 +162,12 @@ impl Cuda {
     /// What the driver says of the device.
     pub fn facts(&self) -> &DeviceFacts {
         &self.facts
+    }
+
+    /// Plans of convolutions and of products that are ready; at most [`KEPT_PLANS`] of each.
+    pub fn kept_plans(&self) -> [usize; 2] {
+        let state = self.lock();
+        [state.convolutions.len(), state.products.len()]
     }
 
     /// A buffer as it lies in memory, layout, padding and gaps included: for tests that look around what a step writes.

@@ -2,6 +2,8 @@
 
 mod faults;
 mod graphs;
+mod memory;
+mod plans;
 mod precision;
 mod simulator;
 mod training;

@@ -45,6 +45,13 @@ pub(crate) fn calls() -> [u64; 5] {
     counts
 }
 
+/// The most bytes of the first device that were allocated at a time since this was asked.
+pub(crate) fn most_used() -> u64 {
+    let most_used: unsafe extern "C" fn(std::ffi::c_uint) -> u64 = function(b"cudasim_most_used\0");
+    // SAFETY: takes a number.
+    unsafe { most_used(0) }
+}
+
 /// Rules broken so far. They are on standard error, too.
 pub(crate) fn reports() -> u32 {
     let reports: unsafe extern "C" fn() -> u32 = function(b"cudasim_reports\0");

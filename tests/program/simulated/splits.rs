@@ -61,7 +61,9 @@ const NETS: [&[&str]; 3] = [&["A", "--batch-norm"], &["A", "--precision", "bf16"
 impl Split {
     /// Trains; gives the hashes of what came out.
     fn train(&self, net: &[&str], steps: &str, seed: u64, run: &Path) -> (String, String) {
-        let mut flags = with(small(shards(), run), "--batch", "24");
+        // Eight micro-batches, as there are eight replicas at most.
+        let flags = with(small(shards(), run), "--batch", "16");
+        let mut flags = with(flags, "--micro-batch", "2");
         flags.extend(net);
         let said = seed.to_string();
         flags.extend(["--iterations", steps, "--seed", &said, "--device", self.devices]);

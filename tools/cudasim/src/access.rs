@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::graph::Nodes;
 use crate::memory::{Stamp, Touch, Word};
 use crate::rules::Rule;
 use crate::sim::Sim;
@@ -24,6 +25,8 @@ pub(crate) struct Who {
     pub(crate) stamp: Stamp,
     /// What happened before the operation.
     pub(crate) clock: Arc<Clock>,
+    /// In the replay of a graph: the nodes that come before this one.
+    pub(crate) before: Nodes,
 }
 
 impl Sim {
@@ -36,12 +39,14 @@ impl Sim {
             let end = next.min(address + bytes);
             // The bytes of this word, as a mask.
             let touched = (((1u32 << (end - at)) - 1) << (at & 3)) as u8;
-            let found = *self.memory.word(at);
             if !self.memory.is_live(at) {
                 self.report_wild(who, address, bytes, kind);
                 return false;
             }
-            if kind != Kind::Write && found.written & touched != touched {
+            let word = self.memory.touch(at);
+            let (written, conflict) = (word.written, conflict(who, word, kind, touched));
+            record(word, &who.stamp, kind, touched);
+            if kind != Kind::Write && written & touched != touched {
                 let verb = verb(kind);
                 self.report(
                     Rule::Uninitialised,
@@ -52,11 +57,11 @@ impl Sim {
                     ),
                 );
             }
-            if found.written == 0 && self.is_unborn(who, at) {
+            if written == 0 && self.is_unborn(who, at) {
                 let text = format!("{} {} it ({})", who.name, verb(kind), self.place(at));
                 self.report(Rule::UsedBeforeAllocated, text);
             }
-            if let Some((rule, other)) = conflict(who, &found, kind, touched) {
+            if let Some((rule, other)) = conflict {
                 let text = format!(
                     "{} {} what {other} without an order between them ({})",
                     who.name,
@@ -65,7 +70,6 @@ impl Sim {
                 );
                 self.report(rule, text);
             }
-            record(self.memory.touch(at), who.stamp, kind, touched);
             at = next;
         }
         true
@@ -151,36 +155,32 @@ fn conflict(who: &Who, found: &Word, kind: Kind, touched: u8) -> Option<(Rule, &
 /// The rule that an access to some bytes of a word breaks by what others have done to them.
 fn collision(who: &Who, others: &Touch, touched: u8) -> Option<Rule> {
     let shared = others.bytes & touched;
-    let in_half = |half: usize| {
-        let thread = others.threads[half];
-        unordered(
-            who,
-            &Stamp {
-                thread,
-                ..others.stamp
-            },
-        )
-    };
-    let halves = (0..HALVES.len()).filter(|&half| shared & HALVES[half] != 0);
-    halves.filter_map(in_half).next()
-}
-
-/// The rule that an earlier access breaks if neither happens before the other.
-fn unordered(who: &Who, other: &Stamp) -> Option<Rule> {
-    let me = &who.stamp;
-    if other.lane == 0 {
+    let (me, other) = (&who.stamp, &others.stamp);
+    if shared == 0 || other.lane == 0 {
         return None;
     }
-    if me.launch != 0 && me.launch == other.launch {
-        return if me.block != other.block {
-            Some(Rule::GridRace)
-        } else if me.interval == other.interval && me.thread != other.thread {
-            Some(Rule::BlockRace)
-        } else {
-            None
-        };
+    if me.launch == 0 || me.launch != other.launch {
+        return unordered(who, other);
     }
-    let ordered = other.lane == me.lane || who.clock.has_seen(other.lane, other.time);
+    if me.block != other.block {
+        return Some(Rule::GridRace);
+    }
+    let other_thread = |half: usize| shared & HALVES[half] != 0 && others.threads[half] != me.thread;
+    let races = me.interval == other.interval && (0..HALVES.len()).any(other_thread);
+    races.then_some(Rule::BlockRace)
+}
+
+/// The rule that the access of an earlier operation breaks if neither happens before the other.
+pub(crate) fn unordered(who: &Who, other: &Stamp) -> Option<Rule> {
+    let me = &who.stamp;
+    let ordered = if other.lane != me.lane {
+        other.lane == 0 || who.clock.has_seen(other.lane, other.time)
+    } else if other.time == me.time {
+        // Of one replay of a graph.
+        other.node == me.node || who.before.contains(other.node)
+    } else {
+        true
+    };
     (!ordered).then_some(Rule::StreamRace)
 }
 
@@ -190,11 +190,11 @@ pub(crate) const SEVERAL: u32 = u32::MAX;
 /// The bytes of the halves of a word.
 const HALVES: [u8; 2] = [0b0011, 0b1100];
 
-fn record(word: &mut Word, stamp: Stamp, kind: Kind, touched: u8) {
+fn record(word: &mut Word, stamp: &Stamp, kind: Kind, touched: u8) {
     if kind == Kind::Read {
-        word.read = joined(word.read, stamp, touched);
+        join(&mut word.read, stamp, touched);
     } else {
-        word.write = joined(word.write, stamp, touched);
+        join(&mut word.write, stamp, touched);
         word.atomic = kind == Kind::Atomic;
         word.written |= touched;
     }
@@ -202,19 +202,18 @@ fn record(word: &mut Word, stamp: Stamp, kind: Kind, touched: u8) {
 
 /// What is known about a word after an access. Threads of one barrier interval that touch it share it: whoever conflicts
 /// with one of its halves then conflicts with one of them.
-fn joined(old: Touch, stamp: Stamp, bytes: u8) -> Touch {
-    let interval = |stamp: Stamp| (stamp.launch, stamp.block, stamp.interval);
-    if stamp.launch == 0 || interval(old.stamp) != interval(stamp) {
-        let threads = [stamp.thread; 2];
-        return Touch {
-            stamp,
-            threads,
+fn join(touch: &mut Touch, stamp: &Stamp, bytes: u8) {
+    let interval = |stamp: &Stamp| (stamp.launch, stamp.block, stamp.interval);
+    if stamp.launch == 0 || interval(&touch.stamp) != interval(stamp) {
+        *touch = Touch {
+            stamp: *stamp,
+            threads: [stamp.thread; 2],
             bytes,
         };
+        return;
     }
-    let mut threads = old.threads;
-    for (thread, half) in threads.iter_mut().zip(HALVES) {
-        let (before, now) = (old.bytes & half != 0, bytes & half != 0);
+    for (thread, half) in touch.threads.iter_mut().zip(HALVES) {
+        let (before, now) = (touch.bytes & half != 0, bytes & half != 0);
         *thread = match (before, now) {
             (_, false) => *thread,
             (false, true) => stamp.thread,
@@ -222,10 +221,6 @@ fn joined(old: Touch, stamp: Stamp, bytes: u8) -> Touch {
             (true, true) => SEVERAL,
         };
     }
-    let bytes = old.bytes | bytes;
-    Touch {
-        stamp,
-        threads,
-        bytes,
-    }
+    touch.stamp = *stamp;
+    touch.bytes |= bytes;
 }

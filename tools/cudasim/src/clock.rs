@@ -1,27 +1,31 @@
 //! Vector clocks: what happened before what.
 //!
-//! Every stream is a lane with a time of its own, and so is every node of a graph that is being replayed. An operation
-//! happened before another if the other's clock has reached its time on its lane. Two operations of which neither
-//! happened before the other may run in any order, whatever order they ran in.
+//! Every stream is a lane with a time of its own. An operation happened before another if the other's clock has reached
+//! its time on its lane. Two operations of which neither happened before the other may run in any order, whatever order
+//! they ran in. The replay of a graph is one moment of its stream; what its nodes come after, the graph says.
 
-use std::collections::HashMap;
-
-/// The latest time of every lane that something knows of.
+/// The latest time of every lane that something knows of, by the number of the lane; 0 where it knows nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Clock(HashMap<u32, u32>);
+pub(crate) struct Clock(Vec<u32>);
 
 impl Clock {
     /// Learns everything that another clock knows.
     pub(crate) fn join(&mut self, other: &Self) {
-        for (lane, time) in &other.0 {
-            let known = self.0.entry(*lane).or_default();
+        if self.0.len() < other.0.len() {
+            self.0.resize(other.0.len(), 0);
+        }
+        for (known, time) in self.0.iter_mut().zip(&other.0) {
             *known = (*known).max(*time);
         }
     }
 
     /// The next moment of a lane.
     pub(crate) fn tick(&mut self, lane: u32) -> u32 {
-        let time = self.0.entry(lane).or_default();
+        let lane = lane as usize;
+        if self.0.len() <= lane {
+            self.0.resize(lane + 1, 0);
+        }
+        let time = &mut self.0[lane];
         *time += 1;
         *time
     }
@@ -29,7 +33,7 @@ impl Clock {
     /// Whether what happened on `lane` at `time` happened before.
     #[inline]
     pub(crate) fn has_seen(&self, lane: u32, time: u32) -> bool {
-        self.0.get(&lane).is_some_and(|known| *known >= time)
+        self.0.get(lane as usize).is_some_and(|known| *known >= time)
     }
 }
 

@@ -16,6 +16,19 @@ pub(crate) struct Node {
 /// What a capture has made.
 pub(crate) struct Graph {
     nodes: Vec<Node>,
+    /// Of each node, the nodes that come before it, whatever lies between.
+    before: Vec<Nodes>,
+}
+
+/// Nodes of a graph: one bit for each.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Nodes(Arc<[u64]>);
+
+impl Nodes {
+    pub(crate) fn contains(&self, node: u32) -> bool {
+        let word = self.0.get(node as usize / 64);
+        word.is_some_and(|word| word >> (node % 64) & 1 == 1)
+    }
 }
 
 /// A capture under way.
@@ -62,7 +75,21 @@ impl Capture {
     }
 
     pub(crate) fn finish(self) -> Graph {
-        Graph { nodes: self.nodes }
+        let mut before: Vec<Nodes> = Vec::new();
+        for node in &self.nodes {
+            let mut all = vec![0; self.nodes.len().div_ceil(64)];
+            for &last in &node.after {
+                all.iter_mut()
+                    .zip(&*before[last].0)
+                    .for_each(|(all, earlier)| *all |= earlier);
+                all[last / 64] |= 1 << (last % 64);
+            }
+            before.push(Nodes(all.into()));
+        }
+        Graph {
+            nodes: self.nodes,
+            before,
+        }
     }
 }
 
@@ -84,41 +111,10 @@ impl Sim {
         capture.frontier(stream).push(node);
     }
 
-    /// Puts a replay of a graph on a stream. Each node gets a lane of its own, so that nodes without an order between them
-    /// race where they would on a device; what comes later in the stream comes after all of them.
-    pub(crate) fn launch_graph(&mut self, stream: Handle, graph: &Arc<Graph>) {
-        let base = self.clock_of_next(stream);
-        let mut nodes: Vec<Who> = Vec::new();
-        for node in &graph.nodes {
-            let mut clock = base.clone();
-            node.after
-                .iter()
-                .for_each(|before| clock.join(&nodes[*before].clock));
-            let lane = self.lane();
-            let time = clock.tick(lane);
-            nodes.push(Who {
-                name: Arc::clone(&node.name),
-                stamp: Stamp {
-                    lane,
-                    time,
-                    ..Stamp::default()
-                },
-                clock: Arc::new(clock),
-            });
-        }
-        let mut end = base;
-        nodes.iter().for_each(|node| end.join(&node.clock));
-        let replay = Replay {
-            graph: Arc::clone(graph),
-            nodes,
-        };
-        self.enqueue(stream, "cuGraphLaunch", Action::Graph(Arc::new(replay)));
-        self.learn(stream, &end);
-    }
-
-    /// Executes the nodes in one of the orders that the graph allows.
-    pub(crate) fn replay(&mut self, device: usize, replay: &Replay) {
-        let nodes = &replay.graph.nodes;
+    /// Executes the nodes in one of the orders that the graph allows. All of them happen at the moment of the launch; nodes
+    /// without an order between them race where they would on a device.
+    pub(crate) fn replay(&mut self, device: usize, graph: &Graph, launch: &Who) {
+        let nodes = &graph.nodes;
         let mut done = vec![false; nodes.len()];
         let mut open: Vec<usize> = (0..nodes.len()).collect();
         while !open.is_empty() {
@@ -127,14 +123,17 @@ impl Sim {
                 .collect();
             let at = ready[self.draw(ready.len())];
             let node = open.swap_remove(at);
-            self.perform(device, &nodes[node].action, &replay.nodes[node]);
+            let who = Who {
+                name: Arc::clone(&nodes[node].name),
+                stamp: Stamp {
+                    node: node as u32,
+                    ..launch.stamp
+                },
+                clock: Arc::clone(&launch.clock),
+                before: graph.before[node].clone(),
+            };
+            self.perform(device, &nodes[node].action, &who);
             done[node] = true;
         }
     }
-}
-
-/// One replay of a graph: who its nodes are this time.
-pub(crate) struct Replay {
-    graph: Arc<Graph>,
-    nodes: Vec<Who>,
 }

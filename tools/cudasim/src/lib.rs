@@ -159,6 +159,12 @@ pub unsafe extern "C" fn cudasim_wire(device: c_uint, bytes: *mut [u64; 4]) {
     unsafe { bytes.write(counts) };
 }
 
+/// The most bytes of a device that were allocated at a time since this was asked, or since the beginning.
+#[unsafe(no_mangle)]
+pub extern "C" fn cudasim_most_used(device: c_uint) -> u64 {
+    Sim::lock().memory.take_most_used(device as usize)
+}
+
 /// How many calls there have been that can be made to fail: allocations, launches, copies, collectives, others.
 pub fn calls() -> [u64; 5] {
     Sim::lock().faults.counts()

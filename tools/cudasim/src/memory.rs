@@ -24,10 +24,12 @@ const POISON: u8 = 0xff;
 /// Who touched a word last, in which way.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Stamp {
-    /// The lane of the operation (a stream, or a node of a graph); 0 for nobody.
+    /// The lane of the operation (a stream); 0 for nobody.
     pub(crate) lane: u32,
     /// The lane's time at that operation.
     pub(crate) time: u32,
+    /// Inside a graph: the node.
+    pub(crate) node: u32,
     /// Inside a kernel: the launch, the block, the barrier interval within the block, and the thread.
     pub(crate) launch: u32,
     pub(crate) block: u32,
@@ -79,6 +81,8 @@ pub(crate) struct DeviceMemory {
     pages: *mut Page,
     next: Vec<u64>,
     used: Vec<u64>,
+    /// The most that was used since it was asked for.
+    most_used: Vec<u64>,
     /// By address, freed ones included: they explain what a wild access hit.
     allocations: BTreeMap<u64, Allocation>,
     /// Bytes of each device.
@@ -130,6 +134,7 @@ impl DeviceMemory {
             pages: table(table_bytes(bytes)) as *mut Page,
             next: vec![PAGE; devices],
             used: vec![0; devices],
+            most_used: vec![0; devices],
             allocations: BTreeMap::new(),
             capacity,
         }
@@ -185,6 +190,11 @@ impl DeviceMemory {
         self.used[device]
     }
 
+    /// The most bytes of a device that were allocated at a time since this was asked.
+    pub(crate) fn take_most_used(&mut self, device: usize) -> u64 {
+        std::mem::replace(&mut self.most_used[device], self.used[device])
+    }
+
     pub(crate) fn capacity(&self) -> u64 {
         self.capacity
     }
@@ -204,6 +214,7 @@ impl DeviceMemory {
         }
         self.next[device] = start + pages + PAGE;
         self.used[device] += bytes;
+        self.most_used[device] = self.most_used[device].max(self.used[device]);
         let address = self.base + REGION * device as u64 + start;
         // SAFETY: inside the region reserved for the device.
         unsafe {

@@ -11,10 +11,10 @@ use std::sync::{Arc, LazyLock};
 use cudarc::driver::sys::CUresult;
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::access::{Kind, Who};
+use crate::access::{Kind, Who, unordered};
 use crate::clock::Clock;
 use crate::faults::Faults;
-use crate::graph::{Capture, Graph, Replay};
+use crate::graph::{Capture, Graph, Nodes};
 use crate::host::HostMemory;
 use crate::library::Work;
 use crate::memory::{DeviceMemory, Stamp, Word};
@@ -60,7 +60,7 @@ pub(crate) enum Action {
     /// From here on memory that was asked for in stream order is there.
     Allocate,
     Free(u64),
-    Graph(Arc<Replay>),
+    Graph(Arc<Graph>),
 }
 
 /// An operation in a stream's queue.
@@ -90,6 +90,7 @@ impl Operation {
                 ..Stamp::default()
             },
             clock: Arc::clone(&self.clock),
+            before: Nodes::default(),
         }
     }
 }
@@ -203,7 +204,7 @@ impl Sim {
             seed,
             random: seed,
             next_handle: 0x1000,
-            next_lane: 0,
+            next_lane: HOST_LANE,
             next_launch: 0,
             threads: simt::Threads::default(),
         }
@@ -359,6 +360,7 @@ impl Sim {
                 ..Stamp::default()
             },
             clock: Arc::new(self.host.clone()),
+            before: Nodes::default(),
         }
     }
 
@@ -393,7 +395,7 @@ impl Sim {
             Action::Wait(_) | Action::Part(_) | Action::Allocate => {}
             Action::Meet(group) => self.meet(group, who),
             Action::Free(address) => self.free(who, *address),
-            Action::Graph(replay) => self.replay(device, replay),
+            Action::Graph(graph) => self.replay(device, graph, who),
         }
     }
 
@@ -429,10 +431,10 @@ impl Sim {
         let Ok(allocation) = self.memory.holding(address, 1).cloned() else {
             return;
         };
-        let seen = |stamp: Stamp| {
-            stamp.lane == 0 || stamp.lane == who.stamp.lane || who.clock.has_seen(stamp.lane, stamp.time)
+        let in_use = |word: &Word| {
+            let touches = [&word.write, &word.read];
+            touches.iter().any(|touch| unordered(who, &touch.stamp).is_some())
         };
-        let in_use = |word: &Word| !seen(word.write.stamp) || !seen(word.read.stamp);
         if self.memory.any_touched(&allocation, in_use) {
             self.report(
                 Rule::FreeInUse,
@@ -453,4 +455,4 @@ impl Sim {
 }
 
 /// The lane of what the host does itself.
-const HOST_LANE: u32 = u32::MAX;
+const HOST_LANE: u32 = 1;

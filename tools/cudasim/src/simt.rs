@@ -4,14 +4,14 @@
 //! that it calls are here instead of in a sanitizer's run-time library. Blocks run one after the other; the threads of a
 //! block run, in an order that the seed decides, from barrier to barrier.
 
-use std::cell::Cell;
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use cudarc::driver::sys::CUresult;
 
 use crate::access::{Kind, SEVERAL, Who};
-use crate::fiber::Fiber;
+use crate::fiber::{Body, Fiber};
 use crate::memory::Stamp;
 use crate::module::Launch;
 use crate::rules::Rule;
@@ -63,6 +63,12 @@ impl Dim3 {
     /// The place of number `i`, x fastest.
     fn place(self, i: u64) -> Self {
         let (x, y) = (u64::from(self.x), u64::from(self.y));
+        if i < x {
+            return Self {
+                x: i as c_uint,
+                ..Self::ZERO
+            };
+        }
         Self {
             x: (i % x) as c_uint,
             y: (i / x % y) as c_uint,
@@ -88,6 +94,11 @@ pub static mut cudasim_here: Place = Place {
     block_size: Dim3::ZERO,
     grid_size: Dim3::ZERO,
 };
+
+/// Whether an address is in [`cudasim_here`].
+fn is_place(address: u64) -> bool {
+    address.wrapping_sub(&raw const cudasim_here as u64) < size_of::<Place>() as u64
+}
 
 /// Where a thread stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,10 +153,8 @@ struct Running {
     written: u64,
 }
 
-thread_local! {
-    /// What the hooks work on; null outside of kernels.
-    static RUNNING: Cell<*mut Running> = const { Cell::new(std::ptr::null_mut()) };
-}
+/// What the hooks work on; null outside of kernels, which run where the simulator's lock is held.
+static RUNNING: AtomicPtr<Running> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Executes a launch.
 pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &Who) {
@@ -154,6 +163,11 @@ pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &W
     let threads = launch.block.count() as usize;
     let shared = crate::module::shared_memory();
     let words = (shared.end - shared.start) as usize / 4;
+    let mut arguments = launch.pointers();
+    let body = Body {
+        call: launch.kernel.call,
+        arguments: arguments.as_mut_ptr(),
+    };
     let mut kept = std::mem::take(&mut sim.threads);
     kept.prepare(threads, words);
     let mut running = Running {
@@ -171,7 +185,7 @@ pub(crate) fn launch(sim: &mut Sim, device: usize, launch: &Arc<Launch>, who: &W
         running.who.stamp.launch = number;
         running.who.stamp.block = block as u32;
         running.who.stamp.interval = 0;
-        if !running.run_block(launch, block) {
+        if !running.run_block(launch, body, block) {
             break;
         }
     }
@@ -190,8 +204,9 @@ impl Running {
     }
 
     /// Runs one block to its end; false when a thread was trapped.
-    fn run_block(&mut self, launch: &Launch, block: u64) -> bool {
+    fn run_block(&mut self, launch: &Launch, body: Body, block: u64) -> bool {
         self.stops.fill(Stop::Running);
+        let block_place = launch.grid.place(block);
         loop {
             let threads = self.stops.len();
             // Any order is allowed between barriers; rotations and reversals find what depends on it.
@@ -200,7 +215,7 @@ impl Running {
                 let i = (i + first) % threads;
                 let thread = if backwards { threads - 1 - i } else { i };
                 if self.stops[thread] == Stop::Running {
-                    self.resume(launch, block, thread);
+                    self.resume(launch, body, block_place, thread);
                 }
             }
             if self.stops.contains(&Stop::Trapped) {
@@ -233,27 +248,22 @@ impl Running {
         self.threads.fibers.iter_mut().for_each(Fiber::forget);
     }
 
-    fn resume(&mut self, launch: &Launch, block: u64, thread: usize) {
+    fn resume(&mut self, launch: &Launch, body: Body, block: Dim3, thread: usize) {
         self.thread = thread;
         self.who.stamp.thread = thread as u32;
         // SAFETY: kernels read it on this thread of the host only.
         unsafe {
             cudasim_here = Place {
                 thread: launch.block.place(thread as u64),
-                block: launch.grid.place(block),
+                block,
                 block_size: launch.block,
                 grid_size: launch.grid,
             };
         }
-        let call = launch.kernel.call;
-        let arguments = launch.pointers();
-        RUNNING.set(self);
-        let ended = self.threads.fibers[thread].resume(Box::new(move || {
-            let mut arguments = arguments;
-            // SAFETY: one pointer for each parameter, to as many bytes as it has.
-            unsafe { call(arguments.as_mut_ptr()) };
-        }));
-        RUNNING.set(std::ptr::null_mut());
+        RUNNING.store(self, Ordering::Relaxed);
+        // SAFETY: one pointer for each parameter, to as many bytes as it has.
+        let ended = unsafe { self.threads.fibers[thread].resume(body) };
+        RUNNING.store(std::ptr::null_mut(), Ordering::Relaxed);
         if ended {
             self.stops[thread] = Stop::Done;
         }
@@ -261,7 +271,8 @@ impl Running {
 
     /// One access of the running thread; traps it where the access may not be made.
     fn access(&mut self, address: u64, bytes: u64, kind: Kind, is_aligned_type: bool) {
-        if is_aligned_type && !address.is_multiple_of(bytes) {
+        // Of such types the size is a power of two.
+        if is_aligned_type && address & (bytes - 1) != 0 {
             let text = format!("{}: {bytes} bytes at {address:#x}", self.who.name);
             self.sim().report(Rule::Misaligned, text);
             return self.trap(CUresult::CUDA_ERROR_MISALIGNED_ADDRESS);
@@ -273,12 +284,15 @@ impl Running {
             if kind != Kind::Read {
                 self.written += bytes;
             }
-            let who = self.who.clone();
-            if !self.sim().access(&who, address, bytes, kind) {
+            // SAFETY: as in `sim`; the sim has no part of `self`.
+            let sim = unsafe { &mut *self.sim };
+            if !sim.access(&self.who, address, bytes, kind) {
                 self.trap(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
             }
         } else if self.shared.contains(&address) {
             self.access_shared(address, bytes, kind);
+        } else if is_place(address) && kind == Kind::Read {
+            // threadIdx and its like are registers.
         } else if !self.threads.fibers[self.thread].owns(address) && kind != Kind::Read {
             let text = format!("{} writes {bytes} bytes at {address:#x}", self.who.name);
             self.sim().report(Rule::HostAccess, text);
@@ -336,14 +350,14 @@ impl Running {
 /// Leaves the running thread, to be resumed later or never.
 fn stop_here(stop: Stop) {
     // SAFETY: it is set while a thread of a kernel runs, which is where this is called.
-    let running = unsafe { &mut *RUNNING.get() };
+    let running = unsafe { &mut *RUNNING.load(Ordering::Relaxed) };
     running.stops[running.thread] = stop;
     // SAFETY: it is the fiber that is running.
     unsafe { running.threads.fibers[running.thread].leave() };
 }
 
 fn touch(address: *mut c_void, bytes: u64, kind: Kind, is_aligned_type: bool) {
-    let running = RUNNING.get();
+    let running = RUNNING.load(Ordering::Relaxed);
     if running.is_null() {
         return;
     }

@@ -123,15 +123,9 @@ impl Run<'_> {
     }
 
     pub(super) fn convolve(&mut self, pass: ConvPass, kernel: usize, tensors: ConvTensors) -> Result<()> {
-        let shape = conv_shape(self.step, kernel);
-        self.resources.plan_convolution(pass, shape)?;
-        let Resources {
-            convolutions,
-            dnn,
-            workspace,
-            ..
-        } = &*self.resources;
+        let plan = self.resources.convolution(pass, conv_shape(self.step, kernel))?;
+        let Resources { dnn, workspace, .. } = &*self.resources;
         // SAFETY: the tensors come from the plan; the workspace is as large as any plan's.
-        unsafe { convolutions[&(pass, shape)].execute(dnn, tensors, workspace.at(0)) }
+        unsafe { plan.execute(dnn, tensors, workspace.at(0)) }
     }
 }

@@ -160,7 +160,8 @@ impl Run<'_> {
             launcher,
             ..
         } = &*self.resources;
+        let plan = products.peek(&product).expect("it has just been planned");
         // SAFETY: the matrices come from the plan; the workspace is at least as large as products may ask for.
-        unsafe { products[&product].execute(blas, launcher.stream(), matrices, workspace.at(0)) }
+        unsafe { plan.execute(blas, launcher.stream(), matrices, workspace.at(0)) }
     }
 }

@@ -4,11 +4,13 @@ mod conv;
 mod kernels;
 mod linear;
 
+use std::sync::Arc;
+
 pub(super) use self::conv::convolutions;
 pub(super) use self::linear::products;
 use super::Resources;
 use super::blas::{Product, WORKSPACE_BYTES};
-use super::dnn::{ConvPass, ConvShape};
+use super::dnn::{ConvPass, ConvPlan, ConvShape};
 use super::launch::{Element, Nhwc};
 use super::memory::{Buffer, Places};
 use super::staging::{BatchLayout, Inbox};
@@ -16,15 +18,17 @@ use crate::backend::Memory;
 use crate::error::{Error, Result};
 use crate::plan::{Batch, Epilogue, Part, Pass, Plan, Step, StepOp, StepParams, ValueGradient};
 
-/// Makes the library plans of every step, and the workspace and the inbox that they need.
-pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<()> {
+/// Makes the library plans of every step, and the workspace and the inbox that they need. Gives the convolutions' plans,
+/// for whoever goes on using them.
+pub(super) fn prepare(resources: &mut Resources, plan: &Plan) -> Result<Vec<Arc<ConvPlan>>> {
     resources.make_room_for(BatchLayout::of(plan))?;
-    for (_, pass, shape) in convolutions(plan) {
-        resources.plan_convolution(pass, shape)?;
+    for (_, product) in products(plan, Element::of(resources.precision)) {
+        resources.plan_product(product)?;
     }
-    products(plan, Element::of(resources.precision))
-        .into_iter()
-        .try_for_each(|(_, product)| resources.plan_product(product))
+    let passes = convolutions(plan).into_iter();
+    passes
+        .map(|(_, pass, shape)| resources.convolution(pass, shape))
+        .collect()
 }
 
 /// What computes one part of a step, for people.
@@ -32,12 +36,12 @@ pub(super) fn algorithm(resources: &Resources, step: &Step, part: Part) -> Strin
     let described = match step.op {
         StepOp::Conv { kernel, epilogue } => {
             let key = conv::conv_key(step, kernel, epilogue, part);
-            let plan = resources.convolutions.get(&key);
+            let plan = resources.convolutions.peek(&key);
             plan.map(|plan| format!("cuDNN engine {}", plan.engine()))
         }
         StepOp::Linear { epilogue } => {
             let product = linear::product_of(step, Element::of(resources.precision), epilogue, part);
-            let plan = resources.products.get(&product);
+            let plan = resources.products.peek(&product);
             plan.map(|plan| match plan.algorithm_id() {
                 Some(id) => format!("cuBLASLt algorithm {id}"),
                 None => "cuBLASLt".into(),
@@ -173,24 +177,25 @@ struct Run<'a> {
 }
 
 impl Resources {
-    fn plan_convolution(&mut self, pass: ConvPass, shape: ConvShape) -> Result<()> {
-        if self.convolutions.contains_key(&(pass, shape)) {
-            return Ok(());
+    /// The plan of one pass of a convolution: the one that is kept, or one that is made now and has the same bits.
+    fn convolution(&mut self, pass: ConvPass, shape: ConvShape) -> Result<Arc<ConvPlan>> {
+        if let Some(plan) = self.convolutions.get(&(pass, shape)) {
+            return Ok(Arc::clone(plan));
         }
-        let plan = self.convolution_plan(pass, shape)?;
+        let plan = Arc::new(self.convolution_plan(pass, shape)?);
         if plan.workspace() > self.workspace.bytes() {
             // The stream frees the old one when it is done with it; graphs are not.
             self.graphs.clear();
             self.workspace = Buffer::new(self.launcher.stream(), "the workspace of cuDNN", plan.workspace())?;
         }
-        self.convolutions.insert((pass, shape), plan);
-        Ok(())
+        self.convolutions.put((pass, shape), Arc::clone(&plan));
+        Ok(plan)
     }
 
     fn plan_product(&mut self, product: Product) -> Result<()> {
-        if !self.products.contains_key(&product) {
+        if self.products.get(&product).is_none() {
             let plan = self.product_plan(product)?;
-            self.products.insert(product, plan);
+            self.products.put(product, plan);
         }
         debug_assert!(
             self.workspace.bytes() >= WORKSPACE_BYTES,

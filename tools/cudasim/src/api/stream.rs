@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys::{CUevent_flags, CUresult};
 
+use super::memory::refuse_in_capture;
 use super::{Answer, answer, answer_always, check_launch_device, checked_stream, need_context, put};
 use crate::faults::Call;
 use crate::graph::Capture;
@@ -380,8 +381,9 @@ pub extern "C" fn cuGraphLaunch(executable: *mut c_void, stream: *mut c_void) ->
         let stream = checked_stream(sim, stream as usize)?;
         check_launch_device(sim, stream, "cuGraphLaunch")?;
         let graph = checked_graph(sim, executable)?;
-        let nodes = Arc::clone(&sim.graphs[&graph]);
-        sim.launch_graph(stream, &nodes);
+        refuse_in_capture(sim, stream, "cuGraphLaunch")?;
+        let graph = Arc::clone(&sim.graphs[&graph]);
+        sim.enqueue(stream, "cuGraphLaunch", Action::Graph(graph));
         Ok(())
     })
 }

@@ -93,20 +93,26 @@ impl Product {
     pub(super) unsafe fn run(&self, a: u64, b: u64, d: u64) {
         let [transposed_a, transposed_b] = self.description.transposed;
         let inner = self.a.shape(transposed_a)[1];
-        let factor = |value| f64::from((self.description.rounding)(value));
+        // SAFETY: the caller vouches for the addresses; the indices are inside the layouts.
+        let factor = |matrix: &Layout, start: u64, at: usize| unsafe {
+            f64::from((self.description.rounding)(matrix.float.read(start as usize, at)))
+        };
+        let rows = self.d.rows;
+        // Column after column.
+        let left: Vec<f64> = (0..inner * rows)
+            .map(|i| factor(&self.a, a, self.a.at(i % rows, i / rows, transposed_a)))
+            .collect();
+        let mut sums = vec![0.0f64; rows];
         for column in 0..self.d.columns {
-            for row in 0..self.d.rows {
-                let mut sum = 0.0f64;
-                for k in 0..inner {
-                    // SAFETY: the indices are inside the layouts.
-                    let (x, y) = unsafe {
-                        (
-                            self.a.float.read(a as usize, self.a.at(row, k, transposed_a)),
-                            self.b.float.read(b as usize, self.b.at(k, column, transposed_b)),
-                        )
-                    };
-                    sum += factor(x) * factor(y);
-                }
+            sums.fill(0.0);
+            for (k, left) in left.chunks_exact(rows).enumerate() {
+                let right = factor(&self.b, b, self.b.at(k, column, transposed_b));
+                sums.iter_mut()
+                    .zip(left)
+                    .for_each(|(sum, left)| *sum += left * right);
+            }
+            for (row, sum) in sums.iter().enumerate() {
+                let mut sum = *sum;
                 if self.has_bias() {
                     let bias = self.description.bias as usize;
                     // SAFETY: one element per row.
