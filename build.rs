@@ -22,9 +22,11 @@ fn record_commit() {
     let commit = git(&["describe", "--always", "--dirty", "--abbrev=12"]);
     let commit = commit.unwrap_or_else(|| "unknown".into());
     println!("cargo::rustc-env=VERYDEEP_COMMIT={commit}");
-    // In a worktree they lie elsewhere, and a file that does not exist would mean a build each time.
-    for file in ["HEAD", "index"] {
-        if let Some(path) = git(&["rev-parse", "--git-path", file]) {
+    // What a commit or a checkout changes; the index also changes when somebody looks at the state of the tree. In a worktree
+    // they lie elsewhere, and a file that does not exist would mean a build each time.
+    for file in ["HEAD", "logs/HEAD"] {
+        let path = git(&["rev-parse", "--git-path", file]);
+        if let Some(path) = path.filter(|path| Path::new(path).exists()) {
             println!("cargo::rerun-if-changed={path}");
         }
     }
