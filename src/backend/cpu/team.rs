@@ -289,11 +289,6 @@ impl<'a, T> Parts<'a, T> {
         self.start.wrapping_add(index)
     }
 
-    /// Elements of the slice.
-    pub(super) fn len(&self) -> usize {
-        self.len
-    }
-
     /// Elements `start..start + len`, within bounds or a panic.
     ///
     /// # Safety

@@ -24,6 +24,10 @@ use super::{Cpu, Views};
 use crate::plan::{DataGradient, Epilogue, Footprint, PlanId, Step, ValueGradient};
 use crate::shape::Chw;
 
+/// Bytes of a tensor, or of transformed filters, above which they are written past the caches: they would not stay there
+/// until they are used.
+const STREAMED_BYTES: usize = 16 << 20;
+
 /// How one layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
@@ -75,6 +79,11 @@ impl Shape {
     /// Elements of a filter over one channel.
     fn taps(self) -> usize {
         self.kernel * self.kernel
+    }
+
+    /// Whether the outputs, written without pooling, are written past the caches.
+    fn streams(self) -> bool {
+        f32_bytes(self.batch * padded(self.outputs) * self.plane()) > STREAMED_BYTES
     }
 
     fn pad(self) -> usize {

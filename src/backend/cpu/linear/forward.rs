@@ -6,7 +6,7 @@ use super::super::simd::{self, MOST_REGISTERS, Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::LANES;
-use super::Shape;
+use super::{Rows, Shape};
 
 /// Rows of weights that are read together.
 const ROWS: usize = 4;
@@ -29,6 +29,16 @@ fn most_images(isa: Isa) -> usize {
     }
 }
 
+/// Elements of one worker's sums.
+fn sums_len(shape: Shape) -> usize {
+    shape.batch * TASK_OUTPUTS * LANES
+}
+
+/// Elements of scratch.
+pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
+    threads * sums_len(shape)
+}
+
 /// Overwrites y, padding with zero.
 pub(super) fn forward(
     cpu: &Cpu,
@@ -36,81 +46,76 @@ pub(super) fn forward(
     x: &[f32],
     (weights, bias): (&[f32], &[f32]),
     relu: bool,
+    scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let y = Parts::new(y);
+    let (scratch, y) = (Parts::new(scratch), Parts::new(y));
     let most = most_images(cpu.isa);
-    cpu.team.run(shape.outputs.div_ceil(TASK_OUTPUTS), |task, _| {
-        let first = task * TASK_OUTPUTS;
-        let outputs = TASK_OUTPUTS.min(shape.outputs - first);
-        // SAFETY: this task alone has these outputs.
-        let row = |n: usize| unsafe { y.range(n * shape.y_stride + first, TASK_OUTPUTS) };
-        for n in 0..shape.batch {
-            let y = row(n);
-            y[..outputs].copy_from_slice(&bias[first..first + outputs]);
-            y[outputs..].fill(0.0);
-        }
-        for start in (0..shape.inputs).step_by(BLOCK_INPUTS) {
-            let inputs = BLOCK_INPUTS.min(shape.inputs - start);
-            for o in (0..outputs).step_by(ROWS) {
-                let rows = ROWS.min(outputs - o);
-                let of = |o: usize, start: usize| (first + o) * shape.inputs + start;
-                let w = Rows(&weights[of(o, start)..], shape.inputs);
-                // What is read next: the rows below, or the next block of the first rows.
-                let next = if o + ROWS < outputs {
-                    of(o + ROWS, start)
-                } else {
-                    of(0, start + BLOCK_INPUTS)
-                };
-                let strips = shape.batch.div_ceil(most);
-                let mut n = 0;
-                for strip in 0..strips {
-                    let images = (shape.batch - n).div_ceil(strips - strip);
-                    let x = Rows(&x[n * shape.x_stride + start..], shape.x_stride);
-                    let mut sums = [[0.0; ROWS]; IMAGES];
-                    let next = match strip {
-                        0 => weights.as_ptr().wrapping_add(next),
-                        _ => std::ptr::null(),
-                    };
-                    if rows < ROWS {
-                        dots_edge(cpu.isa, inputs, w, x, rows, images, &mut sums);
+    cpu.team
+        .run(shape.outputs.div_ceil(TASK_OUTPUTS), |task, worker| {
+            let first = task * TASK_OUTPUTS;
+            let outputs = TASK_OUTPUTS.min(shape.outputs - first);
+            // SAFETY: one task at a time has this worker number.
+            let sums = unsafe { scratch.range(worker * sums_len(shape), sums_len(shape)) };
+            sums.fill(0.0);
+            let sums: &mut [Sums] = sums.as_chunks_mut().0.as_chunks_mut().0;
+            for start in (0..shape.inputs).step_by(BLOCK_INPUTS) {
+                let inputs = BLOCK_INPUTS.min(shape.inputs - start);
+                for o in (0..outputs).step_by(ROWS) {
+                    let rows = ROWS.min(outputs - o);
+                    let of = |o: usize, start: usize| (first + o) * shape.inputs + start;
+                    let w = Rows(&weights[of(o, start)..], shape.inputs);
+                    // What is read next: the rows below, or the next block of the first rows.
+                    let next = if o + ROWS < outputs {
+                        of(o + ROWS, start)
                     } else {
-                        match images {
-                            1 => dots1(cpu.isa, inputs, w, x, next, &mut sums),
-                            2 => dots2(cpu.isa, inputs, w, x, next, &mut sums),
-                            3 => dots3(cpu.isa, inputs, w, x, next, &mut sums),
-                            4 => dots4(cpu.isa, inputs, w, x, next, &mut sums),
-                            5 => dots5(cpu.isa, inputs, w, x, next, &mut sums),
-                            _ => dots6(cpu.isa, inputs, w, x, next, &mut sums),
+                        of(0, start + BLOCK_INPUTS)
+                    };
+                    let strips = shape.batch.div_ceil(most);
+                    let mut n = 0;
+                    for strip in 0..strips {
+                        let images = (shape.batch - n).div_ceil(strips - strip);
+                        let x = Rows(&x[n * shape.x_stride + start..], shape.x_stride);
+                        let next = match strip {
+                            0 => weights.as_ptr().wrapping_add(next),
+                            _ => std::ptr::null(),
+                        };
+                        let sums = &mut sums[n..n + images];
+                        if rows < ROWS {
+                            dots_edge(cpu.isa, inputs, w, x, o, rows, sums);
+                        } else {
+                            match images {
+                                1 => dots1(cpu.isa, inputs, w, x, next, o, sums),
+                                2 => dots2(cpu.isa, inputs, w, x, next, o, sums),
+                                3 => dots3(cpu.isa, inputs, w, x, next, o, sums),
+                                4 => dots4(cpu.isa, inputs, w, x, next, o, sums),
+                                5 => dots5(cpu.isa, inputs, w, x, next, o, sums),
+                                _ => dots6(cpu.isa, inputs, w, x, next, o, sums),
+                            }
                         }
+                        n += images;
                     }
-                    for (n, sums) in (n..n + images).zip(&sums) {
-                        for (y, sum) in row(n)[o..o + rows].iter_mut().zip(sums) {
-                            *y += sum;
-                        }
-                    }
-                    n += images;
                 }
             }
-        }
-        if relu {
-            for n in 0..shape.batch {
-                for y in row(n) {
-                    *y = if *y < 0.0 { 0.0 } else { *y };
+            for (n, sums) in sums.iter().enumerate() {
+                // SAFETY: this task alone has these outputs.
+                let y = unsafe { y.range(n * shape.y_stride + first, TASK_OUTPUTS) };
+                y[outputs..].fill(0.0);
+                let biases = &bias[first..first + outputs];
+                for ((y, sums), bias) in y.iter_mut().zip(sums).zip(biases) {
+                    let sum = bias + simd::sum(sums);
+                    *y = if relu && sum < 0.0 { 0.0 } else { sum };
                 }
             }
-        }
-    });
+        });
 }
 
-/// `sums[n][r]`: dot products of row r of the weights and row n of the images.
-type Sums = [[f32; ROWS]; IMAGES];
+/// The sums of one image and the outputs of a task, 16 side by side: lane l has the inputs whose number is l more than a
+/// multiple of 16.
+type Sums = [[f32; LANES]; TASK_OUTPUTS];
 
-/// A matrix and the distance of its rows.
-#[derive(Clone, Copy)]
-struct Rows<'a>(&'a [f32], usize);
-
-/// The sums of [`ROWS`] rows and M images. The rows at `next`, if it is not null, are fetched meanwhile.
+/// Adds to the sums of [`ROWS`] outputs from number `o` of the task on, and M images. The rows at `next`, if it is not null,
+/// are fetched meanwhile.
 #[inline(always)]
 fn full<S: Simd, const M: usize>(
     s: S,
@@ -118,22 +123,23 @@ fn full<S: Simd, const M: usize>(
     w: Rows<'_>,
     x: Rows<'_>,
     next: *const f32,
-    sums: &mut Sums,
+    o: usize,
+    sums: &mut [Sums],
 ) {
     if S::REGISTERS == 1 {
-        dots::<S, ROWS, M>(s, inputs, w, x, next, sums, 0);
+        dots::<S, ROWS, M>(s, inputs, w, x, (next, 0), o, sums);
     } else {
-        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, next, sums, 0);
-        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, next, sums, ROWS / 2);
+        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, (next, 0), o, sums);
+        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, (next, ROWS / 2), o, sums);
     }
 }
 
-/// Defines `fn name(isa, inputs, w, x, next, sums)`: [`full`] for a number of images.
+/// Defines `fn name(isa, inputs, w, x, next, o, sums)`: [`full`] for a number of images.
 macro_rules! full {
     ($($name:ident: $images:literal),*) => {$(
         vectorised! {
-            fn $name<S>(s, inputs: usize, w: Rows<'_>, x: Rows<'_>, next: *const f32, sums: &mut Sums) {
-                full::<S, $images>(s, inputs, w, x, next, sums);
+            fn $name<S>(s, inputs: usize, w: Rows<'_>, x: Rows<'_>, next: *const f32, o: usize, sums: &mut [Sums]) {
+                full::<S, $images>(s, inputs, w, x, next, o, sums);
             }
         }
     )*};
@@ -147,42 +153,52 @@ vectorised! {
         inputs: usize,
         w: Rows<'_>,
         x: Rows<'_>,
+        first: usize,
         rows: usize,
-        images: usize,
-        sums: &mut Sums,
+        sums: &mut [Sums],
     ) {
-        for n in 0..images {
+        for (n, sums) in sums.chunks_mut(1).enumerate() {
             for r in 0..rows {
                 let x = Rows(&x.0[n * x.1..], x.1);
-                dots::<S, 1, 1>(s, inputs, w, x, std::ptr::null(), &mut sums[n..], r);
+                let w = Rows(&w.0[r * w.1..], w.1);
+                dots::<S, 1, 1>(s, inputs, w, x, (std::ptr::null(), 0), first + r, sums);
             }
         }
     }
 }
 
-/// Sixteen sums side by side, then those, then what is left of the rows.
+/// Adds products to 16 sums side by side. R outputs from number `o` of the task on, and M images; the rows of weights begin
+/// at row `skipped` of both `w` and what is next.
 #[inline(always)]
 fn dots<S: Simd, const R: usize, const M: usize>(
     s: S,
     inputs: usize,
     Rows(w, w_stride): Rows<'_>,
     Rows(x, x_stride): Rows<'_>,
-    next: *const f32,
-    sums: &mut [[f32; ROWS]],
-    first: usize,
+    (next, skipped): (*const f32, usize),
+    o: usize,
+    sums: &mut [Sums],
 ) {
-    let w: [&[f32]; R] = std::array::from_fn(|r| &w[(first + r) * w_stride..][..inputs]);
+    let o = o + skipped;
+    let w: [&[f32]; R] = std::array::from_fn(|r| &w[(skipped + r) * w_stride..][..inputs]);
     let x: [&[f32]; M] = std::array::from_fn(|n| &x[n * x_stride..][..inputs]);
     let (w_pixels, x_pixels) = (
         w.map(|w| w.as_chunks::<LANES>().0),
         x.map(|x| x.as_chunks::<LANES>().0),
     );
     let mut partial = [[[s.zero(); M]; R]; MOST_REGISTERS];
+    for (register, partial) in partial.iter_mut().take(S::REGISTERS).enumerate() {
+        for r in 0..R {
+            for n in 0..M {
+                partial[r][n] = s.load(&sums[n][o + r], register);
+            }
+        }
+    }
     let steps = inputs / LANES;
     for i in 0..steps {
         if !next.is_null() {
             for r in 0..R {
-                stream::prefetch(next.wrapping_add((first + r) * w_stride + i * LANES));
+                stream::prefetch(next.wrapping_add((skipped + r) * w_stride + i * LANES));
             }
         }
         for (register, partial) in partial.iter_mut().take(S::REGISTERS).enumerate() {
@@ -200,12 +216,13 @@ fn dots<S: Simd, const R: usize, const M: usize>(
     }
     for r in 0..R {
         for n in 0..M {
-            let mut lanes = [0.0; LANES];
+            let sums = &mut sums[n][o + r];
             for (register, partial) in partial.iter().take(S::REGISTERS).enumerate() {
-                s.store(partial[r][n], &mut lanes, register);
+                s.store(partial[r][n], sums, register);
             }
-            let rest = (steps * LANES..inputs).map(|i| w[r][i] * x[n][i]);
-            sums[n][first + r] = simd::sum(&lanes) + rest.sum::<f32>();
+            for (sum, i) in sums.iter_mut().zip(steps * LANES..inputs) {
+                *sum += w[r][i] * x[n][i];
+            }
         }
     }
 }

@@ -1,19 +1,21 @@
 //! The gradients of weights and input.
 
 use super::super::Cpu;
+use super::super::simd::{MOST_REGISTERS, Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
-use super::super::tile::{self, Ahead, Depth, LANES, MOST_ROWS, Start, Tile};
-use super::Shape;
+use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
+use super::{Rows, Shape};
 
 /// Inputs of one task at most: 4 KB of each row of weights.
 const TASK_INPUTS: usize = 1024;
-/// Outputs of one block of the data gradient: as many rows of weights are read side by side.
-const BLOCK_OUTPUTS: usize = 32;
-/// Elements by which a row of weights is fetched ahead of its use.
-const AHEAD: usize = 8 * LANES;
+/// Rows of weights that the data gradient reads side by side. With many more they would fall on one another in the caches:
+/// their distance often is a large power of two.
+const ROWS: usize = 8;
 /// Outputs of one task of the weight gradient at most.
-const TASK_OUTPUTS: usize = 96;
+const TASK_OUTPUTS: usize = 256;
+/// Panels of 16 inputs of one tile of the kernel.
+const PANELS: usize = 2;
 /// Tasks aimed at.
 const TASKS: usize = 32;
 
@@ -24,9 +26,9 @@ fn task_inputs(shape: Shape) -> usize {
         .clamp(LANES, TASK_INPUTS)
 }
 
-/// Elements of one worker's packed rows of x.
+/// Elements of one worker's packed rows of x, or of its sums of dx and the factors of a few rows of weights.
 fn packed(shape: Shape) -> usize {
-    task_inputs(shape) * shape.batch
+    (task_inputs(shape) + ROWS) * shape.batch
 }
 
 /// Elements of scratch.
@@ -49,106 +51,189 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
         // SAFETY: one task at a time has this worker number.
         let packed = unsafe { scratch.range(worker * part, part) };
         pack_rows(&x[i..], (shape.batch, inputs, shape.x_stride), packed);
+        let mut sums: [Tile; PANELS] = [[[0.0; LANES]; MOST_ROWS]; PANELS];
+        let panel = shape.batch * LANES;
         for strip in 0..tile::strips(cpu.isa, outputs) {
             let (o, rows) = tile::strip(cpu.isa, outputs, strip);
-            let panels = packed.chunks_exact(shape.batch * LANES);
-            for (column, panel) in panels.take(inputs.div_ceil(LANES)).enumerate() {
-                let mut sums: Tile = [[0.0; LANES]; MOST_ROWS];
-                let sums = &mut sums[..rows];
-                tile::multiply(
-                    cpu.isa,
-                    &depth,
-                    (&dy[first + o..], 1),
-                    (panel, 0),
-                    Start::Zero,
-                    [&mut *sums],
-                );
-                let lanes = LANES.min(inputs - column * LANES);
-                for (r, sums) in sums.iter().enumerate() {
-                    let start = (first + o + r) * shape.inputs + i + column * LANES;
-                    // SAFETY: this task alone writes these inputs of these outputs.
-                    let dw = unsafe { dw.range(start, lanes) };
-                    match dw.as_chunks_mut().0 {
-                        [dw] => stream::store(cpu.isa, sums, dw),
-                        _ => dw.copy_from_slice(&sums[..lanes]),
-                    }
+            let dy = (&dy[first + o..], 1);
+            for column in (0..inputs.div_ceil(LANES)).step_by(PANELS) {
+                let x = (&packed[column * panel..], panel);
+                let [one, two] = sums.each_mut().map(|sums| &mut sums[..rows]);
+                if inputs > (column + 1) * LANES {
+                    tile::multiply(cpu.isa, &depth, dy, x, Start::Zero, [one, two]);
+                } else {
+                    tile::multiply(cpu.isa, &depth, dy, x, Start::Zero, [one]);
                 }
+                let places = Places {
+                    dw,
+                    start: (first + o) * shape.inputs + i + column * LANES,
+                    stride: shape.inputs,
+                    lanes: inputs - column * LANES,
+                };
+                store_rows(cpu.isa, rows, &sums, places);
             }
         }
         stream::fence(cpu.isa);
     });
 }
 
-/// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive: rows of a tile are images, lanes
-/// are inputs, the depth is the outputs. Overwrites dx, padding with zero.
+/// Where the rows of some panels go.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    dw: Parts<'a, f32>,
+    /// Of the first row.
+    start: usize,
+    /// Elements from one row to the next.
+    stride: usize,
+    /// Elements of a row that are left: those of the panels, or fewer.
+    lanes: usize,
+}
+
+vectorised! {
+    /// Writes the first rows of panels past the caches.
+    fn store_rows<S>(s, rows: usize, panels: &[Tile; PANELS], places: Places<'_>) {
+        for r in 0..rows {
+            let start = places.start + r * places.stride;
+            // SAFETY: the task alone writes these inputs of these outputs.
+            let dw = unsafe { places.dw.range(start, places.lanes.min(PANELS * LANES)) };
+            let (full, rest) = dw.as_chunks_mut();
+            for (dw, panel) in full.iter_mut().zip(panels) {
+                for register in 0..S::REGISTERS {
+                    s.stream(s.load(&panel[r], register), dw, register);
+                }
+            }
+            if !rest.is_empty() {
+                rest.copy_from_slice(&panels[full.len()][r][..rest.len()]);
+            }
+        }
+    }
+}
+
+/// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive. Overwrites dx, padding with zero.
+///
+/// A task has some columns of the weights, and adds a few rows at a time to the sums of its inputs.
 pub(super) fn data(
     cpu: &Cpu,
     shape: Shape,
     weights: &[f32],
     dy: &[f32],
     mask: Option<&[f32]>,
+    scratch: &mut [f32],
     dx: &mut [f32],
 ) {
-    let task_inputs = task_inputs(shape);
-    let dx = Parts::new(dx);
-    cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, _| {
+    let (task_inputs, part) = (task_inputs(shape), packed(shape));
+    let (scratch, dx) = (Parts::new(scratch), Parts::new(dx));
+    cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, worker| {
         let first = task * task_inputs;
         let inputs = task_inputs.min(shape.inputs - first);
-        for o in (0..shape.outputs).step_by(BLOCK_OUTPUTS) {
-            let outputs = BLOCK_OUTPUTS.min(shape.outputs - o);
-            let (is_first, is_last) = (o == 0, o + outputs == shape.outputs);
-            let depth = Depth {
-                count: [outputs, 1, 1],
-                a: [1, 0, 0],
-                b: [shape.inputs, 0, 0],
-                ahead: [Ahead::NONE; 2],
-            };
-            let rows = &weights[o * shape.inputs..][..outputs * shape.inputs];
-            for i in (first..first + inputs).step_by(LANES) {
-                let lanes = LANES.min(first + inputs - i);
-                let mut edge = [[0.0; LANES]; BLOCK_OUTPUTS];
-                let (panel, depth) = if lanes == LANES {
-                    // Behind the end of a task's columns: the same columns of the next rows.
-                    let ahead = match i + AHEAD {
-                        ahead if ahead < first + inputs => ahead,
-                        ahead => ahead - inputs + BLOCK_OUTPUTS * shape.inputs,
-                    };
-                    for r in 0..outputs {
-                        stream::prefetch(rows.as_ptr().wrapping_add(r * shape.inputs + ahead));
-                    }
-                    (&rows[i..], &depth)
-                } else {
-                    for (edge, row) in edge.iter_mut().zip(rows.chunks_exact(shape.inputs)) {
-                        edge[..lanes].copy_from_slice(&row[i..i + lanes]);
-                    }
-                    (edge.as_flattened(), &Depth::flat(outputs, 1))
-                };
-                for strip in 0..tile::strips(cpu.isa, shape.batch) {
-                    let (n, images) = tile::strip(cpu.isa, shape.batch, strip);
-                    let place = |r: usize| (n + r) * shape.x_stride + i;
-                    // SAFETY: this task alone writes these inputs.
-                    let out = |r: usize| unsafe { dx.range(place(r), LANES) };
-                    let mut sums: Tile = [[0.0; LANES]; MOST_ROWS];
-                    let sums = &mut sums[..images];
-                    if !is_first {
-                        sums.iter_mut()
-                            .enumerate()
-                            .for_each(|(r, sums)| sums.copy_from_slice(out(r)));
-                    }
-                    let dy = (&dy[n * shape.y_stride + o..], shape.y_stride);
-                    tile::multiply(cpu.isa, depth, dy, (panel, 0), Start::Held, [&mut *sums]);
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        if let (true, Some(mask)) = (is_last, mask) {
-                            for (sum, &x) in sums.iter_mut().zip(&mask[place(r)..][..LANES]) {
-                                *sum = if x > 0.0 { *sum } else { 0.0 };
-                            }
-                        }
-                        out(r).copy_from_slice(sums);
+        let (columns, rest) = (inputs / LANES, inputs % LANES);
+        // SAFETY: one task at a time has this worker number.
+        let scratch = unsafe { scratch.range(worker * part, part) };
+        let (sums, factors) = scratch.split_at_mut(task_inputs * shape.batch);
+        sums.fill(0.0);
+        let sums: &mut [[f32; LANES]] = sums.as_chunks_mut().0;
+        for o in (0..shape.outputs).step_by(ROWS) {
+            let rows = ROWS.min(shape.outputs - o);
+            for (r, factors) in factors.chunks_exact_mut(shape.batch).take(rows).enumerate() {
+                for (n, factor) in factors.iter_mut().enumerate() {
+                    *factor = dy[n * shape.y_stride + o + r];
+                }
+            }
+            let factors = &factors[..rows * shape.batch];
+            let w = Rows(&weights[o * shape.inputs + first..], shape.inputs);
+            add_rows(cpu.isa, w, columns, factors, shape.batch, sums);
+            if rest > 0 {
+                let mut edge = [[0.0; LANES]; ROWS];
+                for (r, edge) in edge.iter_mut().enumerate().take(rows) {
+                    edge[..rest].copy_from_slice(&w.0[r * shape.inputs + columns * LANES..][..rest]);
+                }
+                let sums = &mut sums[columns * shape.batch..];
+                let edge = Rows(edge.as_flattened(), LANES);
+                add_rows(cpu.isa, edge, 1, factors, shape.batch, sums);
+            }
+        }
+        for column in 0..inputs.div_ceil(LANES) {
+            for (n, sums) in sums[column * shape.batch..][..shape.batch].iter().enumerate() {
+                let place = n * shape.x_stride + first + column * LANES;
+                // SAFETY: this task alone writes these inputs.
+                let dx = unsafe { dx.range(place, LANES) };
+                dx.copy_from_slice(sums);
+                if let Some(mask) = mask {
+                    for (dx, &x) in dx.iter_mut().zip(&mask[place..][..LANES]) {
+                        *dx = if x > 0.0 { *dx } else { 0.0 };
                     }
                 }
             }
         }
     });
+}
+
+vectorised! {
+    /// `sums[column, n, lane] += sum over r of factors[r, n] * w[r, 16 * column + lane]`, in the order of r. The rows behind
+    /// these, as many, are fetched meanwhile.
+    fn add_rows<S>(
+        s,
+        w: Rows<'_>,
+        columns: usize,
+        factors: &[f32],
+        batch: usize,
+        sums: &mut [[f32; LANES]],
+    ) {
+        let Rows(w, stride) = w;
+        let rows = factors.len() / batch;
+        for column in 0..columns {
+            for r in 0..rows {
+                stream::prefetch(w.as_ptr().wrapping_add((rows + r) * stride + column * LANES));
+            }
+            let w = Rows(&w[column * LANES..], stride);
+            let sums = &mut sums[column * batch..][..batch];
+            let mut n = 0;
+            while n < batch {
+                n += match batch - n {
+                    16.. if S::REGISTERS == 1 => add_pixels::<S, 16>(s, w, factors, n, sums),
+                    8.. if S::REGISTERS == 1 => add_pixels::<S, 8>(s, w, factors, n, sums),
+                    4.. => add_pixels::<S, 4>(s, w, factors, n, sums),
+                    2.. => add_pixels::<S, 2>(s, w, factors, n, sums),
+                    _ => add_pixels::<S, 1>(s, w, factors, n, sums),
+                };
+            }
+        }
+    }
+}
+
+/// [`add_rows`] for one column and M images from `first` on; returns M.
+#[inline(always)]
+fn add_pixels<S: Simd, const M: usize>(
+    s: S,
+    Rows(w, stride): Rows<'_>,
+    factors: &[f32],
+    first: usize,
+    sums: &mut [[f32; LANES]],
+) -> usize {
+    let batch = sums.len();
+    let sums: &mut [[f32; LANES]; M] = sums[first..].first_chunk_mut().expect("as many images");
+    let mut partial = [[s.zero(); M]; MOST_REGISTERS];
+    for (register, partial) in partial.iter_mut().take(S::REGISTERS).enumerate() {
+        for n in 0..M {
+            partial[n] = s.load(&sums[n], register);
+        }
+    }
+    for (r, factors) in factors.chunks_exact(batch).enumerate() {
+        let factors: &[f32; M] = factors[first..].first_chunk().expect("as many images");
+        let w: &[f32; LANES] = w[r * stride..].first_chunk().expect("a column");
+        for (register, partial) in partial.iter_mut().take(S::REGISTERS).enumerate() {
+            let w = s.load(w, register);
+            for n in 0..M {
+                partial[n] = s.mul_add(s.splat(factors[n]), w, partial[n]);
+            }
+        }
+    }
+    for (register, partial) in partial.iter().take(S::REGISTERS).enumerate() {
+        for n in 0..M {
+            s.store(partial[n], &mut sums[n], register);
+        }
+    }
+    M
 }
 
 /// `packed[column, row, lane] = rows[row * stride + 16 * column + lane]`, zero behind the last element of a

@@ -43,6 +43,10 @@ impl Shape {
     }
 }
 
+/// A matrix and the distance of its rows.
+#[derive(Clone, Copy)]
+struct Rows<'a>(&'a [f32], usize);
+
 /// Whether the input is a matrix as it lies.
 fn is_matrix(input: Chw) -> bool {
     input.plane() == 1
@@ -69,7 +73,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, epilogue: Epilogue) -> Footprint
         value: tensor_bytes(step.batch, step.output),
         gradient: tensor_bytes(step.batch, step.output),
         saved: 0,
-        forward_scratch: f32_bytes(matrix),
+        forward_scratch: f32_bytes(matrix + forward::scratch(shape, cpu.team.threads())),
         backward_scratch: f32_bytes(matrix + data + gradients::scratch(shape, cpu.team.threads())),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
@@ -78,15 +82,24 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, epilogue: Epilogue) -> Footprint
 
 /// Overwrites y.
 pub(super) fn forward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Views<'_>) {
+    let (x_matrix, scratch) = views.scratch.split_at_mut(matrix(step));
     let x = if is_matrix(step.input) {
         views.input
     } else {
-        to_matrix(cpu, step, views.input, views.scratch);
-        &*views.scratch
+        to_matrix(cpu, step, views.input, x_matrix);
+        &*x_matrix
     };
     let [weights, bias, ..] = views.weights;
     let relu = epilogue != Epilogue::None;
-    forward::forward(cpu, Shape::of(step), x, (weights, bias), relu, views.value);
+    forward::forward(
+        cpu,
+        Shape::of(step),
+        x,
+        (weights, bias),
+        relu,
+        scratch,
+        views.value,
+    );
 }
 
 /// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
@@ -118,11 +131,11 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let weights = views.weights[0];
     if is_matrix(step.input) {
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, views.input_gradient);
+        gradients::data(cpu, shape, weights, dy, mask, scratch, views.input_gradient);
     } else {
         let (dx, scratch) = scratch.split_at_mut(matrix(step));
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, dx);
+        gradients::data(cpu, shape, weights, dy, mask, scratch, dx);
         from_matrix(cpu, step, dx, views.input_gradient);
     }
 }

@@ -12,6 +12,7 @@ pub(super) use gradient::{filter_gradient, gradient_scratch};
 use super::super::Cpu;
 use super::super::layout::{groups, lanes};
 use super::super::simd::vectorised;
+use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::{self, Ahead, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::{Finish, Orientation, Shape};
@@ -89,10 +90,14 @@ pub(super) fn correlate(
                         let at = (plane + row * shape.width + column) * LANES;
                         // SAFETY: this task alone writes these rows.
                         let y = unsafe { y.range(at, pixels * LANES) };
-                        finish_pixels(cpu.isa, shape, group, finish, at, sums, y.as_chunks_mut().0);
+                        let y = y.as_chunks_mut().0;
+                        finish_pixels(cpu.isa, shape, group, finish, at, sums, y);
                     }
                 }
             }
+        }
+        if shape.streams() {
+            stream::fence(cpu.isa);
         }
     });
 }
@@ -126,7 +131,7 @@ fn sum<const P: usize>(
 }
 
 vectorised! {
-    /// `at` is the first element of y; padding becomes zero.
+    /// `at` is the first element of y, which is perhaps written past the caches; padding becomes zero.
     fn finish_pixels<S>(
         s,
         shape: Shape,
@@ -137,6 +142,7 @@ vectorised! {
         y: &mut [[f32; LANES]],
     ) {
         let lanes = lanes(shape.outputs, group);
+        let streams = shape.streams() && lanes == LANES;
         let bias = finish.bias(group, lanes);
         for (index, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
             for register in 0..S::REGISTERS {
@@ -153,7 +159,11 @@ vectorised! {
                     }
                     Finish::Plain => sum,
                 };
-                s.store(value, y, register);
+                if streams {
+                    s.stream(value, y, register);
+                } else {
+                    s.store(value, y, register);
+                }
             }
             y[lanes..].fill(0.0);
         }

@@ -7,9 +7,9 @@ use super::super::super::simd::vectorised;
 use super::super::super::stream;
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, transpose};
-use super::super::{Orientation, Shape};
+use super::super::{Orientation, STREAMED_BYTES, Shape};
 use super::transform::{self, FILTER, both_ways};
-use super::{INPUTS, OUTPUTS, STREAMED_BYTES};
+use super::{INPUTS, OUTPUTS};
 
 /// Elements of a filter over one channel.
 const TAPS: usize = FILTER * FILTER;

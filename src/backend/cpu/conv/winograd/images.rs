@@ -3,7 +3,6 @@
 use super::super::super::Cpu;
 use super::super::super::layout::{Pixel, groups, lanes};
 use super::super::super::max_pool::pool_window;
-use super::super::super::memory::f32_bytes;
 use super::super::super::simd::vectorised;
 use super::super::super::stream;
 use super::super::super::team::Parts;
@@ -11,7 +10,7 @@ use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
 use super::tiles::Tiles;
 use super::transform::{self, both_ways};
-use super::{Blocks, INPUTS, OUTPUTS, STREAMED_BYTES};
+use super::{Blocks, INPUTS, OUTPUTS};
 
 /// Tiles of one task: what they write in one plane is about a page.
 const TASK_TILES: usize = 56;
@@ -275,7 +274,7 @@ pub(super) fn transform_output(
     finish: Finish<'_>,
     y: Parts<'_, Pixel>,
 ) {
-    let streams = f32_bytes(y.len() * LANES) > STREAMED_BYTES;
+    let streams = shape.streams();
     for_each_part(cpu, groups(shape.outputs), range, |_, part| {
         let lanes = lanes(shape.outputs, part.group);
         let sums = Sums {

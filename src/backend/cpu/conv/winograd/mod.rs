@@ -65,8 +65,6 @@ const PRIVATE_FILTERS: usize = 1 << 14;
 /// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
-/// Bytes of a tensor, or of transformed filters, above which they are written past the caches.
-const STREAMED_BYTES: usize = 16 << 20;
 
 /// How the tiles are cut into blocks. A function of the shape alone.
 #[derive(Debug, Clone, Copy)]
