@@ -165,7 +165,11 @@ fn errors_between(first: &Gradients, second: &Gradients) -> Vec<f64> {
     layers
         .map(|(a, b)| {
             let differences = a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b));
-            norm(&mut { differences }) / norm(&mut a.iter().map(|x| f64::from(*x)))
+            match norm(&mut { differences }) {
+                // Also where both are zero, as they are when no unit of a layer is active.
+                0.0 => 0.0,
+                difference => difference / norm(&mut a.iter().map(|x| f64::from(*x))),
+            }
         })
         .collect()
 }
