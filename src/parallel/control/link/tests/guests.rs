@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde_json::Value;
 
@@ -78,6 +79,7 @@ fn drift_that_rank_0_allows_is_reported() {
 #[test]
 fn rubbish_neither_stops_nor_slows_a_job() {
     let port = free_port();
+    let (sent, over) = (&AtomicUsize::new(0), &AtomicBool::new(false));
     let rubbish = move || {
         let header = &wire::encode(&Message::Heard, launch(0, 2, &[]).token()).unwrap()[..12];
         let oversized = [header, &u32::MAX.to_le_bytes()].concat();
@@ -98,11 +100,13 @@ fn rubbish_neither_stops_nor_slows_a_job() {
                 let mut stream = loop {
                     match TcpStream::connect((LOOPBACK, port)) {
                         Ok(stream) => break stream,
+                        Err(_) if over.load(Ordering::Relaxed) => return open,
                         Err(_) => std::thread::sleep(Duration::from_millis(5)),
                     }
                 };
                 // Rank 0 may have hung up already.
                 let _ = stream.write_all(bytes);
+                sent.fetch_add(1, Ordering::Relaxed);
                 open.push(stream);
             }
             early.rotate_left(1);
@@ -113,8 +117,9 @@ fn rubbish_neither_stops_nor_slows_a_job() {
         let rubbish = scope.spawn(rubbish);
         let ranks = [0, 1].map(|rank| {
             scope.spawn(move || {
-                if rank == 1 {
-                    std::thread::sleep(Duration::from_millis(500));
+                // Half of it comes before the job begins, the rest while it runs.
+                while rank == 1 && sent.load(Ordering::Relaxed) < 140 {
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 let control = join(rank, 2, port).unwrap();
                 let started = Instant::now();
@@ -125,9 +130,9 @@ fn rubbish_neither_stops_nor_slows_a_job() {
                 control.leave(0).unwrap();
             })
         });
-        for rank in ranks {
-            rank.join().unwrap();
-        }
+        let ended = ranks.map(|rank| rank.join());
+        over.store(true, Ordering::Relaxed);
+        ended.into_iter().for_each(|rank| rank.unwrap());
         for mut stream in rubbish.join().unwrap() {
             // Rank 0 has closed them all, one way or the other.
             stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
