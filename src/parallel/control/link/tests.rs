@@ -1,5 +1,6 @@
 //! Jobs with real sockets on 127.0.0.1: threads where that is enough, processes where signals count.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -240,9 +241,10 @@ fn a_rank_that_dies_is_named_at_once() {
 
 #[test]
 fn rank_0_that_dies_is_named_by_all() {
+    let all_here = Barrier::new(3);
     let lost = job(3, free_port(), |rank, control| {
         let control = control.unwrap();
-        control.barrier("start").unwrap();
+        all_here.wait();
         (rank != 0).then(|| control.await_failure().unwrap().rank)
     });
     assert_eq!(lost, [None, Some(0), Some(0)]);
@@ -306,9 +308,11 @@ fn ranks_that_do_different_things_are_told() {
 #[test]
 fn a_frozen_thread_is_named_in_time() {
     let freeze = |frozen: usize| {
+        // Not the link's own barrier: rank 0 would freeze before it has told the others that it is over.
+        let all_here = Barrier::new(3);
         let lost = job(3, free_port(), |rank, control| {
             let control = control.unwrap();
-            control.barrier("start").unwrap();
+            all_here.wait();
             let started = Instant::now();
             if rank == frozen {
                 control.command(Command::Freeze(settings().silence * 2));
