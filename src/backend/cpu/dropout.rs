@@ -5,7 +5,7 @@
 
 use super::elementwise::{self, mask};
 use super::isa::multiversion;
-use super::layout::{group_len, groups, lanes, tensor_bytes};
+use super::layout::{image_len, lanes, tensor_bytes};
 use super::tile::LANES;
 use super::{Cpu, Views};
 use crate::plan::{DataGradient, Footprint, Step, StepParams};
@@ -74,18 +74,13 @@ fn draw(cpu: &Cpu, step: &Step, p: f32, layer: u16, params: &StepParams, from: &
     let threshold = (f64::from(p) * 4_294_967_296.0).floor() as u32;
     let scale = scale(p);
     let (shape, plane) = (step.output, step.output.plane());
-    cpu.team.chunks(to, group_len(shape), |task, to| {
-        let (n, group) = (task / groups(shape.c), task % groups(shape.c));
+    cpu.team.chunks(to, image_len(shape), |n, to| {
         let stream = Stream::new(params.seed, params.position + n as u64, Purpose::Dropout, layer);
-        let from = &from[task * group_len(shape)..];
-        let lanes = lanes(shape.c, group);
+        let from = from[n * image_len(shape)..].as_chunks::<LANES>().0;
         let (mut words, mut block) = ([0; 4], None);
-        let pixels = from
-            .as_chunks::<LANES>()
-            .0
-            .iter()
-            .zip(to.as_chunks_mut::<LANES>().0);
-        for (pixel, (from, to)) in pixels.enumerate() {
+        for (index, (from, to)) in from.iter().zip(to.as_chunks_mut::<LANES>().0).enumerate() {
+            let (group, pixel) = (index / plane, index % plane);
+            let lanes = lanes(shape.c, group);
             to[lanes..].fill(0.0);
             for l in 0..lanes {
                 let element = (group * LANES + l) * plane + pixel;

@@ -15,7 +15,7 @@ pub(super) fn footprint(step: &Step) -> Footprint {
     Footprint {
         value: tensor_bytes(step.batch, step.output),
         saved: f32_bytes(2 * step.batch),
-        forward_scratch: f32_bytes(step.batch * step.input.len()),
+        forward_scratch: f32_bytes(3 * step.batch * step.input.len()),
         backward_scratch: f32_bytes(step.batch * step.input.len()),
         backward_reads_value: true,
         ..Footprint::default()
@@ -37,19 +37,30 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) -> Result<(
     }
     let (losses, ranks) = views.saved[..2 * step.batch].split_at_mut(step.batch);
     let ranks: &mut [u32] = bytemuck::cast_slice_mut(ranks);
-    let (ranks, scratch, images) = (Parts::new(ranks), Parts::new(views.scratch), views.input);
+    // Exponentials in f64, and scores.
+    let (exponentials, scores) = views.scratch.split_at_mut(2 * step.batch * classes);
+    let exponentials: &mut [f64] = bytemuck::cast_slice_mut(exponentials);
+    let (exponentials, scores) = (Parts::new(exponentials), Parts::new(scores));
+    let (ranks, images) = (Parts::new(ranks), views.input);
     cpu.team.chunks2(
         (views.value, padded(classes)),
         (losses, 1),
         |n, posteriors, loss| {
             // SAFETY: this task alone has this sample.
-            let (x, rank) = unsafe { (scratch.range(n * classes, classes), ranks.range(n, 1)) };
+            let (exponentials, x, rank) = unsafe {
+                let start = n * classes;
+                (
+                    exponentials.range(start, classes),
+                    scores.range(start, classes),
+                    ranks.range(n, 1),
+                )
+            };
             let image = &images[n * image_len(step.input)..][..image_len(step.input)];
             image_to_logical(cpu.isa, step.input, image, x);
             let label = labels[n] as usize;
             rank[0] = rank_of(x, label);
             posteriors[classes..].fill(0.0);
-            loss[0] = soft_max(x, label, &mut posteriors[..classes]) as f32;
+            loss[0] = soft_max(x, label, exponentials, &mut posteriors[..classes]) as f32;
         },
     );
     Ok(())
@@ -63,12 +74,14 @@ pub(super) fn outcomes(saved: &[f32], losses: &mut [f32], ranks: &mut [u32]) {
 }
 
 /// A NaN score or an infinite maximum makes everything NaN.
-fn soft_max(x: &[f32], label: usize, posteriors: &mut [f32]) -> f64 {
+fn soft_max(x: &[f32], label: usize, exponentials: &mut [f64], posteriors: &mut [f32]) -> f64 {
     let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let exp = |x: f32| libm::exp(f64::from(x) - max);
-    let sum: f64 = x.iter().map(|&x| exp(x)).sum();
-    for (posterior, &x) in posteriors.iter_mut().zip(x) {
-        *posterior = (exp(x) / sum) as f32;
+    for (exponential, &x) in exponentials.iter_mut().zip(x) {
+        *exponential = libm::exp(f64::from(x) - max);
+    }
+    let sum: f64 = exponentials.iter().sum();
+    for (posterior, exponential) in posteriors.iter_mut().zip(exponentials) {
+        *posterior = (*exponential / sum) as f32;
     }
     libm::log(sum) - (f64::from(x[label]) - max)
 }
@@ -110,9 +123,9 @@ mod tests {
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let mut posteriors = [0.0; 3];
-        let loss = soft_max(&[1e38, 0.0, -1e38], 0, &mut posteriors);
+        let (mut exponentials, mut posteriors) = ([0.0; 3], [0.0; 3]);
+        let loss = soft_max(&[1e38, 0.0, -1e38], 0, &mut exponentials, &mut posteriors);
         assert_eq!((loss, posteriors), (0.0, [1.0, 0.0, 0.0]));
-        assert!(soft_max(&[f32::NAN, 0.0, 1.0], 1, &mut posteriors).is_nan());
+        assert!(soft_max(&[f32::NAN, 0.0, 1.0], 1, &mut exponentials, &mut posteriors).is_nan());
     }
 }

@@ -14,6 +14,8 @@ const TASK_INPUTS: usize = 1024;
 const ROWS: usize = 8;
 /// Outputs of one task of the weight gradient at most.
 const TASK_OUTPUTS: usize = 256;
+/// Outputs that are turned by one task: two cache lines of every row.
+const TURNED_OUTPUTS: usize = 2 * LANES;
 /// Panels of 16 inputs of one tile of the kernel.
 const PANELS: usize = 2;
 /// Tasks aimed at.
@@ -26,14 +28,37 @@ fn task_inputs(shape: Shape) -> usize {
         .clamp(LANES, TASK_INPUTS)
 }
 
-/// Elements of one worker's packed rows of x, or of its sums of dx and the factors of a few rows of weights.
+/// Elements of one worker's packed rows of x, or of its sums of dx.
 fn packed(shape: Shape) -> usize {
-    (task_inputs(shape) + ROWS) * shape.batch
+    task_inputs(shape) * shape.batch
 }
 
-/// Elements of scratch.
+/// Elements of scratch of [`weights`] and of [`data`].
 pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
     threads * packed(shape)
+}
+
+/// Elements of [`by_outputs`].
+pub(super) fn by_outputs_len(shape: Shape) -> usize {
+    shape.outputs * shape.batch
+}
+
+/// dy (N, O) as (O, N): what one output sums over lies together. Rows of dy often are a large power of two apart, and
+/// whoever went down a column would have it fall on itself in the caches.
+pub(super) fn by_outputs(cpu: &Cpu, shape: Shape, dy: &[f32], turned: &mut [f32]) {
+    cpu.team
+        .chunks(turned, TURNED_OUTPUTS * shape.batch, |index, turned| {
+            let outputs = turned.len() / shape.batch;
+            let dy = (&dy[index * TURNED_OUTPUTS..], shape.y_stride);
+            tile::transpose(cpu.isa, (shape.batch, outputs), dy, (turned, shape.batch));
+        });
+}
+
+/// `db[o] = sum over n of dy[n,o]`, of what [`by_outputs`] has turned. Overwrites db.
+pub(super) fn bias(shape: Shape, dy: &[f32], db: &mut [f32]) {
+    for (db, dy) in db.iter_mut().zip(dy.chunks_exact(shape.batch)) {
+        *db = dy.iter().sum();
+    }
 }
 
 /// `dw[o,i] = sum over n of dy[n,o] * x[n,i]`: rows of a tile are outputs, lanes are inputs, the depth is the images.
@@ -111,7 +136,8 @@ vectorised! {
 
 /// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive. Overwrites dx, padding with zero.
 ///
-/// A task has some columns of the weights, and adds a few rows at a time to the sums of its inputs.
+/// A task has some columns of the weights, and adds a few rows at a time to the sums of its inputs. dy: (O, N), of
+/// [`by_outputs`].
 pub(super) fn data(
     cpu: &Cpu,
     shape: Shape,
@@ -128,18 +154,12 @@ pub(super) fn data(
         let inputs = task_inputs.min(shape.inputs - first);
         let (columns, rest) = (inputs / LANES, inputs % LANES);
         // SAFETY: one task at a time has this worker number.
-        let scratch = unsafe { scratch.range(worker * part, part) };
-        let (sums, factors) = scratch.split_at_mut(task_inputs * shape.batch);
+        let sums = unsafe { scratch.range(worker * part, part) };
         sums.fill(0.0);
         let sums: &mut [[f32; LANES]] = sums.as_chunks_mut().0;
         for o in (0..shape.outputs).step_by(ROWS) {
             let rows = ROWS.min(shape.outputs - o);
-            for (r, factors) in factors.chunks_exact_mut(shape.batch).take(rows).enumerate() {
-                for (n, factor) in factors.iter_mut().enumerate() {
-                    *factor = dy[n * shape.y_stride + o + r];
-                }
-            }
-            let factors = &factors[..rows * shape.batch];
+            let factors = &dy[o * shape.batch..][..rows * shape.batch];
             let w = Rows(&weights[o * shape.inputs + first..], shape.inputs);
             add_rows(cpu.isa, w, columns, factors, shape.batch, sums);
             if rest > 0 {

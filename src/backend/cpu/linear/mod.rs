@@ -74,7 +74,9 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, epilogue: Epilogue) -> Footprint
         gradient: tensor_bytes(step.batch, step.output),
         saved: 0,
         forward_scratch: f32_bytes(matrix + forward::scratch(shape, cpu.team.threads())),
-        backward_scratch: f32_bytes(matrix + data + gradients::scratch(shape, cpu.team.threads())),
+        backward_scratch: f32_bytes(
+            gradients::by_outputs_len(shape) + matrix + data + gradients::scratch(shape, cpu.team.threads()),
+        ),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
     }
@@ -109,7 +111,8 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
         mask_in_place(cpu, views.value, views.gradient);
     }
-    let (x_matrix, scratch) = views.scratch.split_at_mut(matrix(step));
+    let (turned, scratch) = views.scratch.split_at_mut(gradients::by_outputs_len(shape));
+    let (x_matrix, scratch) = scratch.split_at_mut(matrix(step));
     let x = if is_matrix(step.input) {
         views.input
     } else {
@@ -118,9 +121,8 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     };
     let dy = &*views.gradient;
     let [dw, db, ..] = &mut views.weight_gradients;
-    for (o, db) in db.iter_mut().enumerate() {
-        *db = (0..shape.batch).map(|n| dy[n * shape.y_stride + o]).sum();
-    }
+    gradients::by_outputs(cpu, shape, dy, turned);
+    gradients::bias(shape, turned, db);
     let mask = match step.data_gradient {
         DataGradient::None => {
             return gradients::weights(cpu, shape, x, dy, scratch, dw);
@@ -131,11 +133,11 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let weights = views.weights[0];
     if is_matrix(step.input) {
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, scratch, views.input_gradient);
+        gradients::data(cpu, shape, weights, turned, mask, scratch, views.input_gradient);
     } else {
         let (dx, scratch) = scratch.split_at_mut(matrix(step));
         gradients::weights(cpu, shape, x, dy, scratch, dw);
-        gradients::data(cpu, shape, weights, dy, mask, scratch, dx);
+        gradients::data(cpu, shape, weights, turned, mask, scratch, dx);
         from_matrix(cpu, step, dx, views.input_gradient);
     }
 }
