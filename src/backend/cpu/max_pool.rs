@@ -23,10 +23,21 @@ pub(super) fn footprint(step: &Step) -> Footprint {
     }
 }
 
-/// Overwrites y and the choices.
+/// Overwrites y and the choices. A task is one group of one image.
 pub(super) fn forward(cpu: &Cpu, step: &Step, views: &mut Views<'_>) {
     let choices = choices_mut(step.batch, step.output, views.saved);
-    pool(cpu, step.input, views.input, choices, views.value);
+    let (x, y) = (views.input.as_chunks().0, views.value.as_chunks_mut().0);
+    let (input, Chw { w: width, .. }) = (step.input, step.output);
+    let plane = step.output.plane();
+    cpu.team
+        .chunks2((y, plane), (choices, plane), |task, y, choices| {
+            let x: &[Pixel] = &x[task * input.plane()..];
+            let rows = y.chunks_exact_mut(width).zip(choices.chunks_exact_mut(width));
+            for (two_rows, (y, choices)) in x.chunks_exact(2 * input.w).zip(rows) {
+                let (upper, lower) = two_rows.split_at(input.w);
+                pool_row(cpu.isa, upper, lower, y, choices);
+            }
+        });
 }
 
 /// The choices for `batch` images of y in saved state.
@@ -40,27 +51,12 @@ pub(super) fn choices_bytes(batch: usize, output: Chw) -> usize {
     batch * image_len(output)
 }
 
-/// y and the choices of x, whose images have the shape `input`. A task is one group of one image.
-pub(super) fn pool(cpu: &Cpu, input: Chw, x: &[f32], choices: &mut [Choice], y: &mut [f32]) {
-    let (x, y) = (x.as_chunks().0, y.as_chunks_mut().0);
-    let (height, width) = (input.h / 2, input.w / 2);
-    let plane = height * width;
-    cpu.team
-        .chunks2((y, plane), (choices, plane), |task, y, choices| {
-            let x: &[Pixel] = &x[task * input.plane()..];
-            let rows = y.chunks_exact_mut(width).zip(choices.chunks_exact_mut(width));
-            for (two_rows, (y, choices)) in x.chunks_exact(2 * input.w).zip(rows) {
-                let (upper, lower) = two_rows.split_at(input.w);
-                pool_row(cpu.isa, upper, lower, y, choices);
-            }
-        });
-}
-
 /// Which element of the window each lane of a pixel comes from.
 pub(super) type Choice = [u8; LANES];
 
 multiversion! {
-    fn pool_row(upper: &[Pixel], lower: &[Pixel], y: &mut [Pixel], choices: &mut [Choice]) {
+    /// A row of y, of two rows of x; an odd last column is dropped.
+    pub(super) fn pool_row(upper: &[Pixel], lower: &[Pixel], y: &mut [Pixel], choices: &mut [Choice]) {
         let (upper, lower) = (upper.as_chunks::<2>().0, lower.as_chunks::<2>().0);
         for (((y, choice), upper), lower) in y.iter_mut().zip(choices).zip(upper).zip(lower) {
             pool_window([&upper[0], &upper[1], &lower[0], &lower[1]], y, choice);

@@ -170,14 +170,6 @@ fn sums_of(step: &Step) -> Chw {
     Chw::new(step.output.c, step.input.h, step.input.w)
 }
 
-/// Elements of the sums where the direct method needs a place for them, to pool them afterwards.
-fn unpooled(step: &Step, method: Method, epilogue: Epilogue) -> usize {
-    match (method, epilogue) {
-        (Method::Direct, Epilogue::ReluPool) => step.batch * image_len(sums_of(step)),
-        (Method::Winograd, _) | (Method::Direct, Epilogue::None | Epilogue::Relu) => 0,
-    }
-}
-
 /// Elements of the gradient of the sums where it is not the gradient of the value.
 fn spread_gradient(step: &Step, epilogue: Epilogue) -> usize {
     match epilogue {
@@ -209,7 +201,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
             Epilogue::ReluPool => max_pool::choices_bytes(step.batch, step.output),
             Epilogue::None | Epilogue::Relu => 0,
         },
-        forward_scratch: f32_bytes(unpooled(step, method, epilogue) + correlate(shape, method)),
+        forward_scratch: f32_bytes(correlate(shape, method)),
         backward_scratch: f32_bytes(spread_gradient(step, epilogue) + data.max(filter)),
         backward_reads_input: true,
         backward_reads_value: epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw,
@@ -232,17 +224,17 @@ pub(super) fn forward(
     let bias = views.weights[1];
     let relu = epilogue != Epilogue::None;
     let x = views.input;
-    match (method, epilogue) {
-        (Method::Winograd, _) => {
-            let finish = match epilogue {
-                Epilogue::ReluPool => {
-                    let choices = max_pool::choices_mut(step.batch, step.output, views.saved);
-                    let choices = Parts::new(choices);
-                    Finish::Pooled { bias, choices }
-                }
-                Epilogue::None | Epilogue::Relu => Finish::Forward { bias, relu },
-            };
-            let (scratch, y) = (&mut *views.scratch, &mut *views.value);
+    let finish = match epilogue {
+        Epilogue::ReluPool => {
+            let choices = max_pool::choices_mut(step.batch, step.output, views.saved);
+            let choices = Parts::new(choices);
+            Finish::Pooled { bias, choices }
+        }
+        Epilogue::None | Epilogue::Relu => Finish::Forward { bias, relu },
+    };
+    let (scratch, y) = (&mut *views.scratch, &mut *views.value);
+    match method {
+        Method::Winograd => {
             let kept = cpu.filters.with(place.0, place.1, place.2, |u, stale| {
                 if stale {
                     winograd::transform_filters(cpu, shape, filters, u);
@@ -253,17 +245,7 @@ pub(super) fn forward(
                 winograd::correlate(cpu, shape, x, filters, finish, scratch, y);
             }
         }
-        (Method::Direct, Epilogue::None | Epilogue::Relu) => {
-            let finish = Finish::Forward { bias, relu };
-            direct::correlate(cpu, shape, x, filters, finish, views.scratch, views.value);
-        }
-        (Method::Direct, Epilogue::ReluPool) => {
-            let (sums, scratch) = views.scratch.split_at_mut(unpooled(step, method, epilogue));
-            let finish = Finish::Forward { bias, relu };
-            direct::correlate(cpu, shape, x, filters, finish, scratch, sums);
-            let choices = max_pool::choices_mut(step.batch, step.output, views.saved);
-            max_pool::pool(cpu, sums_of(step), sums, choices, views.value);
-        }
+        Method::Direct => direct::correlate(cpu, shape, x, filters, finish, scratch, y),
     }
 }
 

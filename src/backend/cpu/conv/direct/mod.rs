@@ -2,7 +2,8 @@
 //! that are not 3x3, and wherever it is asked for.
 //!
 //! Rows of a tile are pixels of an image row, lanes are 16 output channels, the depth is (filter row, filter column,
-//! channel). Pixels are read in place in a copy of a few image rows with a border of zeros.
+//! channel). Pixels are read in place in a copy of a few image rows with a border of zeros. In front of a pooling, two rows
+//! of outputs are held until their windows are complete: the full-size activation never exists.
 
 mod border;
 mod gradient;
@@ -10,7 +11,8 @@ mod gradient;
 pub(super) use gradient::{filter_gradient, gradient_scratch};
 
 use super::super::Cpu;
-use super::super::layout::{groups, lanes};
+use super::super::layout::{Pixel, groups, lanes};
+use super::super::max_pool;
 use super::super::simd::vectorised;
 use super::super::stream;
 use super::super::team::Parts;
@@ -24,12 +26,19 @@ const COPY_ELEMENTS: usize = 1 << 16;
 /// Groups of output channels of one tile of the kernel.
 const PANELS: usize = 2;
 
-/// Image rows of one task.
+/// Image rows of one task: an even number, so that no 2x2 window lies in two tasks.
 fn task_rows(shape: Shape) -> usize {
     let row = Border::new(shape, 1).len() / shape.kernel;
     (COPY_ELEMENTS / row)
         .saturating_sub(2 * shape.pad())
-        .clamp(1, shape.height)
+        .min(shape.height)
+        .next_multiple_of(2)
+        .max(2)
+}
+
+/// Elements of two rows of outputs of one tile's groups, which wait for their pooling.
+fn held_rows(shape: Shape) -> usize {
+    PANELS * 2 * shape.width * LANES
 }
 
 /// Elements of the packed filters.
@@ -39,7 +48,7 @@ fn packed_filters(shape: Shape) -> usize {
 
 /// Elements of scratch of [`correlate`].
 pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
-    packed_filters(shape) + threads * Border::new(shape, task_rows(shape)).len()
+    packed_filters(shape) + threads * (Border::new(shape, task_rows(shape)).len() + held_rows(shape))
 }
 
 /// `y[n,k] = finish(sum over c, r, s of filters[k,c,r,s] * x[n, c, i+r-P, j+s-P])`. Overwrites y.
@@ -57,14 +66,27 @@ pub(super) fn correlate(
     let (filters, scratch) = scratch.split_at_mut(packed_filters(shape));
     pack_filters(cpu, shape, weights, orientation, filters);
     let filters = &*filters;
+    let (finish, choices) = match finish {
+        Finish::Pooled { bias, choices } => (Finish::Forward { bias, relu: true }, Some(choices)),
+        Finish::Forward { .. } | Finish::Masked { .. } | Finish::Plain => (finish, None),
+    };
+    // An odd last row is in no window.
+    let height = if choices.is_some() {
+        shape.height & !1
+    } else {
+        shape.height
+    };
+    let streams = shape.streams() && choices.is_none();
     let rows = task_rows(shape);
     let border = Border::new(shape, rows);
-    let (scratch, y) = (Parts::new(scratch), Parts::new(y));
-    let row_tasks = shape.height.div_ceil(rows);
+    let part = border.len() + held_rows(shape);
+    let (scratch, y) = (Parts::new(scratch), Parts::new(y.as_chunks_mut().0));
+    let row_tasks = height.div_ceil(rows);
     cpu.team.run(shape.batch * row_tasks, |task, worker| {
         let (n, first) = (task / row_tasks, task % row_tasks * rows);
         // SAFETY: one task at a time has this worker number.
-        let copy = unsafe { scratch.range(worker * border.len(), border.len()) };
+        let (copy, held) = unsafe { scratch.range(worker * part, part) }.split_at_mut(border.len());
+        let held: &mut [Pixel] = held.as_chunks_mut().0;
         for group in 0..groups(shape.inputs) {
             let place = border.group(group).1;
             border.copy(x, n, group, first, &mut copy[place]);
@@ -73,7 +95,7 @@ pub(super) fn correlate(
         let outputs = groups(shape.outputs);
         for output in (0..outputs).step_by(PANELS) {
             let panels = PANELS.min(outputs - output);
-            for row in first..shape.height.min(first + rows) {
+            for row in first..height.min(first + rows) {
                 for strip in 0..tile::strips(cpu.isa, shape.width) {
                     let (column, pixels) = tile::strip(cpu.isa, shape.width, strip);
                     let mut sums: [Tile; PANELS] = [[[0.0; LANES]; MOST_ROWS]; PANELS];
@@ -86,17 +108,28 @@ pub(super) fn correlate(
                     }
                     for (panel, sums) in sums.iter().enumerate().take(panels) {
                         let group = output + panel;
-                        let plane = (n * outputs + group) * shape.plane();
-                        let at = (plane + row * shape.width + column) * LANES;
+                        let at = (n * outputs + group) * shape.plane() + row * shape.width + column;
+                        let y = match choices {
+                            Some(_) => &mut held[(2 * panel + row % 2) * shape.width + column..][..pixels],
+                            // SAFETY: this task alone writes these rows.
+                            None => unsafe { y.range(at, pixels) },
+                        };
+                        finish_pixels(cpu.isa, shape, group, (finish, streams), at, sums, y);
+                    }
+                }
+                if let (Some(choices), 1) = (choices, row % 2) {
+                    for (panel, rows) in held.chunks_exact(2 * shape.width).enumerate().take(panels) {
+                        let (upper, lower) = rows.split_at(shape.width);
+                        let plane = (n * outputs + output + panel) * (shape.height / 2);
+                        let (at, width) = ((plane + row / 2) * (shape.width / 2), shape.width / 2);
                         // SAFETY: this task alone writes these rows.
-                        let y = unsafe { y.range(at, pixels * LANES) };
-                        let y = y.as_chunks_mut().0;
-                        finish_pixels(cpu.isa, shape, group, finish, at, sums, y);
+                        let (y, choices) = unsafe { (y.range(at, width), choices.range(at, width)) };
+                        max_pool::pool_row(cpu.isa, upper, lower, y, choices);
                     }
                 }
             }
         }
-        if shape.streams() {
+        if streams {
             stream::fence(cpu.isa);
         }
     });
@@ -131,18 +164,19 @@ fn sum<const P: usize>(
 }
 
 vectorised! {
-    /// `at` is the first element of y, which is perhaps written past the caches; padding becomes zero.
+    /// `at` is the first pixel of the sums, whose outputs are perhaps written past the caches; padding becomes zero.
     fn finish_pixels<S>(
         s,
         shape: Shape,
         group: usize,
-        finish: Finish<'_>,
+        finish: (Finish<'_>, bool),
         at: usize,
-        sums: &[[f32; LANES]],
-        y: &mut [[f32; LANES]],
+        sums: &[Pixel],
+        y: &mut [Pixel],
     ) {
+        let (finish, streams) = finish;
         let lanes = lanes(shape.outputs, group);
-        let streams = shape.streams() && lanes == LANES;
+        let streams = streams && lanes == LANES;
         let bias = finish.bias(group, lanes);
         for (index, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
             for register in 0..S::REGISTERS {
@@ -152,9 +186,9 @@ vectorised! {
                         let value = s.add(sum, s.load(&bias, register));
                         if relu { s.relu(value) } else { value }
                     }
-                    Finish::Pooled { .. } => unreachable!("the direct method pools afterwards"),
+                    Finish::Pooled { .. } => unreachable!("rows are pooled when they are whole"),
                     Finish::Masked { input } => {
-                        let input: &[f32; LANES] = input[at + index * LANES..].first_chunk().expect("a pixel");
+                        let input: &Pixel = &input.as_chunks().0[at + index];
                         s.where_positive(sum, s.load(input, register))
                     }
                     Finish::Plain => sum,
