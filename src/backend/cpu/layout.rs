@@ -13,7 +13,8 @@ use super::Cpu;
 use super::isa::{Isa, multiversion};
 use super::memory::f32_bytes;
 use super::team::Parts;
-use super::tile::{LANES, transpose};
+use super::tile::LANES;
+use super::transpose::transpose;
 use crate::backend::fold_element;
 use crate::shape::Chw;
 

@@ -27,6 +27,7 @@ mod simd;
 mod stream;
 mod team;
 mod tile;
+mod transpose;
 mod windows;
 
 pub use buffer::Buffer;

@@ -5,7 +5,8 @@
 //! in place, for all windows of all images.
 
 use super::layout::{group_len, groups, image_len, lanes, tensor_bytes};
-use super::tile::{LANES, transpose};
+use super::tile::LANES;
+use super::transpose::transpose;
 use super::{Cpu, Views};
 use crate::plan::{Footprint, Step};
 

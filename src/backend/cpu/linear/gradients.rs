@@ -5,6 +5,7 @@ use super::super::simd::{MOST_REGISTERS, Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
+use super::super::transpose::transpose;
 use super::{Rows, Shape};
 
 /// Inputs of one task at most: 4 KB of each row of weights.
@@ -50,7 +51,7 @@ pub(super) fn by_outputs(cpu: &Cpu, shape: Shape, dy: &[f32], turned: &mut [f32]
         .chunks(turned, TURNED_OUTPUTS * shape.batch, |index, turned| {
             let outputs = turned.len() / shape.batch;
             let dy = (&dy[index * TURNED_OUTPUTS..], shape.y_stride);
-            tile::transpose(cpu.isa, (shape.batch, outputs), dy, (turned, shape.batch));
+            transpose(cpu.isa, (shape.batch, outputs), dy, (turned, shape.batch));
         });
 }
 
