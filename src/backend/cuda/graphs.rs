@@ -4,12 +4,13 @@
 //! tree's stack, the arenas, and the slots of the inbox. What else differs between two micro-batches, seed, step and
 //! position, comes from the slot (`DeviceStepParams`).
 
-use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags, CUstreamCaptureMode};
 use cudarc::driver::{CudaGraph, CudaStream};
+use lru::LruCache;
 
 use super::dnn::{ConvPlan, DevicePtr};
 use super::launch::Launcher;
@@ -42,12 +43,35 @@ struct Captured {
 // SAFETY: a graph may be launched by any thread, one at a time; the back end's lock sees to that.
 unsafe impl Send for Captured {}
 
-/// The graphs of one device. A combination that has been walked once, but not captured, has none yet: the first walk
-/// lets the libraries load what they load lazily, which no capture allows.
-#[derive(Default)]
-pub(super) struct Graphs(HashMap<Key, Option<Captured>>);
+/// Graphs that are kept: more than the leaves, slots and passes of a training and its validation make, and those of the
+/// last images' sizes in an evaluation of whole images.
+pub const KEPT_GRAPHS: NonZeroUsize = NonZeroUsize::new(256).unwrap();
+
+/// The graphs of one device that were launched last. A combination that has been walked once, but not captured, has none
+/// yet: the first walk lets the libraries load what they load lazily, which no capture allows.
+pub(super) struct Graphs(LruCache<Key, Option<Captured>>);
+
+impl Default for Graphs {
+    fn default() -> Self {
+        Self(LruCache::new(KEPT_GRAPHS))
+    }
+}
 
 impl Graphs {
+    /// Combinations that are known.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Keeps a graph, or that there is none yet, and gives up the one that was launched longest ago where there are too
+    /// many: its plans must not end before it has.
+    fn keep(&mut self, launcher: &Launcher, key: Key, graph: Option<Captured>) -> Result<()> {
+        match self.0.push(key, graph) {
+            Some((_, Some(given_up))) => launcher.synchronize().map(|()| drop(given_up)),
+            Some((_, None)) | None => Ok(()),
+        }
+    }
+
     /// Forgets all of them: memory that they use is about to end.
     pub(super) fn clear(&mut self) {
         self.0.clear();
@@ -82,12 +106,12 @@ pub(super) fn walk(
         Some(Some(graph)) => return launch(&resources.launcher, graph),
         None => {
             enqueue(resources, plan, passes, memory)?;
-            resources.graphs.0.insert(key, None);
+            resources.graphs.keep(&resources.launcher, key, None)?;
         }
         Some(None) => {
             let captured = capture(resources, plan, passes, memory)?;
             launch(&resources.launcher, &captured)?;
-            resources.graphs.0.insert(key, Some(captured));
+            resources.graphs.keep(&resources.launcher, key, Some(captured))?;
         }
     }
     Ok(())

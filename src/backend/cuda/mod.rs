@@ -46,6 +46,7 @@ use self::choices::Choices;
 use self::device::{DeviceFacts, failed};
 use self::dnn::{ConvPass, ConvPlan, ConvShape, Target};
 use self::graphs::Graphs;
+pub use self::graphs::KEPT_GRAPHS;
 use self::launch::{DeviceStepParams, Launcher};
 use self::libraries::{Libraries, Library};
 use self::plans::MadeFor;
@@ -168,6 +169,11 @@ impl Cuda {
     pub fn kept_plans(&self) -> [usize; 2] {
         let state = self.lock();
         [state.convolutions.len(), state.products.len()]
+    }
+
+    /// Graphs that are ready, and combinations of buffers that were used once: at most [`KEPT_GRAPHS`] together.
+    pub fn kept_graphs(&self) -> usize {
+        self.lock().graphs.len()
     }
 
     /// A buffer as it lies in memory, layout, padding and gaps included: for tests that look around what a step writes.

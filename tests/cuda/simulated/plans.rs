@@ -1,6 +1,6 @@
 //! The libraries' plans: as many are kept as were used last, and one that is made anew has the same bits.
 
-use verydeep::backend::cuda::{Cuda, KEPT_PLANS, Options};
+use verydeep::backend::cuda::{Cuda, KEPT_GRAPHS, KEPT_PLANS, Options};
 use verydeep::data::preprocess::{Flip, Preprocess};
 use verydeep::exec::{Inference, Scorer};
 use verydeep::network::{Builder, Network, dense};
@@ -60,6 +60,30 @@ fn batch(pixels: &[u8]) -> Batch<'_> {
         colours: &[[0.0; 3]; 2],
         labels: &[0, 2],
     }
+}
+
+#[test]
+fn images_of_many_sizes_are_scored_with_as_many_graphs_as_are_kept() {
+    let options = Options {
+        graphs: true,
+        ..Options::default()
+    };
+    let cuda = Cuda::open(0, libraries(), options).unwrap();
+    let network = network();
+    let mut scorer = Scorer::new(&cuda, &weights()).unwrap();
+    // The largest first: memory that grows ends all graphs.
+    for [rows, columns] in sizes().into_iter().rev() {
+        let network = dense(&network, rows, columns).unwrap();
+        scorer.plan(&network, &preprocess(), 2).unwrap();
+        let pixels = pixels(2, network.input);
+        // Walked and captured, in each of the two places that images arrive in, and launched again.
+        let runs: Vec<_> = (0..5)
+            .map(|_| scorer.run(batch(&pixels)).unwrap().to_vec())
+            .collect();
+        assert!(runs.iter().all(|scores| *scores == runs[0]));
+    }
+    assert_eq!(cuda.kept_graphs(), KEPT_GRAPHS.get());
+    assert_eq!(reports(), 0);
 }
 
 #[test]
