@@ -100,7 +100,8 @@ judge!(reference, Reference::<f32>::new());
 judge!(reference_fused, Reference::<f32>::fused());
 judge!(cpu_on_one_thread, Cpu::new(1).unwrap());
 judge!(cpu_on_two_threads, Cpu::new(2).unwrap());
-judge!(cpu_with_winograd, cpu_with(ConvAlgorithm::Winograd4));
+judge!(cpu_with_winograd4, cpu_with(ConvAlgorithm::Winograd4));
+judge!(cpu_with_winograd2, cpu_with(ConvAlgorithm::Winograd2));
 judge!(cpu_without_winograd, cpu_with(ConvAlgorithm::Direct));
 judge!(cuda_on_the_simulated_device, cuda());
 
@@ -184,9 +185,11 @@ fn ten_steps_of_the_simulated_device_agree_with_the_cpu() {
 
 #[test]
 fn the_cpu_gives_the_same_bits_on_any_number_of_threads() {
-    let one = Cpu::new(1).unwrap();
-    for threads in [2, 3, 5] {
-        exact::same_bits(&one, &Cpu::new(threads).unwrap());
+    for algorithm in [ConvAlgorithm::Auto, ConvAlgorithm::Winograd2] {
+        let cpu = |threads| Cpu::new(threads).unwrap().with_convolution(algorithm);
+        for threads in [2, 3, 5] {
+            exact::same_bits(&cpu(1), &cpu(threads));
+        }
     }
 }
 

@@ -109,7 +109,7 @@ pub trait Backend: Lowering + Send + Sync {
     fn algorithm(&self, plan: &Plan, step: usize, part: Part) -> String;
 
     /// What part of a step's multiplications, as its sums are written down, that algorithm does: 1/4 for Winograd
-    /// F(4x4, 3x3). 1 also where a library does not say.
+    /// F(4x4, 3x3), 4/9 for F(2x2, 3x3). 1 also where a library does not say.
     fn share_of_products(&self, _plan: &Plan, _step: usize, _part: Part) -> f64 {
         1.0
     }

@@ -383,6 +383,7 @@ impl ComputeArgs {
         match self.conv_algo {
             None | Some(ConvAlgo::Auto) => ConvAlgorithm::Auto,
             Some(ConvAlgo::Winograd4) => ConvAlgorithm::Winograd4,
+            Some(ConvAlgo::Winograd2) => ConvAlgorithm::Winograd2,
             Some(ConvAlgo::Direct) => ConvAlgorithm::Direct,
         }
     }

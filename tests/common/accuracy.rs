@@ -14,12 +14,23 @@ use super::draw::singles;
 use super::rig::{Raw, Rig, step_params};
 use super::{Case, Draw, Images};
 
-/// Most that an error may be of the norm of what is computed, in every pass.
-const OF_NORM: f64 = 3e-6;
+/// What an error may be.
+struct Bounds {
+    /// At most of the norm of what is computed, in every pass.
+    of_norm: f64,
+    /// At most of the error of direct sums, in the forward pass and in a filter gradient that sums over [`LONG`] pixels.
+    /// Shorter sums are nearly exact when they are summed directly.
+    of_direct: f64,
+}
 
-/// Most that it may be of the error of direct sums, in the forward pass and in a filter gradient that sums over
-/// [`LONG`] pixels. Shorter sums are nearly exact when they are summed directly.
-const OF_DIRECT: f64 = 3.0;
+const WINOGRAD4: Bounds = Bounds {
+    of_norm: 3e-6,
+    of_direct: 3.0,
+};
+const WINOGRAD2: Bounds = Bounds {
+    of_norm: 1e-6,
+    of_direct: 2.0,
+};
 const LONG: usize = 500;
 
 /// y, dx and dw of the convolution under test, which is step 2.
@@ -28,7 +39,8 @@ type Results = [Vec<f32>; 3];
 /// Prints a table and fails where an error is too large.
 pub(crate) fn of_winograd() {
     let mut draw = Draw::new();
-    let mut table = String::from("layer: error of winograd4 / of direct sums, of the norm: y, dx, dw\n");
+    let mut table =
+        String::from("layer: error of winograd4 / winograd2 / direct sums, of the norm: y, dx, dw\n");
     let mut failures = 0;
     for (inputs, outputs, (h, w), batch) in [
         (16, 16, (17, 19), 2),
@@ -47,15 +59,25 @@ pub(crate) fn of_winograd() {
             Mode::Training,
         );
         let numbers = Numbers::new(&mut draw, &case, batch * shape.len(), batch * outputs * h * w);
-        let cpus = [ConvAlgorithm::Winograd4, ConvAlgorithm::Direct]
-            .map(|algorithm| Cpu::new(2).unwrap().with_convolution(algorithm));
+        let cpus = [
+            ConvAlgorithm::Winograd4,
+            ConvAlgorithm::Winograd2,
+            ConvAlgorithm::Direct,
+        ]
+        .map(|algorithm| Cpu::new(2).unwrap().with_convolution(algorithm));
         let expected = numbers.run(&Reference::<f64>::new(), &cpus[0], &case);
-        let [winograd, direct] = [0, 1].map(|i| errors(&numbers.run(&cpus[i], &cpus[0], &case), &expected));
+        let [four, two, direct] = cpus
+            .each_ref()
+            .map(|cpu| errors(&numbers.run(cpu, &cpus[0], &case), &expected));
         table += &format!("{batch} x {shape} to {outputs}:");
         for pass in 0..3 {
-            table += &format!(" {:.1e} / {:.1e}", winograd[pass], direct[pass]);
+            table += &format!(" {:.1e} / {:.1e} / {:.1e}", four[pass], two[pass], direct[pass]);
             let long = [true, false, batch * h * w >= LONG][pass];
-            let too_large = winograd[pass] > OF_NORM || long && winograd[pass] > OF_DIRECT * direct[pass];
+            let too_large = [(four, WINOGRAD4), (two, WINOGRAD2)]
+                .iter()
+                .any(|(errors, bounds)| {
+                    errors[pass] > bounds.of_norm || long && errors[pass] > bounds.of_direct * direct[pass]
+                });
             failures += usize::from(too_large);
             table += if too_large { " (!)" } else { "" };
         }

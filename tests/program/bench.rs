@@ -55,6 +55,30 @@ fn replicas_are_reported_with_the_price_of_exactness() {
     }
 }
 
+/// With `--conv-algo`, every 3x3 filter, and held against the products that this algorithm needs.
+#[test]
+fn layers_are_computed_as_asked() {
+    for (algorithm, share) in [
+        ("winograd4", 1.0 / 4.0),
+        ("winograd2", 4.0 / 9.0),
+        ("direct", 1.0),
+    ] {
+        let flags =
+            "bench layers --config A --width 0.125 --fc 64 --crop 32 --batch 4 --repeats 1 --threads 1";
+        let report = run_json(flags.split(' ').chain(["--conv-algo", algorithm]));
+        let layers = report["layers"].as_array().unwrap();
+        let is_conv = |layer: &&serde_json::Value| layer["name"].as_str().unwrap().starts_with("conv");
+        for conv in layers.iter().filter(is_conv) {
+            assert_eq!(conv["algorithm"], algorithm, "{conv}");
+            let row = &conv["parts"]["forward"];
+            let products = share * row["flops"].as_f64().unwrap() / report["peak_flops"].as_f64().unwrap();
+            let memory = row["bytes"].as_f64().unwrap() / report["peak_bandwidth"].as_f64().unwrap();
+            let bound = row["roofline_seconds"].as_f64().unwrap();
+            assert!((bound / products.max(memory) - 1.0).abs() < 1e-9, "{conv}");
+        }
+    }
+}
+
 #[test]
 fn every_layer_is_reported_part_by_part() {
     let flags = "bench layers --config A --width 0.125 --fc 64 --crop 32 --batch 4 --repeats 3 --threads 1";

@@ -62,7 +62,7 @@ fn bad_flags_are_usage_errors() {
         &["bench", "layers", "--config", "A", "--cuda-graph"],
         &["bench", "tune", "--config", "A", "--out", "x"],
         &["plan", "--config", "A", "--gpu", "k80"],
-        &["bench", "infer", "--config", "A", "--conv-algo", "winograd2"],
+        &["bench", "infer", "--config", "A", "--conv-algo", "winograd3"],
         &[
             "bench",
             "infer",
@@ -82,6 +82,14 @@ fn bad_flags_are_usage_errors() {
         &[],
     ] {
         run_fails(2, flags);
+    }
+}
+
+#[test]
+fn an_unknown_algorithm_is_answered_with_the_known_ones() {
+    let said = run_fails(2, "bench infer --config A --conv-algo winograd3".split(' '));
+    for known in ["auto", "winograd4", "winograd2", "direct"] {
+        assert!(said.contains(known), "{known}: {said}");
     }
 }
 

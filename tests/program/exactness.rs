@@ -101,13 +101,39 @@ fn a_finished_run_resumes_to_the_same_end() {
     assert_eq!(first, again);
 }
 
+/// They round differently, so a run keeps to the one of its recipe.
+#[test]
+fn each_algorithm_of_convolutions_is_a_class_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = ["winograd4", "winograd2", "direct"].map(|algorithm| {
+        let run = folder.path().join(algorithm);
+        let mut flags = small(shards(), &run);
+        flags.extend(["A", "--iterations", "2", "--conv-algo", algorithm]);
+        run_ok(flags);
+        let start = events(&run, "start").remove(0);
+        assert_eq!(start["recipe"]["conv-algo"], algorithm);
+        (hashes(&run), start["class"].clone())
+    });
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        assert_ne!(runs[one].0, runs[other].0);
+        assert_ne!(runs[one].1, runs[other].1);
+    }
+}
+
 /// `recipe.toml` is a recipe: it decides the same run.
 #[test]
 fn a_decided_recipe_decides_the_same_run() {
     let folder = tempfile::tempdir().unwrap();
     let (first, second) = (folder.path().join("first"), folder.path().join("second"));
     let mut flags = small(shards(), &first);
-    flags.extend(["A", "--iterations", "2", "--batch-norm"]);
+    flags.extend([
+        "A",
+        "--iterations",
+        "2",
+        "--batch-norm",
+        "--conv-algo",
+        "winograd2",
+    ]);
     run_ok(flags);
     let recipe = first.join("recipe.toml");
     run_ok([

@@ -290,36 +290,51 @@ mod avx512 {
     }
 }
 
-/// Compiles a function once per path: `fn f<S>(simd: S, a: A)` becomes `fn f(isa: Isa, a: A)`.
+/// Compiles a function once per path: `fn f<S>(simd: S, a: A)` becomes `fn f(isa: Isa, a: A)`. After S there may be one
+/// more type, and numbers: `fn f<S, T: Bound<N>, const N: usize>(simd: S, a: A)` becomes
+/// `fn f<T: Bound<N>, const N: usize>(isa: Isa, a: A)`.
 macro_rules! vectorised {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$simd:ident>($token:ident $(, $arg:ident: $ty:ty)* $(,)?) $body:block) => {
+    (
+        $(#[$meta:meta])*
+        $vis:vis fn $name:ident<$simd:ident $(, $type:ident: $bound:path, $(const $number:ident: usize),+)?>(
+            $token:ident $(, $arg:ident: $ty:ty)* $(,)?
+        ) $body:block
+    ) => {
         $(#[$meta])*
-        $vis fn $name(isa: $crate::backend::cpu::isa::Isa, $($arg: $ty),*) {
+        $vis fn $name<$($type: $bound, $(const $number: usize),+)?>(
+            isa: $crate::backend::cpu::isa::Isa,
+            $($arg: $ty),*
+        ) {
             #[inline(always)]
-            fn body<$simd: $crate::backend::cpu::simd::Simd>($token: $simd, $($arg: $ty),*) $body
+            fn body<$simd: $crate::backend::cpu::simd::Simd $(, $type: $bound, $(const $number: usize),+)?>(
+                $token: $simd,
+                $($arg: $ty),*
+            ) $body
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma")]
-            fn avx2($($arg: $ty),*) {
+            fn avx2<$($type: $bound, $(const $number: usize),+)?>($($arg: $ty),*) {
                 // SAFETY: this function is compiled for, and called on, a processor with AVX2 and FMA.
-                body(unsafe { $crate::backend::cpu::simd::Avx2::new() }, $($arg),*);
+                body::<_ $(, $type, $($number),+)?>(unsafe { $crate::backend::cpu::simd::Avx2::new() }, $($arg),*);
             }
 
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-            fn avx512($($arg: $ty),*) {
+            fn avx512<$($type: $bound, $(const $number: usize),+)?>($($arg: $ty),*) {
                 // SAFETY: this function is compiled for, and called on, a processor with AVX-512.
-                body(unsafe { $crate::backend::cpu::simd::Avx512::new() }, $($arg),*);
+                body::<_ $(, $type, $($number),+)?>(unsafe { $crate::backend::cpu::simd::Avx512::new() }, $($arg),*);
             }
 
             match isa {
-                $crate::backend::cpu::isa::Isa::Portable => body($crate::backend::cpu::simd::Plain, $($arg),*),
+                $crate::backend::cpu::isa::Isa::Portable => {
+                    body::<_ $(, $type, $($number),+)?>($crate::backend::cpu::simd::Plain, $($arg),*)
+                }
                 // SAFETY: `Isa::Avx2` is made only where the processor has AVX2 and FMA.
                 #[cfg(target_arch = "x86_64")]
-                $crate::backend::cpu::isa::Isa::Avx2 => unsafe { avx2($($arg),*) },
+                $crate::backend::cpu::isa::Isa::Avx2 => unsafe { avx2::<$($type, $($number),+)?>($($arg),*) },
                 // SAFETY: `Isa::Avx512` is made only where the processor has AVX-512.
                 #[cfg(target_arch = "x86_64")]
-                $crate::backend::cpu::isa::Isa::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::backend::cpu::isa::Isa::Avx512 => unsafe { avx512::<$($type, $($number),+)?>($($arg),*) },
             }
         }
     };

@@ -61,6 +61,8 @@ pub(in crate::cli) enum ConvAlgo {
     Auto,
     /// Winograd F(4x4, 3x3) for every 3x3 filter
     Winograd4,
+    /// Winograd F(2x2, 3x3) for every 3x3 filter: more products, less rounding
+    Winograd2,
     /// Sums of products, without a transform
     Direct,
 }

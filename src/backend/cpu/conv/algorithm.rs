@@ -11,6 +11,8 @@ pub enum ConvAlgorithm {
     Auto,
     /// Winograd F(4x4, 3x3) for every 3x3 filter.
     Winograd4,
+    /// Winograd F(2x2, 3x3) for every 3x3 filter.
+    Winograd2,
     /// Sums of products as they are written down.
     Direct,
 }
@@ -21,6 +23,7 @@ impl ConvAlgorithm {
         match self {
             Self::Auto => "auto",
             Self::Winograd4 => "winograd4",
+            Self::Winograd2 => "winograd2",
             Self::Direct => "direct",
         }
     }

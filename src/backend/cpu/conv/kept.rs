@@ -53,7 +53,7 @@ fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
         StepOp::Conv { kernel, .. } => {
             let shape = Shape::forward(step, kernel);
             match shape.method(cpu.convolution) {
-                Method::Winograd => winograd::filter_elements(shape),
+                Method::Winograd(size) => winograd::filter_elements(shape, size),
                 Method::Direct => 0,
             }
         }

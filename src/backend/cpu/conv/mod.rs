@@ -23,6 +23,7 @@ use super::tile::LANES;
 use super::{Cpu, Views};
 use crate::plan::{DataGradient, Epilogue, Footprint, PlanId, Step, ValueGradient};
 use crate::shape::Chw;
+use winograd::TileSize;
 
 /// Bytes of a tensor, or of transformed filters, above which they are written past the caches: they would not stay there
 /// until they are used.
@@ -31,7 +32,7 @@ const STREAMED_BYTES: usize = 16 << 20;
 /// How one layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    Winograd,
+    Winograd(TileSize),
     Direct,
 }
 
@@ -92,17 +93,21 @@ impl Shape {
 
     /// What all passes of the layer with this forward shape use.
     fn method(self, algorithm: ConvAlgorithm) -> Method {
+        if self.kernel != 3 {
+            return Method::Direct;
+        }
         match algorithm {
-            ConvAlgorithm::Winograd4 if self.kernel == 3 => Method::Winograd,
-            ConvAlgorithm::Auto if self.kernel == 3 && self.winograd_pays() => Method::Winograd,
-            ConvAlgorithm::Auto | ConvAlgorithm::Winograd4 | ConvAlgorithm::Direct => Method::Direct,
+            ConvAlgorithm::Auto if self.winograd_pays() => Method::Winograd(TileSize::Four),
+            ConvAlgorithm::Winograd4 => Method::Winograd(TileSize::Four),
+            ConvAlgorithm::Winograd2 => Method::Winograd(TileSize::Two),
+            ConvAlgorithm::Auto | ConvAlgorithm::Direct => Method::Direct,
         }
     }
 
-    /// Whether two thirds of the products are left, or fewer, padding of channels and of tiles counted. The rest pays
-    /// for the transforms.
+    /// Whether with tiles of 4x4 outputs two thirds of the products are left, or fewer, padding of channels and of tiles
+    /// counted. The rest pays for the transforms.
     fn winograd_pays(self) -> bool {
-        let winograd = winograd::products(self.height, self.width) * padded(self.inputs);
+        let winograd = TileSize::Four.products(self.height, self.width) * padded(self.inputs);
         let direct = self.taps() * self.plane() * self.inputs;
         3 * winograd <= 2 * direct
     }
@@ -151,8 +156,9 @@ impl Finish<'_> {
 /// How all passes of a layer are computed, as reports call it.
 pub(super) fn algorithm(cpu: &Cpu, step: &Step, kernel: usize) -> &'static str {
     match Shape::forward(step, kernel).method(cpu.convolution) {
-        Method::Winograd => "winograd4",
-        Method::Direct => "direct",
+        Method::Winograd(TileSize::Four) => ConvAlgorithm::Winograd4.name(),
+        Method::Winograd(TileSize::Two) => ConvAlgorithm::Winograd2.name(),
+        Method::Direct => ConvAlgorithm::Direct.name(),
     }
 }
 
@@ -160,7 +166,7 @@ pub(super) fn algorithm(cpu: &Cpu, step: &Step, kernel: usize) -> &'static str {
 /// do beyond the plane is time lost.
 pub(super) fn share_of_products(cpu: &Cpu, step: &Step, kernel: usize) -> f64 {
     match Shape::forward(step, kernel).method(cpu.convolution) {
-        Method::Winograd => winograd::SHARE_OF_PRODUCTS,
+        Method::Winograd(size) => size.share_of_products(),
         Method::Direct => 1.0,
     }
 }
@@ -182,7 +188,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
     let shape = Shape::forward(step, kernel);
     let threads = cpu.team.threads();
     let correlate = |shape: Shape, method| match method {
-        Method::Winograd => winograd::scratch(shape, threads),
+        Method::Winograd(size) => winograd::scratch(shape, size, threads),
         Method::Direct => direct::scratch(shape, threads),
     };
     let method = shape.method(cpu.convolution);
@@ -191,7 +197,7 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
         DataGradient::Plain | DataGradient::Masked => correlate(shape.reversed(), method),
     };
     let filter = match method {
-        Method::Winograd => winograd::gradient_scratch(shape, threads),
+        Method::Winograd(size) => winograd::gradient_scratch(shape, size, threads),
         Method::Direct => direct::gradient_scratch(shape),
     };
     Footprint {
@@ -234,15 +240,15 @@ pub(super) fn forward(
     };
     let (scratch, y) = (&mut *views.scratch, &mut *views.value);
     match method {
-        Method::Winograd => {
+        Method::Winograd(size) => {
             let kept = cpu.filters.with(place.0, place.1, place.2, |u, stale| {
                 if stale {
-                    winograd::transform_filters(cpu, shape, filters, u);
+                    winograd::transform_filters(cpu, (shape, size), filters, u);
                 }
-                winograd::correlate_with(cpu, shape, x, u, finish, scratch, y);
+                winograd::correlate_with(cpu, (shape, size), x, u, finish, scratch, y);
             });
             if !kept {
-                winograd::correlate(cpu, shape, x, filters, finish, scratch, y);
+                winograd::correlate(cpu, (shape, size), x, filters, finish, scratch, y);
             }
         }
         Method::Direct => direct::correlate(cpu, shape, x, filters, finish, scratch, y),
@@ -268,21 +274,24 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue
     };
     let method = shape.method(cpu.convolution);
     let [dw, db, ..] = &mut views.weight_gradients;
-    let filter_gradient = match method {
-        Method::Winograd => winograd::filter_gradient,
-        Method::Direct => direct::filter_gradient,
-    };
-    filter_gradient(cpu, shape, (views.input, dy), scratch, (dw, db));
+    let (operands, gradients) = ((views.input, dy), (&mut **dw, &mut **db));
+    match method {
+        Method::Winograd(size) => {
+            winograd::filter_gradient(cpu, (shape, size), operands, scratch, gradients);
+        }
+        Method::Direct => direct::filter_gradient(cpu, shape, operands, scratch, gradients),
+    }
     let finish = match step.data_gradient {
         DataGradient::None => return,
         DataGradient::Masked => Finish::Masked { input: views.input },
         DataGradient::Plain => Finish::Plain,
     };
     let filters = (views.weights[0], Orientation::Turned);
-    let correlate = match method {
-        Method::Winograd => winograd::correlate,
-        Method::Direct => direct::correlate,
-    };
-    let dx = &mut *views.input_gradient;
-    correlate(cpu, shape.reversed(), dy, filters, finish, scratch, dx);
+    let (shape, dx) = (shape.reversed(), &mut *views.input_gradient);
+    match method {
+        Method::Winograd(size) => {
+            winograd::correlate(cpu, (shape, size), dy, filters, finish, scratch, dx);
+        }
+        Method::Direct => direct::correlate(cpu, shape, dy, filters, finish, scratch, dx),
+    }
 }

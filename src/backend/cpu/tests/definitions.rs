@@ -39,6 +39,7 @@ fn direct_convolutions_are_their_definition() {
 #[test]
 fn winograd_convolutions_are_their_definition() {
     convolutions_are_their_definition(ConvAlgorithm::Winograd4, 3e-6);
+    convolutions_are_their_definition(ConvAlgorithm::Winograd2, 2e-6);
 }
 
 fn convolutions_are_their_definition(algorithm: ConvAlgorithm, tolerance: f64) {
@@ -130,7 +131,11 @@ fn values_that_are_not_finite_propagate() {
     let (channels, side) = ((20, 18), (6, 7));
     let network = two_convolutions(3, channels, side);
     let plane = side.0 * side.1;
-    for algorithm in [ConvAlgorithm::Winograd4, ConvAlgorithm::Direct] {
+    for algorithm in [
+        ConvAlgorithm::Winograd4,
+        ConvAlgorithm::Winograd2,
+        ConvAlgorithm::Direct,
+    ] {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
             let cpu = Cpu::new(2).unwrap().with_convolution(algorithm);
             let mut bench = Bench::new(&network, 2, Mode::Training, cpu);

@@ -16,6 +16,9 @@ const PARAMS: StepParams = StepParams {
     learning_rate: 0.01,
 };
 
+/// Both sizes of Winograd's tiles, and direct sums where those do not pay.
+const ALGORITHMS: [ConvAlgorithm; 2] = [ConvAlgorithm::Auto, ConvAlgorithm::Winograd2];
+
 /// `len` numbers in [-1, 1), about half of them negative.
 fn noise(len: usize, seed: u64) -> Vec<f32> {
     let mut stream = Stream::new(seed, 0, Purpose::Synthetic, 0);
@@ -125,14 +128,16 @@ fn any_number_of_threads_gives_the_same_bits() {
     for (config, batch_norm) in [(Config::ALrn, false), (Config::C, false), (Config::A, true)] {
         let network = small(config, batch_norm);
         for isa in Isa::all() {
-            let folds = [1, 2, 3].map(|threads| {
-                let cpu = Cpu::with(threads, isa).unwrap();
-                Bench::new(&network, 5, Mode::Training, cpu).walk()
-            });
-            assert!(
-                folds[0] == folds[1] && folds[0] == folds[2],
-                "{config} {batch_norm} {isa:?}"
-            );
+            for algorithm in ALGORITHMS {
+                let folds = [1, 2, 3].map(|threads| {
+                    let cpu = Cpu::with(threads, isa).unwrap().with_convolution(algorithm);
+                    Bench::new(&network, 5, Mode::Training, cpu).walk()
+                });
+                assert!(
+                    folds[0] == folds[1] && folds[0] == folds[2],
+                    "{config} {batch_norm} {isa:?} {algorithm:?}"
+                );
+            }
         }
     }
 }
@@ -142,27 +147,35 @@ fn any_number_of_threads_gives_the_same_bits() {
 fn paths_of_the_same_arithmetic_give_the_same_bits() {
     for (config, batch_norm) in [(Config::ALrn, false), (Config::C, false), (Config::A, true)] {
         let network = small(config, batch_norm);
-        let folds = |isa: Isa| {
-            let cpu = Cpu::with(2, isa).unwrap();
+        let folds = |isa: Isa, algorithm: ConvAlgorithm| {
+            let cpu = Cpu::with(2, isa).unwrap().with_convolution(algorithm);
             Bench::new(&network, 7, Mode::Training, cpu).walk()
         };
         let all = Isa::all();
         for (&one, &other) in all.iter().zip(&all[1..]) {
-            let same = one.arithmetic() == other.arithmetic();
-            assert_eq!(
-                folds(one) == folds(other),
-                same,
-                "{config} {batch_norm} {one:?} {other:?}"
-            );
+            for algorithm in ALGORITHMS {
+                let same = one.arithmetic() == other.arithmetic();
+                assert_eq!(
+                    folds(one, algorithm) == folds(other, algorithm),
+                    same,
+                    "{config} {batch_norm} {one:?} {other:?} {algorithm:?}"
+                );
+            }
         }
     }
 }
 
 #[test]
 fn kept_filters_follow_the_weights() {
+    for algorithm in ALGORITHMS {
+        kept_filters_of(algorithm);
+    }
+}
+
+fn kept_filters_of(algorithm: ConvAlgorithm) {
     let network = small(Config::A, false);
-    let cpu = Cpu::new(2).unwrap();
-    let mut bench = Bench::new(&network, 2, Mode::Evaluation, cpu);
+    let cpu = |threads| Cpu::new(threads).unwrap().with_convolution(algorithm);
+    let mut bench = Bench::new(&network, 2, Mode::Evaluation, cpu(2));
     let without = bench.walk();
     bench.cpu.prepare(&bench.plan).unwrap();
     assert_eq!(bench.walk(), without, "made");
@@ -174,15 +187,7 @@ fn kept_filters_follow_the_weights() {
         .unwrap();
     let changed = bench.walk();
     assert_ne!(changed, without, "other weights");
-    assert_eq!(
-        Bench {
-            cpu: Cpu::new(1).unwrap(),
-            ..bench
-        }
-        .walk(),
-        changed,
-        "not kept"
-    );
+    assert_eq!(Bench { cpu: cpu(1), ..bench }.walk(), changed, "not kept");
 }
 
 #[test]

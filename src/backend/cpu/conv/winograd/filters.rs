@@ -9,8 +9,8 @@ use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::super::transpose::transpose;
 use super::super::{Orientation, STREAMED_BYTES, Shape};
-use super::transform::{self, FILTER, both_ways};
-use super::{INPUTS, OUTPUTS};
+use super::TileSize;
+use super::transform::{FILTER, Minimal, both_ways, for_size};
 
 /// Elements of a filter over one channel.
 const TAPS: usize = FILTER * FILTER;
@@ -21,7 +21,7 @@ type Square = [[f32; LANES]; LANES * TAPS];
 /// `U = G w G^T`, zero for padding. weights: (K, C, 3, 3), or (C, K, 3, 3) where they are to be turned round.
 pub(super) fn transform(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     weights: &[f32],
     orientation: Orientation,
     stride: usize,
@@ -59,7 +59,7 @@ pub(super) fn transform(
             }
         }
         let first = (output * padded(shape.inputs) + i) * LANES;
-        square_to_u(cpu.isa, &square, first, stride, streams, u);
+        for_size!(size, F => square_to_u::<F, _, _>(cpu.isa, &square, first, stride, streams, u));
         if streams {
             stream::fence(cpu.isa);
         }
@@ -67,14 +67,21 @@ pub(super) fn transform(
 }
 
 vectorised! {
-    fn square_to_u<S>(s, square: &Square, first: usize, stride: usize, streams: bool, u: Parts<'_, f32>) {
+    fn square_to_u<S, F: Minimal<O, I>, const O: usize, const I: usize>(
+        s,
+        square: &Square,
+        first: usize,
+        stride: usize,
+        streams: bool,
+        u: Parts<'_, f32>,
+    ) {
         for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
             for register in 0..S::REGISTERS {
                 both_ways!(
-                    s, transform::filter, FILTER to INPUTS,
+                    s, F::filter, FILTER to I,
                     (i, j) => s.load(&filter[FILTER * i + j], register),
                     (i, j, value) => {
-                        let at = first + (INPUTS * i + j) * stride + c * LANES;
+                        let at = first + (I * i + j) * stride + c * LANES;
                         // SAFETY: the task alone has these channels.
                         let to = unsafe { u.range(at, LANES) };
                         let to = to.try_into().expect("a pixel");
@@ -93,7 +100,7 @@ vectorised! {
 /// `dw = G^T dU G`, where dU is a sum of one or several, `sum_len` elements each. dw: (K, C, 3, 3), overwritten.
 pub(super) fn gradient(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     (stride, sum_len): (usize, usize),
     du: &[f32],
     dw: &mut [f32],
@@ -105,7 +112,7 @@ pub(super) fn gradient(
         let (i, o) = (input * LANES, output * LANES);
         let mut square: Square = [[0.0; LANES]; LANES * TAPS];
         let first = (output * padded(shape.inputs) + i) * LANES;
-        square_from_du(cpu.isa, &du[first..], stride, sum_len, &mut square);
+        for_size!(size, F => square_from_du::<F, _, _>(cpu.isa, &du[first..], stride, sum_len, &mut square));
         // To rows of the 16 input channels, one for each output channel.
         let mut rows = [[0.0; LANES * TAPS]; LANES];
         let columns = lanes(shape.inputs, input) * TAPS;
@@ -124,13 +131,19 @@ pub(super) fn gradient(
 }
 
 vectorised! {
-    fn square_from_du<S>(s, du: &[f32], stride: usize, sum_len: usize, square: &mut Square) {
+    fn square_from_du<S, F: Minimal<O, I>, const O: usize, const I: usize>(
+        s,
+        du: &[f32],
+        stride: usize,
+        sum_len: usize,
+        square: &mut Square,
+    ) {
         for (c, filter) in square.as_chunks_mut::<TAPS>().0.iter_mut().enumerate() {
             for register in 0..S::REGISTERS {
                 both_ways!(
-                    s, transform::filter_gradient, INPUTS to FILTER,
+                    s, F::filter_gradient, I to FILTER,
                     (i, j) => {
-                        let at = (INPUTS * i + j) * stride + c * LANES;
+                        let at = (I * i + j) * stride + c * LANES;
                         let mut sum = s.load(du[at..].first_chunk().expect("a pixel"), register);
                         for du in du[at..].chunks(sum_len).skip(1) {
                             sum = s.add(sum, s.load(du.first_chunk().expect("a pixel"), register));
@@ -143,5 +156,3 @@ vectorised! {
         }
     }
 }
-
-const _: () = assert!(OUTPUTS + FILTER - 1 == INPUTS);

@@ -6,14 +6,21 @@ use super::super::super::memory::f32_bytes;
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, Start};
 use super::super::Shape;
-use super::{Blocks, filters, images, products};
+use super::{Blocks, TileSize, filters, images, products};
 
 /// Sums of dU that the blocks go to in parallel, where a block is one thread's task: a power of two, at most so many, and
-/// so many bytes together.
+/// [`sums_bytes`] together.
 const MOST_SUMS: usize = 32;
-const SUMS_BYTES: usize = 24 << 20;
 
-/// How the blocks are dealt to sums of dU. A function of the shape alone.
+/// Bytes of all sums of dU: eight where the channels are as many as they can be.
+fn sums_bytes(size: TileSize) -> usize {
+    match size {
+        TileSize::Two => 36 << 20,
+        TileSize::Four => 24 << 20,
+    }
+}
+
+/// How the blocks are dealt to sums of dU. A function of the shape and of the size of the tiles alone.
 struct Sums {
     blocks: Blocks,
     count: usize,
@@ -27,11 +34,11 @@ struct Sums {
 }
 
 impl Sums {
-    fn new(shape: Shape) -> Self {
-        let blocks = Blocks::new(shape);
+    fn new(shape: Shape, size: TileSize) -> Self {
+        let blocks = Blocks::new(shape, size);
         let [v, dm, du] = blocks.parts();
         let most = match blocks.private {
-            true => 1 << (SUMS_BYTES / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),
+            true => 1 << (sums_bytes(size) / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),
             false => 1,
         };
         let each = blocks.count().div_ceil(most);
@@ -47,8 +54,8 @@ impl Sums {
 }
 
 /// Elements of scratch of [`filter_gradient`].
-pub(in super::super) fn gradient_scratch(shape: Shape, threads: usize) -> usize {
-    let sums = Sums::new(shape);
+pub(in super::super) fn gradient_scratch(shape: Shape, size: TileSize, threads: usize) -> usize {
+    let sums = Sums::new(shape, size);
     let workers = if sums.blocks.private { threads } else { 1 };
     sums.count * (sums.du + 2 * sums.totals) + workers * sums.block.iter().sum::<usize>()
 }
@@ -58,12 +65,12 @@ pub(in super::super) fn gradient_scratch(shape: Shape, threads: usize) -> usize 
 /// x: (N, C/16, H, W, 16); dy: (N, K/16, H, W, 16).
 pub(in super::super) fn filter_gradient(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     (x, dy): (&[f32], &[f32]),
     scratch: &mut [f32],
     (dw, db): (&mut [f32], &mut [f32]),
 ) {
-    let sums = Sums::new(shape);
+    let sums = Sums::new(shape, size);
     let blocks = &sums.blocks;
     let (du, rest) = scratch.split_at_mut(sums.count * sums.du);
     let (totals, scratch) = rest.split_at_mut(2 * sums.count * sums.totals);
@@ -106,5 +113,5 @@ pub(in super::super) fn filter_gradient(
         let totals = totals.iter().skip(k).step_by(sums.totals);
         *db = totals.sum::<f64>() as f32;
     }
-    filters::gradient(cpu, shape, (blocks.u_stride, sums.du), du, dw);
+    filters::gradient(cpu, (shape, size), (blocks.u_stride, sums.du), du, dw);
 }

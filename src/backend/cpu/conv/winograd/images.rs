@@ -8,14 +8,15 @@ use super::super::super::stream;
 use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
+use super::Blocks;
 use super::tiles::Tiles;
-use super::transform::{self, both_ways};
-use super::{Blocks, INPUTS, OUTPUTS};
+use super::transform::{Minimal, both_ways, for_size};
 
 /// Tiles of one task: what they write in one plane is about a page.
 const TASK_TILES: usize = 56;
-/// Tiles by which pixels are fetched ahead of their use: what it takes to transform them is what memory takes to answer.
-const AHEAD: usize = 4;
+/// Columns by which pixels are fetched ahead of their use: what it takes to transform the tiles in between is what memory
+/// takes to answer.
+const AHEAD: usize = 16;
 
 /// One task of a phase: some tiles of one group of channels.
 #[derive(Clone, Copy)]
@@ -94,28 +95,29 @@ pub(super) fn transform_input(
             start: start(part, blocks.block),
             stride: blocks.v_stride,
         };
-        input_tiles(cpu.isa, blocks.tiles, part, x, v);
+        for_size!(blocks.size, F => input_tiles::<F, _, _>(cpu.isa, blocks.tiles, part, x, v));
     });
 }
 
 /// Fetches pixels of a tensor (N, C/16, H, W, 16) for the tile [`AHEAD`] behind the part's tile number `index`, and before
-/// the first one for those in between: a square of R rows and as many columns as tiles are apart, whose first pixel lies
-/// `above` rows before the outputs and `right` columns behind their first.
+/// the first one for those in between: R rows of as many columns as tiles are apart, O, whose first pixel lies `above` rows
+/// before the outputs and `right` columns behind their first.
 #[inline(always)]
-fn fetch_ahead<const R: usize>(
+fn fetch_ahead<const R: usize, const O: usize>(
     tiles: &Tiles,
     part: &Part,
     index: usize,
     (above, right): (usize, usize),
     tensor: &[Pixel],
 ) {
-    let first = if index == 0 { 1 } else { index + AHEAD };
-    for index in first..part.count.min(index + AHEAD + 1) {
+    let ahead = AHEAD / O;
+    let first = if index == 0 { 1 } else { index + ahead };
+    for index in first..part.count.min(index + ahead + 1) {
         let (n, row, column) = tiles.place(part.tile + index);
         let image = (n * part.groups + part.group) * tiles.plane();
         let pixel = (image + row * tiles.width + column + right).wrapping_sub(above * tiles.width);
         for i in 0..R {
-            for j in 0..OUTPUTS {
+            for j in 0..O {
                 let pixel = tensor
                     .as_ptr()
                     .wrapping_add(pixel.wrapping_add(i * tiles.width + j));
@@ -126,24 +128,24 @@ fn fetch_ahead<const R: usize>(
 }
 
 vectorised! {
-    fn input_tiles<S>(
+    fn input_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize>(
         s,
         tiles: Tiles,
         part: Part,
         x: &[Pixel],
         v: Planes<'_>,
     ) {
-        let mut patch = [[[0.0; LANES]; INPUTS]; INPUTS];
+        let mut patch = [[[0.0; LANES]; I]; I];
         for index in 0..part.count {
-            fetch_ahead::<INPUTS>(&tiles, &part, index, (1, 1), x);
+            fetch_ahead::<I, O>(&tiles, &part, index, (1, 1), x);
             let (n, row, column) = tiles.place(part.tile + index);
             let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             // One row and one column of the input are before the outputs, one behind.
             let inside = row > 0
                 && column > 0
-                && row + OUTPUTS < tiles.height
-                && column + OUTPUTS < tiles.width;
-            let rows: [&[Pixel; INPUTS]; INPUTS] = if inside {
+                && row + O < tiles.height
+                && column + O < tiles.width;
+            let rows: [&[Pixel; I]; I] = if inside {
                 let first = (row - 1) * tiles.width + column - 1;
                 std::array::from_fn(|i| x[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
             } else {
@@ -161,11 +163,11 @@ vectorised! {
             };
             for register in 0..S::REGISTERS {
                 both_ways!(
-                    s, transform::input, INPUTS to INPUTS,
+                    s, F::input, I to I,
                     (i, j) => s.load(&rows[i][j], register),
                     (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { v.element(INPUTS * i + j, index) }, register)
+                        s.store(value, unsafe { v.element(I * i + j, index) }, register)
                     },
                 );
             }
@@ -193,7 +195,7 @@ pub(super) fn transform_gradient(
         };
         // SAFETY: this task alone has this part.
         let sum = &mut unsafe { sums.range(task, 1) }[0];
-        gradient_tiles(cpu.isa, blocks.tiles, part, dy, dm, sum);
+        for_size!(blocks.size, F => gradient_tiles::<F, _, _>(cpu.isa, blocks.tiles, part, dy, dm, sum));
     });
 }
 
@@ -214,7 +216,7 @@ pub(super) fn sum_parts(parts: &[Pixel], totals: &mut [f64]) {
 }
 
 vectorised! {
-    fn gradient_tiles<S>(
+    fn gradient_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize>(
         s,
         tiles: Tiles,
         part: Part,
@@ -223,14 +225,14 @@ vectorised! {
         sums: &mut Pixel,
     ) {
         *sums = [0.0; LANES];
-        let mut patch = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
+        let mut patch = [[[0.0; LANES]; O]; O];
         for index in 0..part.count {
-            fetch_ahead::<OUTPUTS>(&tiles, &part, index, (0, 0), dy);
+            fetch_ahead::<O, O>(&tiles, &part, index, (0, 0), dy);
             let (n, row, column) = tiles.place(part.tile + index);
             let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             let (rows, columns) = tiles.outputs(row, column);
             let first = row * tiles.width + column;
-            let rows: [&[Pixel; OUTPUTS]; OUTPUTS] = if (rows, columns) == (OUTPUTS, OUTPUTS) {
+            let rows: [&[Pixel; O]; O] = if (rows, columns) == (O, O) {
                 std::array::from_fn(|i| dy[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
             } else {
                 for (i, patch) in patch.iter_mut().enumerate() {
@@ -247,7 +249,7 @@ vectorised! {
             for register in 0..S::REGISTERS {
                 let mut total = s.load(sums, register);
                 both_ways!(
-                    s, transform::output_gradient, OUTPUTS to INPUTS,
+                    s, F::output_gradient, O to I,
                     (i, j) => {
                         let dy = s.load(&rows[i][j], register);
                         total = s.add(total, dy);
@@ -255,7 +257,7 @@ vectorised! {
                     },
                     (i, j, value) => {
                         // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { dm.element(INPUTS * i + j, index) }, register)
+                        s.store(value, unsafe { dm.element(I * i + j, index) }, register)
                     },
                 );
                 s.store(total, sums, register);
@@ -284,7 +286,7 @@ pub(super) fn transform_output(
             lanes,
             streams,
         };
-        output_tiles(cpu.isa, blocks.tiles, part, &sums, finish, y);
+        for_size!(blocks.size, F => output_tiles::<F, _, _>(cpu.isa, blocks.tiles, part, &sums, finish, y));
         if streams {
             stream::fence(cpu.isa);
         }
@@ -304,7 +306,7 @@ struct Sums<'a> {
 }
 
 vectorised! {
-    fn output_tiles<S>(
+    fn output_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize>(
         s,
         tiles: Tiles,
         part: Part,
@@ -312,10 +314,10 @@ vectorised! {
         finish: Finish<'_>,
         y: Parts<'_, Pixel>,
     ) {
-        let mut values = [[[0.0; LANES]; OUTPUTS]; OUTPUTS];
+        let mut values = [[[0.0; LANES]; O]; O];
         for index in 0..part.count {
             if let Finish::Masked { input } = finish {
-                fetch_ahead::<OUTPUTS>(&tiles, &part, index, (0, 0), input.as_chunks().0);
+                fetch_ahead::<O, O>(&tiles, &part, index, (0, 0), input.as_chunks().0);
             }
             let (n, row, column) = tiles.place(part.tile + index);
             let (rows, columns) = tiles.outputs(row, column);
@@ -324,9 +326,9 @@ vectorised! {
             let y_row = |i: usize| unsafe { y.range(first + i * tiles.width, columns) };
             let is_pooled = matches!(finish, Finish::Pooled { .. });
             let in_place = !is_pooled
-                && (rows, columns, sums.lanes) == (OUTPUTS, OUTPUTS, LANES)
+                && (rows, columns, sums.lanes) == (O, O, LANES)
                 && !(sums.streams && S::REGISTERS > 1);
-            let mut targets: [&mut [Pixel; OUTPUTS]; OUTPUTS] = if in_place {
+            let mut targets: [&mut [Pixel; O]; O] = if in_place {
                 std::array::from_fn(|i| y_row(i).try_into().expect("a row of a tile"))
             } else {
                 values.each_mut()
@@ -334,9 +336,9 @@ vectorised! {
             for register in 0..S::REGISTERS {
                 let bias = s.load(&sums.bias, register);
                 both_ways!(
-                    s, transform::output, INPUTS to OUTPUTS,
+                    s, F::output, I to O,
                     (i, j) => {
-                        let at = (INPUTS * i + j) * sums.stride + index * LANES;
+                        let at = (I * i + j) * sums.stride + index * LANES;
                         s.load(sums.m[at..].first_chunk().expect("a pixel"), register)
                     },
                     (i, j, sum) => {
@@ -368,14 +370,16 @@ vectorised! {
             if let Finish::Pooled { choices, .. } = finish {
                 let (height, width) = (tiles.height / 2, tiles.width / 2);
                 let image = (n * part.groups + part.group) * height * width;
-                for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-                    let (row, column) = (row / 2 + i, column / 2 + j);
-                    if row < height && column < width {
-                        let at = image + row * width + column;
-                        // SAFETY: the task alone has these tiles of this group, and windows do not cross tiles.
-                        let (y, choice) = unsafe { (&mut y.range(at, 1)[0], &mut choices.range(at, 1)[0]) };
-                        let window = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(k, l)| &targets[2 * i + k][2 * j + l]);
-                        pool_window(window, y, choice);
+                for i in 0..O / 2 {
+                    for j in 0..O / 2 {
+                        let (row, column) = (row / 2 + i, column / 2 + j);
+                        if row < height && column < width {
+                            let at = image + row * width + column;
+                            // SAFETY: the task alone has these tiles of this group, and windows do not cross tiles.
+                            let (y, choice) = unsafe { (&mut y.range(at, 1)[0], &mut choices.range(at, 1)[0]) };
+                            let window = [(0, 0), (0, 1), (1, 0), (1, 1)].map(|(k, l)| &targets[2 * i + k][2 * j + l]);
+                            pool_window(window, y, choice);
+                        }
                     }
                 }
                 continue;

@@ -1,13 +1,14 @@
-//! 3x3 convolution by Winograd's minimal filtering F(4x4, 3x3) (Winograd 1980; Lavin and Gray 2016).
+//! 3x3 convolution by Winograd's minimal filtering F(4x4, 3x3) or F(2x2, 3x3) (Winograd 1980; Lavin and Gray 2016).
 //!
-//! The plane is covered by tiles of 4x4 outputs, each made of 6x6 inputs. With the transforms of [`transform`] a tile
-//! of all output channels is
+//! The plane is covered by tiles of 4x4 outputs, each made of 6x6 inputs, or of 2x2 outputs, made of 4x4 inputs. With the
+//! transforms of [`transform`] a tile of all output channels is
 //!
 //! ```text
 //! Y = A^T [ sum over c of (G w[k,c] G^T) . (B^T x[c] B) ] A          . is element by element
 //! ```
 //!
-//! 36 products instead of 144, and the sum over channels is a matrix product for each of the 36 elements t:
+//! 36 products instead of 144, or 16 instead of 36, and the sum over channels is a matrix product for each of the 36 or 16
+//! elements t:
 //!
 //! ```text
 //! M[t] (tiles, K) = V[t] (tiles, C) * U[t] (C, K)                    V = B^T x B, U = G w G^T, Y = A^T M A
@@ -36,7 +37,7 @@ mod tiles;
 mod transform;
 
 pub(super) use gradient::{filter_gradient, gradient_scratch};
-pub(super) use tiles::products;
+pub(super) use tiles::TileSize;
 
 use super::super::Cpu;
 use super::super::layout::padded;
@@ -45,30 +46,30 @@ use super::super::team::Parts;
 use super::{Finish, Orientation, Shape};
 use tiles::Tiles;
 
-/// Outputs of a tile in each direction.
-const OUTPUTS: usize = 4;
-/// Inputs of a tile, and elements of a transformed one, in each direction.
-const INPUTS: usize = 6;
-/// Elements of a transformed tile.
-const ELEMENTS: usize = INPUTS * INPUTS;
-/// Multiplications of a tile, of those of its direct sums: 36 of 144.
-pub(super) const SHARE_OF_PRODUCTS: f64 =
-    ELEMENTS as f64 / (OUTPUTS * OUTPUTS * transform::FILTER * transform::FILTER) as f64;
-/// Tiles of one block at most where all threads share it: with 512 channels its transformed inputs and products are 19 MB,
-/// a good half of a last-level cache. Fewer would read the filters too often.
-const SHARED_TILES: usize = 128;
+/// Elements t of all tiles of one block at most where all threads share it, 128 tiles of 4x4 outputs or 288 of 2x2: with 512
+/// channels its transformed inputs and products are 19 MB, a good half of a last-level cache. Fewer would read the filters
+/// too often.
+const SHARED_ELEMENTS: usize = 128 * 36;
 /// Bytes of the transformed inputs and the products of one block, roughly, where it is one thread's: an L2 cache.
 const PRIVATE_BYTES: usize = 1 << 20;
-/// Elements of one t's transformed filters (128 x 128) up to which a block is one thread's. There the products are so few
-/// that time is what it takes to write and read V and M; with more, it is what it takes to read the filters.
-const PRIVATE_FILTERS: usize = 1 << 14;
 /// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
 
-/// How the tiles are cut into blocks. A function of the shape alone.
+/// Elements of one t's transformed filters (128 x 128, or 256 x 256) up to which a block is one thread's. There the products
+/// are so few that time is what it takes to write and read V and M; with more, it is what it takes to read the filters. Of
+/// tiles of 2x2 outputs V and M are larger and the filters smaller.
+fn private_filters(size: TileSize) -> usize {
+    match size {
+        TileSize::Two => 1 << 16,
+        TileSize::Four => 1 << 14,
+    }
+}
+
+/// How the tiles are cut into blocks. A function of the shape and of the size of the tiles alone.
 #[derive(Debug, Clone, Copy)]
 struct Blocks {
+    size: TileSize,
     tiles: Tiles,
     /// Tiles of a block at most.
     block: usize,
@@ -81,17 +82,18 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(shape: Shape) -> Self {
-        let tiles = Tiles::new(shape);
+    fn new(shape: Shape, size: TileSize) -> Self {
+        let tiles = Tiles::new(shape, size);
         let (inputs, outputs) = (padded(shape.inputs), padded(shape.outputs));
-        let tile_bytes = f32_bytes(ELEMENTS * (inputs + outputs));
-        let private = inputs * outputs <= PRIVATE_FILTERS;
+        let tile_bytes = f32_bytes(size.elements() * (inputs + outputs));
+        let private = inputs * outputs <= private_filters(size);
         let most = match private {
             true => (PRIVATE_BYTES / tile_bytes).max(1),
-            false => SHARED_TILES,
+            false => SHARED_ELEMENTS / size.elements(),
         };
         let block = tiles.count.div_ceil(tiles.count.div_ceil(most));
         Self {
+            size,
             tiles,
             block,
             private,
@@ -114,17 +116,13 @@ impl Blocks {
 
     /// Elements of V, M and U.
     fn parts(self) -> [usize; 3] {
-        [
-            ELEMENTS * self.v_stride,
-            ELEMENTS * self.m_stride,
-            ELEMENTS * self.u_stride,
-        ]
+        [self.v_stride, self.m_stride, self.u_stride].map(|stride| self.size.elements() * stride)
     }
 }
 
 /// Elements of scratch of [`correlate`].
-pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
-    let blocks = Blocks::new(shape);
+pub(super) fn scratch(shape: Shape, size: TileSize, threads: usize) -> usize {
+    let blocks = Blocks::new(shape, size);
     let [v, m, u] = blocks.parts();
     u + (v + m) * if blocks.private { threads } else { 1 }
 }
@@ -134,46 +132,46 @@ pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
 /// x: (N, C/16, H, W, 16); weights: (K, C, 3, 3), or (C, K, 3, 3) where they are to be turned; y: (N, K/16, H, W, 16).
 pub(super) fn correlate(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     x: &[f32],
     (weights, orientation): (&[f32], Orientation),
     finish: Finish<'_>,
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let (u, scratch) = scratch.split_at_mut(filter_elements(shape));
-    transform_filters(cpu, shape, (weights, orientation), u);
-    correlate_with(cpu, shape, x, u, finish, scratch, y);
+    let (u, scratch) = scratch.split_at_mut(filter_elements(shape, size));
+    transform_filters(cpu, (shape, size), (weights, orientation), u);
+    correlate_with(cpu, (shape, size), x, u, finish, scratch, y);
 }
 
 /// Elements of the transformed filters.
-pub(super) fn filter_elements(shape: Shape) -> usize {
-    let [_, _, u] = Blocks::new(shape).parts();
+pub(super) fn filter_elements(shape: Shape, size: TileSize) -> usize {
+    let [_, _, u] = Blocks::new(shape, size).parts();
     u
 }
 
 /// U of the filters.
 pub(super) fn transform_filters(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     (weights, orientation): (&[f32], Orientation),
     u: &mut [f32],
 ) {
-    let stride = Blocks::new(shape).u_stride;
-    filters::transform(cpu, shape, weights, orientation, stride, u);
+    let stride = Blocks::new(shape, size).u_stride;
+    filters::transform(cpu, (shape, size), weights, orientation, stride, u);
 }
 
 /// [`correlate`] with filters that are transformed already.
 pub(super) fn correlate_with(
     cpu: &Cpu,
-    shape: Shape,
+    (shape, size): (Shape, TileSize),
     x: &[f32],
     u: &[f32],
     finish: Finish<'_>,
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let blocks = Blocks::new(shape);
+    let blocks = Blocks::new(shape, size);
     let [v, m, _] = blocks.parts();
     let y = Parts::new(y.as_chunks_mut().0);
     let phases = |range: (usize, usize), scratch: &mut [f32]| {

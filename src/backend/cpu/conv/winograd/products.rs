@@ -1,11 +1,11 @@
-//! The matrix products in between: 36 for every block of tiles.
+//! The matrix products in between: one for every element of a tile and block of tiles.
 
 use super::super::super::Cpu;
 use super::super::super::layout::{groups, padded};
 use super::super::super::team::Parts;
 use super::super::super::tile::{self, Ahead, Depth, LANES, Start};
 use super::super::Shape;
-use super::{Blocks, ELEMENTS};
+use super::Blocks;
 
 /// Groups of input channels of a block of the depth: the filters of two panels (32 KB) stay near the L1 cache while all
 /// tiles of a block use them.
@@ -65,7 +65,7 @@ pub(super) fn multiply(
     let m_panel = blocks.block * LANES;
     let strips = tile::strips(cpu.isa, count);
     let m = Parts::new(m);
-    cpu.team.run(ELEMENTS * chunks, |task, _| {
+    cpu.team.run(blocks.size.elements() * chunks, |task, _| {
         let (t, chunk) = (task / chunks, task % chunks);
         let v = &v[t * blocks.v_stride..][..inputs * blocks.block * LANES];
         let u = &u[t * blocks.u_stride..][..blocks.u_stride];
@@ -139,7 +139,7 @@ pub(super) fn multiply_transposed(
     let u_panel = padded(shape.inputs) * LANES;
     let m_panel = blocks.block * LANES;
     let du = Parts::new(du);
-    cpu.team.run(ELEMENTS * chunks, |task, _| {
+    cpu.team.run(blocks.size.elements() * chunks, |task, _| {
         let (t, chunk) = (task / chunks, task % chunks);
         let v = &v[t * blocks.v_stride..][..blocks.v_stride];
         let dm = &dm[t * blocks.m_stride..][..blocks.m_stride];
