@@ -20,6 +20,15 @@ fn sums_bytes(size: TileSize) -> usize {
     }
 }
 
+/// Elements of one t's sums of dU (128 x 128, or 256 x 256) up to which a block is one thread's: it reads and writes all of
+/// them. Tiles of 2x2 outputs have less than half as many elements t. Bits depend on it.
+fn private_filters(size: TileSize) -> usize {
+    match size {
+        TileSize::Two => 1 << 16,
+        TileSize::Four => 1 << 14,
+    }
+}
+
 /// How the blocks are dealt to sums of dU. A function of the shape and of the size of the tiles alone.
 struct Sums {
     blocks: Blocks,
@@ -35,7 +44,7 @@ struct Sums {
 
 impl Sums {
     fn new(shape: Shape, size: TileSize) -> Self {
-        let blocks = Blocks::new(shape, size);
+        let blocks = Blocks::new(shape, size, private_filters(size));
         let [v, dm, du] = blocks.parts();
         let most = match blocks.private {
             true => 1 << (sums_bytes(size) / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),

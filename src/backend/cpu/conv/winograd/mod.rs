@@ -56,15 +56,10 @@ const PRIVATE_BYTES: usize = 1 << 20;
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
 
-/// Elements of one t's transformed filters (128 x 128, or 256 x 256) up to which a block is one thread's. There the products
-/// are so few that time is what it takes to write and read V and M; with more, it is what it takes to read the filters. Of
-/// tiles of 2x2 outputs V and M are larger and the filters smaller.
-fn private_filters(size: TileSize) -> usize {
-    match size {
-        TileSize::Two => 1 << 16,
-        TileSize::Four => 1 << 14,
-    }
-}
+/// Elements of one t's transformed filters (256 x 256) up to which a block of a correlation is one thread's. There the
+/// products are so few that time is what it takes to write and read V and M, the more so where others use the last-level
+/// cache; with more, it is what it takes to read the filters.
+const PRIVATE_FILTERS: usize = 1 << 16;
 
 /// How the tiles are cut into blocks. A function of the shape and of the size of the tiles alone.
 #[derive(Debug, Clone, Copy)]
@@ -82,11 +77,12 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn new(shape: Shape, size: TileSize) -> Self {
+    /// A block is one thread's where one t's filters are `private_filters` elements at most.
+    fn new(shape: Shape, size: TileSize, private_filters: usize) -> Self {
         let tiles = Tiles::new(shape, size);
         let (inputs, outputs) = (padded(shape.inputs), padded(shape.outputs));
         let tile_bytes = f32_bytes(size.elements() * (inputs + outputs));
-        let private = inputs * outputs <= private_filters(size);
+        let private = inputs * outputs <= private_filters;
         let most = match private {
             true => (PRIVATE_BYTES / tile_bytes).max(1),
             false => SHARED_ELEMENTS / size.elements(),
@@ -122,7 +118,7 @@ impl Blocks {
 
 /// Elements of scratch of [`correlate`].
 pub(super) fn scratch(shape: Shape, size: TileSize, threads: usize) -> usize {
-    let blocks = Blocks::new(shape, size);
+    let blocks = Blocks::new(shape, size, PRIVATE_FILTERS);
     let [v, m, u] = blocks.parts();
     u + (v + m) * if blocks.private { threads } else { 1 }
 }
@@ -146,7 +142,7 @@ pub(super) fn correlate(
 
 /// Elements of the transformed filters.
 pub(super) fn filter_elements(shape: Shape, size: TileSize) -> usize {
-    let [_, _, u] = Blocks::new(shape, size).parts();
+    let [_, _, u] = Blocks::new(shape, size, PRIVATE_FILTERS).parts();
     u
 }
 
@@ -157,7 +153,7 @@ pub(super) fn transform_filters(
     (weights, orientation): (&[f32], Orientation),
     u: &mut [f32],
 ) {
-    let stride = Blocks::new(shape, size).u_stride;
+    let stride = Blocks::new(shape, size, PRIVATE_FILTERS).u_stride;
     filters::transform(cpu, (shape, size), weights, orientation, stride, u);
 }
 
@@ -171,7 +167,7 @@ pub(super) fn correlate_with(
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let blocks = Blocks::new(shape, size);
+    let blocks = Blocks::new(shape, size, PRIVATE_FILTERS);
     let [v, m, _] = blocks.parts();
     let y = Parts::new(y.as_chunks_mut().0);
     let phases = |range: (usize, usize), scratch: &mut [f32]| {
