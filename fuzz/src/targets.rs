@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use verydeep::data::decode::{Decoder, Region};
+use verydeep::data::decode::{self, DecodeError, Decoder, Header, Region, Window};
 use verydeep::data::file::RandomFile;
 use verydeep::data::manifest::Manifest;
 use verydeep::data::preprocess::Exif;
@@ -79,16 +79,18 @@ pub fn manifest(data: &[u8]) {
 }
 
 /// An image of any format, turned as its EXIF wants. The last eight bytes choose a window; its pixels are those of the
-/// whole image, where nothing is odd about it.
+/// whole image, where nothing is odd about it. What we decode of a JPEG ourselves is what libjpeg-turbo makes of it.
 pub fn jpeg(data: &[u8]) {
     let Some((bytes, numbers)) = data.split_last_chunk::<8>() else {
         return;
     };
     let mut decoder = Decoder::with_exif(Exif::Apply);
-    let Ok(image) = decoder.open(bytes) else {
+    let mut library = Decoder::with_library(Exif::Apply);
+    let header = decoder.header(bytes);
+    assert_eq!(header, library.header(bytes));
+    let Ok(Header { width, height, .. }) = header else {
         return;
     };
-    let (width, height) = (image.header().width, image.header().height);
     if width * height > MOST_PIXELS {
         return;
     }
@@ -101,23 +103,44 @@ pub fn jpeg(data: &[u8]) {
         width: 1 + number(4, width - x),
         height: 1 + number(6, height - y),
     };
-    let (mut part, mut whole) = (Vec::new(), Vec::new());
-    let window = decoder.decode_region(image, wanted, &mut part);
-    let decoded = decoder.decode(bytes, &mut whole);
-    let (Ok(window), Ok(decoded)) = (window, decoded) else {
+    let all = Region::whole(width, height);
+    let part = region(&mut decoder, bytes, wanted);
+    let whole = region(&mut decoder, bytes, all);
+    if header.is_ok_and(|header| header.format == decode::Format::Jpeg) {
+        assert!(
+            part == region(&mut library, bytes, wanted),
+            "{wanted:?} of {width} x {height}"
+        );
+        assert!(whole == region(&mut library, bytes, all), "{width} x {height}");
+    }
+    let (Ok((None, part)), Ok((None, whole))) = (part, whole) else {
         return;
     };
-    let Region { x: left, y: top, .. } = window.region;
-    assert!(left <= x && top <= y && part.len() == 3 * window.region.width * window.region.height);
-    if decoded.warning.is_some() || window.warning.is_some() {
-        return;
-    }
-    for row in 0..wanted.height {
-        let len = 3 * wanted.width;
-        let ours = &part[3 * ((y - top + row) * window.region.width + x - left)..][..len];
+    let len = 3 * wanted.width;
+    for (row, ours) in part.chunks_exact(len).enumerate() {
         let theirs = &whole[3 * ((y + row) * width + x)..][..len];
         assert!(ours == theirs, "row {row} of {wanted:?} of {width} x {height}");
     }
+}
+
+/// The warning and the wanted pixels of an image.
+fn region(
+    decoder: &mut Decoder,
+    bytes: &[u8],
+    wanted: Region,
+) -> Result<(Option<String>, Vec<u8>), DecodeError> {
+    let mut rgb = Vec::new();
+    let image = decoder.open(bytes)?;
+    let Window { region, warning } = decoder.decode_region(image, wanted, &mut rgb)?;
+    assert!(region.x <= wanted.x && region.y <= wanted.y && rgb.len() == 3 * region.width * region.height);
+    let rows = rgb.chunks_exact(3 * region.width).skip(wanted.y - region.y);
+    let first = 3 * (wanted.x - region.x);
+    let pixels = rows
+        .take(wanted.height)
+        .flat_map(|row| &row[first..first + 3 * wanted.width])
+        .copied()
+        .collect();
+    Ok((warning, pixels))
 }
 
 /// Larger images are decoded as smaller ones are, only for longer.

@@ -1,5 +1,5 @@
-//! Compressed bytes to RGB pixels: JPEG (libjpeg-turbo, or pure Rust without the feature `turbojpeg`), PNG, WebP, and
-//! the first frame of a GIF.
+//! Compressed bytes to RGB pixels: JPEG (ordinary ones here, others by libjpeg-turbo; pure Rust without the feature
+//! `turbojpeg`), PNG, WebP, and the first frame of a GIF.
 //!
 //! Pixels are RGB, 8 bits, (height, width, 3) without padding. The settings are Pillow's defaults: accurate integer
 //! inverse DCT, smooth chroma upsampling, `convert("RGB")`. The format is told by the content, never by the name, so
@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+#[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+mod baseline;
 mod cmyk;
 mod gif;
 mod orientation;
@@ -147,6 +149,21 @@ pub struct Decoder {
     scratch: Vec<u8>,
     /// Pixels as they are stored, where EXIF wants them turned.
     stored: Vec<u8>,
+    #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+    ordinary: Ordinary,
+}
+
+/// Who decodes ordinary JPEGs. The pixels are the same.
+#[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+#[derive(Debug, Default)]
+enum Ordinary {
+    /// We, and there was none so far.
+    #[default]
+    None,
+    /// We.
+    Here(Box<baseline::Baseline>),
+    /// libjpeg-turbo, as it does all others.
+    Library,
 }
 
 /// An image whose header has been read and found acceptable.
@@ -159,6 +176,9 @@ pub struct Opened<'a> {
 
 /// What is read further.
 enum File<'a> {
+    /// An ordinary JPEG.
+    #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+    Baseline(Box<baseline::Jpeg<'a>>),
     /// The decompressor that has read the header.
     Jpeg(Jpeg<'a>),
     Png(&'a [u8]),
@@ -170,6 +190,8 @@ impl File<'_> {
     /// Width and height as stored.
     fn size(&self) -> Result<(usize, usize), DecodeError> {
         match self {
+            #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+            Self::Baseline(jpeg) => Ok(jpeg.size()),
             Self::Jpeg(jpeg) => Ok(jpeg.size()),
             Self::Png(bytes) => png::size(bytes),
             Self::WebP(bytes) => webp::size(bytes),
@@ -192,12 +214,21 @@ impl Decoder {
         }
     }
 
+    /// The same, which leaves every JPEG to the library: to compare with.
+    pub fn with_library(exif: Exif) -> Self {
+        Self {
+            #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+            ordinary: Ordinary::Library,
+            ..Self::with_exif(exif)
+        }
+    }
+
     /// Reads the header and refuses an image larger than [`MAX_PIXELS`]; reads no pixel and allocates nothing of the
     /// image's size.
     pub fn open<'a>(&mut self, bytes: &'a [u8]) -> Result<Opened<'a>, DecodeError> {
         let format = format_of(bytes)?;
         let file = match format {
-            Format::Jpeg => File::Jpeg(Jpeg::open(bytes)?),
+            Format::Jpeg => self.open_jpeg(bytes)?,
             Format::Png => File::Png(bytes),
             Format::WebP => File::WebP(bytes),
             Format::Gif => File::Gif(bytes),
@@ -225,6 +256,16 @@ impl Decoder {
             orientation,
             file,
         })
+    }
+
+    fn open_jpeg<'a>(&self, bytes: &'a [u8]) -> Result<File<'a>, DecodeError> {
+        #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+        if !matches!(self.ordinary, Ordinary::Library)
+            && let Some(jpeg) = baseline::Jpeg::open(bytes)
+        {
+            return Ok(File::Baseline(Box::new(jpeg)));
+        }
+        Ok(File::Jpeg(Jpeg::open(bytes)?))
     }
 
     /// Format and size of the image, with the checks of [`Decoder::open`].
@@ -265,37 +306,66 @@ impl Decoder {
             orientation, file, ..
         } = image;
         if orientation.is_upright() {
-            return decode_stored(file, (width, height), wanted, rgb, &mut self.scratch);
+            return self.decode_stored(file, (width, height), wanted, rgb);
         }
         let stored = orientation.size((width, height));
         let wanted = orientation.to_stored(wanted, stored);
-        let window = decode_stored(file, stored, wanted, &mut self.stored, &mut self.scratch)?;
+        let mut pixels = std::mem::take(&mut self.stored);
+        let window = self.decode_stored(file, stored, wanted, &mut pixels);
+        self.stored = pixels;
+        let window = window?;
         orientation.apply(&self.stored, window.region, rgb);
         Ok(Window {
             region: orientation.to_upright(window.region, stored),
             ..window
         })
     }
+
+    /// Decodes at least `wanted` of an image of `size`, both as they are stored.
+    fn decode_stored(
+        &mut self,
+        file: File<'_>,
+        (width, height): (usize, usize),
+        wanted: Region,
+        rgb: &mut Vec<u8>,
+    ) -> Result<Window, DecodeError> {
+        let scratch = &mut self.scratch;
+        match file {
+            #[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+            File::Baseline(jpeg) => {
+                if let Some(region) = self.ordinary.decode(&jpeg, wanted, rgb) {
+                    return Ok(Window {
+                        region,
+                        warning: None,
+                    });
+                }
+                return Jpeg::open(jpeg.bytes())?.decode(wanted, rgb, scratch);
+            }
+            File::Jpeg(jpeg) => return jpeg.decode(wanted, rgb, scratch),
+            File::Png(bytes) => png::decode(bytes, rgb, scratch)?,
+            File::WebP(bytes) => webp::decode(bytes, rgb, scratch)?,
+            File::Gif(bytes) => gif::decode(bytes, rgb, scratch)?,
+        }
+        Ok(Window {
+            region: Region::whole(width, height),
+            warning: None,
+        })
+    }
 }
 
-/// Decodes at least `wanted` of an image of `size`, both as they are stored.
-fn decode_stored(
-    file: File<'_>,
-    (width, height): (usize, usize),
-    wanted: Region,
-    rgb: &mut Vec<u8>,
-    scratch: &mut Vec<u8>,
-) -> Result<Window, DecodeError> {
-    match file {
-        File::Jpeg(jpeg) => return jpeg.decode(wanted, rgb, scratch),
-        File::Png(bytes) => png::decode(bytes, rgb, scratch)?,
-        File::WebP(bytes) => webp::decode(bytes, rgb, scratch)?,
-        File::Gif(bytes) => gif::decode(bytes, rgb, scratch)?,
+#[cfg(all(feature = "turbojpeg", target_arch = "x86_64"))]
+impl Ordinary {
+    /// Decodes at least `wanted`, and returns where the window lies; `None` where that is left to the library.
+    fn decode(&mut self, jpeg: &baseline::Jpeg<'_>, wanted: Region, rgb: &mut Vec<u8>) -> Option<Region> {
+        match self {
+            Self::Library => None,
+            Self::Here(baseline) => baseline.decode(jpeg, wanted, rgb),
+            Self::None => {
+                *self = Self::Here(Box::default());
+                self.decode(jpeg, wanted, rgb)
+            }
+        }
     }
-    Ok(Window {
-        region: Region::whole(width, height),
-        warning: None,
-    })
 }
 
 impl Opened<'_> {

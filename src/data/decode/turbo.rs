@@ -75,7 +75,7 @@ impl<'a> Jpeg<'a> {
 
 /// `wanted` and the reach of upsampling on every side, its left edge moved to a multiple of `alignment`, inside the
 /// image.
-fn grow(wanted: Region, width: usize, height: usize, alignment: usize) -> Region {
+pub(super) fn grow(wanted: Region, width: usize, height: usize, alignment: usize) -> Region {
     let x = wanted.x.saturating_sub(UPSAMPLING_REACH) / alignment * alignment;
     let y = wanted.y.saturating_sub(UPSAMPLING_REACH);
     let right = (wanted.x + wanted.width + UPSAMPLING_REACH).min(width);
