@@ -15,7 +15,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::ops::Range;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cudarc::driver::{CudaEvent, CudaStream};
 use cudarc::nccl::sys::{ncclComm_t, ncclUniqueId};
@@ -23,7 +23,9 @@ use half::bf16;
 
 pub use self::clock::ExchangeTimes;
 use self::clock::{Spans, timed_event};
-use self::table::{Config, FLOAT32, IN_PROGRESS, MAX, SUCCESS, SUM, Status, Table, UINT8, UINT32};
+use self::table::{
+    Config, FLOAT32, IN_PROGRESS, MAX, REMOTE_ERROR, SUCCESS, SUM, Status, Table, UINT8, UINT32,
+};
 use super::Cuda;
 use super::backend::{enqueue_update, inside};
 use super::dnn::DevicePtr;
@@ -88,6 +90,9 @@ impl Vector {
 
 /// Looks whether it makes sense to go on waiting: the error where a replica is gone.
 pub type Alarm<'a> = &'a dyn Fn() -> Result<()>;
+
+/// How long whoever watches the replicas has to say which one is gone, where the library knows first that one is.
+const NAMING: Duration = Duration::from_secs(5);
 
 /// One replica's end of a communicator.
 pub struct Communicator {
@@ -211,8 +216,13 @@ impl Communicator {
         self.grouped("exchanging slices of a gradient", alarm, |this| {
             for (peer, &share) in shares.iter().enumerate().filter(|(peer, _)| *peer != level.own) {
                 let (rank, theirs) = (level.peers[peer], level.slice(elements, peer));
-                this.send(sum.element(theirs.start), theirs.len() * size_of::<f32>(), rank)?;
-                this.receive(share, own.len() * size_of::<f32>(), rank)?;
+                this.send(
+                    sum.element(theirs.start),
+                    theirs.len() * size_of::<f32>(),
+                    rank,
+                    alarm,
+                )?;
+                this.receive(share, own.len() * size_of::<f32>(), rank, alarm)?;
             }
             Ok(())
         })?;
@@ -360,8 +370,13 @@ impl Communicator {
                         .filter(|(peer, _)| *peer != level.own)
                     {
                         let theirs = level.slice(&elements, peer);
-                        this.send(vector.at(own.start), own.len() * vector.element, rank)?;
-                        this.receive(vector.at(theirs.start), theirs.len() * vector.element, rank)?;
+                        this.send(vector.at(own.start), own.len() * vector.element, rank, alarm)?;
+                        this.receive(
+                            vector.at(theirs.start),
+                            theirs.len() * vector.element,
+                            rank,
+                            alarm,
+                        )?;
                     }
                     Ok(())
                 })?;
@@ -444,7 +459,7 @@ impl Communicator {
     fn grouped(&self, doing: &str, alarm: Alarm<'_>, calls: impl FnOnce(&Self) -> Result<()>) -> Result<()> {
         // SAFETY: no preconditions.
         let started = unsafe { (self.table.group_start)() };
-        self.ok(doing, started)?;
+        self.ok(doing, started, alarm)?;
         let called = calls(self);
         // SAFETY: it was started; a group that is not ended would swallow whatever is called next.
         let ended = unsafe { (self.table.group_end)() };
@@ -452,7 +467,7 @@ impl Communicator {
         self.settled(doing, ended, alarm)
     }
 
-    fn send(&self, from: DevicePtr, bytes: usize, to: usize) -> Result<()> {
+    fn send(&self, from: DevicePtr, bytes: usize, to: usize, alarm: Alarm<'_>) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -460,10 +475,10 @@ impl Communicator {
         // SAFETY: the callers have checked the memory.
         let status =
             unsafe { (self.table.send)(from as *const _, bytes, UINT8, to as c_int, self.comm, stream) };
-        self.ok("sending a slice", status)
+        self.ok("sending a slice", status, alarm)
     }
 
-    fn receive(&self, to: DevicePtr, bytes: usize, from: usize) -> Result<()> {
+    fn receive(&self, to: DevicePtr, bytes: usize, from: usize, alarm: Alarm<'_>) -> Result<()> {
         if bytes == 0 {
             return Ok(());
         }
@@ -471,12 +486,12 @@ impl Communicator {
         // SAFETY: the callers have checked the memory.
         let status =
             unsafe { (self.table.recv)(to as *mut _, bytes, UINT8, from as c_int, self.comm, stream) };
-        self.ok("receiving a slice", status)
+        self.ok("receiving a slice", status, alarm)
     }
 
     /// A call that may have returned before it was done: waits until it is.
     fn settled(&self, doing: &str, status: Status, alarm: Alarm<'_>) -> Result<()> {
-        self.ok(doing, status)?;
+        self.ok(doing, status, alarm)?;
         let mut pause = Pause::default();
         while self.check_peers(doing, alarm)? == IN_PROGRESS {
             pause.rest();
@@ -491,16 +506,22 @@ impl Communicator {
         let status = unsafe { (self.table.comm_async_error)(self.comm, &raw mut state) };
         // Whoever watches the replicas knows more than the library.
         alarm()?;
-        self.ok(doing, status)?;
-        self.ok(doing, state)?;
+        self.ok(doing, status, alarm)?;
+        self.ok(doing, state, alarm)?;
         Ok(state)
     }
 
-    fn ok(&self, doing: &str, status: Status) -> Result<()> {
-        match status {
-            SUCCESS | IN_PROGRESS => Ok(()),
-            _ => Err(said(&self.table, self.comm, doing, status)),
+    fn ok(&self, doing: &str, status: Status, alarm: Alarm<'_>) -> Result<()> {
+        if let SUCCESS | IN_PROGRESS = status {
+            return Ok(());
         }
+        let said = said(&self.table, self.comm, doing, status);
+        let since = Instant::now();
+        while status == REMOTE_ERROR && since.elapsed() < NAMING {
+            alarm()?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        Err(said)
     }
 }
 
@@ -514,7 +535,7 @@ impl Communicator {
         let comm = std::mem::replace(&mut self.comm, std::ptr::null_mut());
         // SAFETY: it is finalised and not used again.
         let status = unsafe { (self.table.comm_destroy)(comm) };
-        self.ok("ending a communicator", status)
+        self.ok("ending a communicator", status, alarm)
     }
 }
 

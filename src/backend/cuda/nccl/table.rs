@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 pub(super) type Status = c_int;
 
 pub(super) const SUCCESS: Status = 0;
+pub(super) const REMOTE_ERROR: Status = 6;
 pub(super) const IN_PROGRESS: Status = 7;
 
 /// `ncclUint8`, `ncclFloat32` and `ncclUint32` of `ncclDataType_t`.
