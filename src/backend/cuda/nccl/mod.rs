@@ -511,6 +511,8 @@ impl Communicator {
         Ok(state)
     }
 
+    /// Fails where a call has failed. The library may know that a peer has ended before whoever watches the replicas has
+    /// heard of it; they get a moment to name it.
     fn ok(&self, doing: &str, status: Status, alarm: Alarm<'_>) -> Result<()> {
         if let SUCCESS | IN_PROGRESS = status {
             return Ok(());
