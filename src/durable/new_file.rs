@@ -30,8 +30,10 @@ struct Growing {
 }
 
 impl NewFile {
-    /// Begins the file `path`.
+    /// Begins the file `path`, or the file that it is a link to. What is there and is no file, a device for instance, is
+    /// refused: it would be replaced.
     pub fn create(path: &Path) -> Result<Self> {
+        let path = &destination(path)?;
         let open = |temporary: &Path| {
             let file = File::create_new(temporary)?;
             if !is_claimed(&file, temporary)? {
@@ -71,6 +73,30 @@ impl NewFile {
             .and_then(|()| Ok(temporary.persist(&path)?))
             .map_err(Error::io("rename a temporary file to", &path))?;
         sync_folder(parent_of(&path))
+    }
+}
+
+/// Where a file of that name lies: links lead there, and stay.
+fn destination(path: &Path) -> Result<PathBuf> {
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(path.into()),
+        found => found.map_err(Error::io("look at", path))?,
+    };
+    let path = match found.is_symlink() {
+        true => fs::canonicalize(path).map_err(Error::io("follow the link", path))?,
+        false => path.into(),
+    };
+    match fs::metadata(&path).map_err(Error::io("look at", &path))? {
+        found if found.is_file() => Ok(path),
+        found => {
+            let kind = if found.is_dir() {
+                "a folder"
+            } else {
+                "a device or a pipe"
+            };
+            let why = format!("it is {kind}, which a file would replace; name another file");
+            Err(Error::io("write", &path)(io::Error::other(why)))
+        }
     }
 }
 
@@ -119,6 +145,7 @@ impl Write for Growing {
 
 /// Writes `path`, whole or not at all, with what `fill` writes; cleans its folder of what dead processes have left.
 pub fn write_atomically(path: &Path, fill: impl FnOnce(&mut NewFile) -> io::Result<()>) -> Result<()> {
+    let path = &destination(path)?;
     remove_orphans(parent_of(path))?;
     let mut file = NewFile::create(path)?;
     fill(&mut file).map_err(Error::io("write", path))?;
@@ -189,6 +216,31 @@ mod tests {
         assert!(failure.unwrap_err().to_string().contains("planted"));
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(files(folder.path()), 1);
+    }
+
+    #[test]
+    fn links_stay_and_what_is_no_file_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("elsewhere")).unwrap();
+        fs::write(at("elsewhere/x"), b"old").unwrap();
+        std::os::unix::fs::symlink("elsewhere/x", at("link")).unwrap();
+        std::os::unix::fs::symlink("nothing", at("dangling")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+
+        let write = |name: &str| write_atomically(&at(name), |to| to.write_all(b"new"));
+        write("link").unwrap();
+        assert!(at("link").is_symlink());
+        assert_eq!(fs::read(at("elsewhere/x")).unwrap(), b"new");
+        for (name, why) in [
+            ("elsewhere", "a folder"),
+            ("socket", "a device"),
+            ("dangling", "follow the link"),
+        ] {
+            let failure = write(name).unwrap_err().to_string();
+            assert!(failure.contains(why) && failure.contains(name), "{failure}");
+        }
+        assert_eq!((files(folder.path()), files(&at("elsewhere"))), (4, 1));
     }
 
     #[test]
