@@ -7,6 +7,9 @@ import sys
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "verydeep"
 UNAVAILABLE = 77
+# Of the tools that judge by PyTorch: one environment, named after tools/check-weights, as it is large.
+TORCH = ["numpy==2.4.6", "torch==2.15.0", "torchvision==0.29.2", "onnx==1.23.2", "onnxruntime==1.32.0", "pillow==13.0.0",
+         "safetensors==0.8.0"]
 
 
 def enter(tool, packages):

@@ -1,7 +1,5 @@
-"""What tools/reproduce-quickstart computes itself: ranks, losses, and means with standard errors."""
+"""How effects of choices are measured: ranks, losses, and means with standard errors."""
 
-import importlib.machinery
-import importlib.util
 import json
 import math
 import pathlib
@@ -9,20 +7,10 @@ import struct
 import tempfile
 import unittest
 
-TOOL = str(pathlib.Path(__file__).resolve().parent / "reproduce-quickstart")
+import quickstart_nets
 
 
-def load():
-    loader = importlib.machinery.SourceFileLoader("reproduce_quickstart", TOOL)
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("reproduce_quickstart", loader))
-    loader.exec_module(module)
-    return module
-
-
-tool = load()
-
-
-class ReproduceQuickstart(unittest.TestCase):
+class QuickstartNets(unittest.TestCase):
     def test_images_are_judged_by_rank_and_loss(self):
         rows = [[0.5, 0.1, 0.1, 0.1, 0.1, 0.05, 0.05], [0.2, 0.4, 0.4, 0.0, 0.0, 0.0, 0.0]]
         values = [value for row in rows for value in row]
@@ -30,16 +18,16 @@ class ReproduceQuickstart(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "posteriors"
             path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<14f", *values))
-            scored = tool.Scored(path)
+            scored = quickstart_nets.Scored(path)
         first, second = scored.judged([6, 1])
         self.assertEqual(first[:2], (100, 100))  # of two equals the other one comes first
         self.assertEqual(second[:2], (0, 0))
         self.assertAlmostEqual(first[2], -math.log(0.05), places=6)
-        with self.assertRaises(AssertionError):
-            list(scored.judged([6]))
+        with self.assertRaises(ValueError):
+            scored.judged([6])
 
     def test_an_effect_is_the_mean_over_networks_and_its_error_that_over_images(self):
-        effect = tool.Effect("what")
+        effect = quickstart_nets.Effect("what")
         before = [(100, 0, 1.0)] * 4
         effect.add(before, [(0, 0, 0.5), (100, 0, 1.0), (100, 0, 1.0), (100, 0, 1.0)])
         effect.add(before, [(0, 0, 0.5), (0, 100, 1.0), (100, 0, 1.0), (100, 0, 1.0)])
@@ -49,7 +37,7 @@ class ReproduceQuickstart(unittest.TestCase):
 
     def test_networks_are_trained_in_an_order_that_has_their_starts(self):
         trained = {}
-        for net in tool.nets("224,256,384,256..512"):
+        for net in quickstart_nets.nets("224,256,384,256..512"):
             self.assertTrue(set(net.start[1:]) <= set(trained), net)
             trained[net.run] = net.tests
         self.assertEqual(len(trained), 7)
