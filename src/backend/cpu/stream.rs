@@ -70,3 +70,16 @@ pub(super) fn prefetch(address: *const f32) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
 }
+
+/// [`prefetch`] of a line that will be written: it is fetched as this core's own, so that the store need not wait for that.
+#[inline(always)]
+pub(super) fn prefetch_to_write(address: *const f32) {
+    // `_mm_prefetch` makes a plain prefetch of it unless the whole program is compiled for newer processors.
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: it touches no memory that the process lacks; x86-64 processors that do not have the instruction ignore it.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) address, options(nostack, preserves_flags));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
