@@ -58,7 +58,9 @@ pub enum Error {
     Corrupted(Box<Corruption>),
 
     /// Memory ran out. Exit 5.
-    #[error("out of memory: {what} needs {bytes} bytes; fewer images at a time need less: a smaller --micro-batch, or --batch where a command has no micro-batches")]
+    #[error(
+        "out of memory: {what} needs {bytes} bytes; fewer images at a time need less: a smaller --micro-batch, or --batch where a command has no micro-batches"
+    )]
     OutOfMemory {
         /// What was being allocated.
         what: String,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::network::{check_classes, overflow};
+use super::network::{check_classes, name_of};
 use super::replicas::on_each;
 use super::tally::{Tally, tally};
 use crate::backend::Backend;
@@ -63,7 +63,8 @@ pub fn evaluate<B: Backend>(
     let tally = Tally::of_turns(scored);
     if let Some(position) = tally.not_finite {
         let image = data.bad_sample(position as usize, "").place();
-        return Err(overflow(model, image));
+        let network = name_of(model);
+        return Err(Error::Overflow { network, image });
     }
     tally.check_counted()?;
     Ok(tally)

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use super::look::{Kind, Look, Protocol};
-use super::network::{Networks, Resources, Sink, Views, decoders};
+use super::network::{Networks, Resources, Sink, Views, decoders, name_of};
 use crate::backend::Backend;
-use crate::data::loader::{Action, Source};
+use crate::data::loader::{Action, BadEvent, Source};
 use crate::data::preprocess::Preprocess;
 use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
@@ -49,7 +49,7 @@ pub struct Features {
     /// (N, len).
     pub values: Vec<f32>,
     /// Images that decode in part only, and are used as far as they do.
-    pub kept: Vec<BadSample>,
+    pub kept: Vec<BadEvent>,
 }
 
 /// Features of every image of `source`. An image that cannot be read is an error: the rows would no longer be the images.
@@ -70,7 +70,8 @@ pub fn features<B: Backend>(
     look.check_least(|kind| least_side(kind, networks.of(kind), model.spec.crop))?;
     let len = networks.of(Kind::Centre).classes;
     let mut views = Views {
-        model,
+        name: name_of(model),
+        crop: model.spec.crop,
         preprocess,
         source,
         look: &look,
@@ -108,7 +109,10 @@ fn least_side(kind: Kind, network: &Network, crop: usize) -> (usize, &'static st
     if !kind.is_whole() || (kind == Kind::Whole && has(Op::Linear) > 0) {
         return (crop, "the crop that the network was trained on");
     }
-    (1 << has(Op::MaxPool), "of which the poolings before --layer leave one")
+    (
+        1 << has(Op::MaxPool),
+        "of which the poolings before --layer leave one",
+    )
 }
 
 /// The network's first layers, up to a named one with its normalisation and its ReLU; a map is averaged over its pixels. Its
@@ -150,7 +154,7 @@ struct Means {
     /// The first image that cannot be used.
     left_out: Option<BadSample>,
     /// Images that decode in part.
-    kept: BTreeMap<usize, BadSample>,
+    kept: BTreeMap<usize, BadEvent>,
 }
 
 impl Means {
@@ -183,7 +187,11 @@ impl Sink for Means {
                 self.left_out.get_or_insert(sample);
             }
             Action::Kept | Action::Replaced => {
-                self.kept.entry(image).or_insert(sample);
+                self.kept.entry(image).or_insert(BadEvent {
+                    position: image as u64,
+                    sample,
+                    action,
+                });
             }
         }
     }

@@ -64,7 +64,9 @@ fn bounded(from: impl Read) -> Result<Vec<u8>, String> {
     let read: io::Result<usize> = from.take(MOST_BYTES + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot be read: {error}"))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(format!("expected an image of at most {MOST_BYTES} bytes, found more"));
+        return Err(format!(
+            "expected an image of at most {MOST_BYTES} bytes, found more"
+        ));
     }
     Ok(bytes)
 }
@@ -121,7 +123,10 @@ mod tests {
         let files = Files::new(vec!["/dev/zero".into(), "-".into()], &b"bytes"[..]).unwrap();
         let mut scratch = Vec::new();
         let refused = files.read(0, &mut scratch).unwrap_err().to_string();
-        assert!(refused.starts_with("/dev/zero: expected an image of at most"), "{refused}");
+        assert!(
+            refused.starts_with("/dev/zero: expected an image of at most"),
+            "{refused}"
+        );
         assert_eq!(files.read(1, &mut scratch).unwrap(), b"bytes");
     }
 }

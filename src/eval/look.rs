@@ -140,6 +140,11 @@ impl Look {
         1.0 / views as f64
     }
 
+    /// Whether it is one view of each image, which can be counted as it comes.
+    pub fn is_one_centre(&self) -> bool {
+        self.protocol == Protocol::Center && self.scales.len() == 1 && !self.flip
+    }
+
     /// Refuses scales at which an image may be smaller than what the network needs, or larger than any.
     pub fn check(&self, crop: usize) -> Result<()> {
         self.check_least(|kind| match kind {

@@ -67,7 +67,8 @@ fn one_part<B: Backend>(
     let networks = Networks::new(&model.network, |network| Ok(network.clone()))?;
     let mut averages = Averages::new(source.len(), model.spec.classes);
     let mut views = Views {
-        model,
+        name: name_of(model),
+        crop: model.spec.crop,
         preprocess,
         source,
         look,
@@ -96,10 +97,12 @@ pub fn check_classes(model: &Model, classes: usize) -> Result<()> {
     ))
 }
 
-/// A network whose sums are not finite over an image; whoever knows its file names that instead.
-pub(super) fn overflow(model: &Model, image: String) -> Error {
-    let network = format!("net {} of weights_sha256 {}", model.spec.config, model.weights_sha256);
-    Error::Overflow { network, image }
+/// What a network is called by those who do not know its file.
+pub(super) fn name_of(model: &Model) -> String {
+    format!(
+        "net {} of weights_sha256 {}",
+        model.spec.config, model.weights_sha256
+    )
 }
 
 /// What views go through, kind by kind.
@@ -129,7 +132,9 @@ impl Networks {
 
 /// A network, and all views of the images of a source.
 pub(super) struct Views<'a, B: Backend> {
-    pub(super) model: &'a Model,
+    pub(super) name: String,
+    /// Side of the crops.
+    pub(super) crop: usize,
     pub(super) preprocess: &'a Preprocess,
     pub(super) source: &'a dyn Source,
     pub(super) look: &'a Look,
@@ -148,13 +153,13 @@ impl<B: Backend> Views<'_, B> {
                 source: self.source,
                 kind,
                 scale,
-                crop: self.model.spec.crop,
+                crop: self.crop,
                 exif: self.preprocess.exif,
                 pool: &self.pool,
             };
             let batcher = Batcher {
                 scorer: &mut self.scorer,
-                model: self.model,
+                name: &self.name,
                 network: self.networks.of(kind),
                 preprocess: self.preprocess,
                 source: self.source,
@@ -197,7 +202,7 @@ pub(super) trait Sink {
 /// Collects views of one size into micro-batches, and hands out their values.
 struct Batcher<'a, 'b, B: Backend, S: Sink> {
     scorer: &'a mut Scorer<'b, B>,
-    model: &'a Model,
+    name: &'a str,
     network: &'a Network,
     preprocess: &'a Preprocess,
     source: &'a dyn Source,
@@ -277,7 +282,8 @@ impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
         for (&image, scores) in self.images.iter().zip(scores.chunks_exact(scores.len() / views)) {
             if !scores.iter().all(|score| score.is_finite()) {
                 let image = self.source.bad_sample(image, String::new()).place();
-                return Err(overflow(self.model, image));
+                let network = self.name.into();
+                return Err(Error::Overflow { network, image });
             }
             self.sink.add(image, scores, self.weight);
         }
