@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::data::loader::Source;
@@ -34,7 +34,7 @@ impl Files {
         let mut held = BTreeMap::new();
         for (sample, path) in paths.iter().enumerate() {
             if is_input(path) {
-                held.insert(sample, bounded(&mut input));
+                held.insert(sample, bounded(&mut input, MOST_BYTES));
             } else if fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {
                 held.insert(sample, read_file(path));
             }
@@ -53,20 +53,17 @@ fn is_input(path: &Path) -> bool {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    File::open(path)
-        .map_err(|error| format!("cannot be opened: {error}"))
-        .and_then(bounded)
+    let file = File::open(path).map_err(|error| format!("cannot be opened: {error}"))?;
+    bounded(file, MOST_BYTES)
 }
 
-/// All bytes, if an image can have so many.
-fn bounded(from: impl Read) -> Result<Vec<u8>, String> {
+/// All bytes, unless there are more than `most`.
+fn bounded(from: impl Read, most: u64) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let read: io::Result<usize> = from.take(MOST_BYTES + 1).read_to_end(&mut bytes);
+    let read = from.take(most + 1).read_to_end(&mut bytes);
     read.map_err(|error| format!("cannot be read: {error}"))?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(format!(
-            "expected an image of at most {MOST_BYTES} bytes, found more"
-        ));
+    if bytes.len() as u64 > most {
+        return Err(format!("expected an image of at most {most} bytes, found more"));
     }
     Ok(bytes)
 }
@@ -119,14 +116,16 @@ mod tests {
     }
 
     #[test]
-    fn what_never_ends_is_a_bad_image() {
-        let files = Files::new(vec!["/dev/zero".into(), "-".into()], &b"bytes"[..]).unwrap();
-        let mut scratch = Vec::new();
-        let refused = files.read(0, &mut scratch).unwrap_err().to_string();
-        assert!(
-            refused.starts_with("/dev/zero: expected an image of at most"),
-            "{refused}"
-        );
-        assert_eq!(files.read(1, &mut scratch).unwrap(), b"bytes");
+    fn what_never_ends_is_not_read_for_ever() {
+        assert_eq!(bounded(&b"bytes"[..], 5).unwrap(), b"bytes");
+        let refused = bounded(std::io::repeat(0), 5).unwrap_err();
+        assert_eq!(refused, "expected an image of at most 5 bytes, found more");
+    }
+
+    #[test]
+    fn devices_are_read_once() {
+        let files = Files::new(vec!["/dev/null".into(), "-".into()], &b"bytes"[..]).unwrap();
+        assert_eq!(files.held.keys().collect::<Vec<_>>(), [&0, &1]);
+        assert_eq!(files.read(0, &mut Vec::new()).unwrap(), b"");
     }
 }
