@@ -58,7 +58,9 @@ pub enum Error {
     Corrupted(Box<Corruption>),
 
     /// Memory ran out. Exit 5.
-    #[error("out of memory: {what} needs {bytes} bytes; a smaller --micro-batch or --batch needs less")]
+    #[error(
+        "out of memory: {what} needs {bytes} bytes; fewer images at a time need less: a smaller --micro-batch, or --batch where a command has no micro-batches"
+    )]
     OutOfMemory {
         /// What was being allocated.
         what: String,
@@ -94,6 +96,18 @@ pub enum Error {
         step: u64,
         /// "loss" or the name of the parameter whose gradient it is.
         what: String,
+    },
+
+    /// What a network computes of an image is NaN or infinite. Exit 6.
+    #[error(
+        "{network}: expected finite values of {image}, found NaN or infinity; the weights are finite, sums of them are not: \
+         use another checkpoint"
+    )]
+    Overflow {
+        /// Which network.
+        network: String,
+        /// Which image, and where it lies.
+        image: String,
     },
 
     /// The loss stayed at ln(classes) for as long as `--stop-if-stuck` allows. Exit 6.
@@ -274,11 +288,21 @@ pub struct BadSample {
 
 impl fmt::Display for BadSample {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at byte {}", self.shard, self.offset)?;
-        if !self.key.is_empty() {
-            write!(f, ", key {}", self.key)?;
+        write!(f, "{}: {}", self.place(), self.reason)
+    }
+}
+
+impl BadSample {
+    /// Where it lies. What has no key and begins its file is all of it.
+    pub fn place(&self) -> String {
+        let Self {
+            shard, offset, key, ..
+        } = self;
+        match (key.as_str(), offset) {
+            ("", 0) => shard.clone(),
+            ("", offset) => format!("{shard} at byte {offset}"),
+            (key, offset) => format!("{shard} at byte {offset}, key {key}"),
         }
-        write!(f, ": {}", self.reason)
     }
 }
 
@@ -322,6 +346,15 @@ impl Error {
         }
     }
 
+    /// For `map_err`: says of which file a network is that overflows; other errors stay.
+    pub fn of_network(path: &Path) -> impl FnOnce(Self) -> Self {
+        let network = path.display().to_string();
+        move |error| match error {
+            Self::Overflow { image, .. } => Self::Overflow { network, image },
+            error => error,
+        }
+    }
+
     /// The process exit code that scripts rely on.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -329,7 +362,7 @@ impl Error {
             Self::Invalid(_) | Self::Io { .. } | Self::InUse { .. } | Self::Sample(_) => 3,
             Self::Device { .. } | Self::Library(_) | Self::Corrupted(_) => 4,
             Self::OutOfMemory { .. } | Self::DoesNotFit { .. } => 5,
-            Self::NonFinite { .. } | Self::Stuck { .. } => 6,
+            Self::NonFinite { .. } | Self::Overflow { .. } | Self::Stuck { .. } => 6,
             Self::BadData { .. } => 7,
             Self::PeerLost(_) | Self::PeersAbsent(_) => 8,
             Self::Unsaved { .. } => 9,

@@ -10,8 +10,8 @@ pub(super) use bench::{
 };
 pub(super) use compute::{ComputeArgs, ConvAlgo, PrecisionArg, Reduce};
 pub(super) use eval::{
-    ConvertArgs, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs, ScalesArg, TableArg,
-    ToArg, WeightsArg,
+    ConvertArgs, DEFAULT_BATCH, EvalArgs, FeaturesArgs, FromArg, LookArgs, PredictArgs, ReproduceArgs,
+    ScalesArg, TableArg, ToArg, WeightsArg,
 };
 
 use std::path::PathBuf;

@@ -113,6 +113,16 @@ pub(super) fn decide(args: &TrainArgs, place: &Placement) -> Result<Recipe> {
         io: args.io.unwrap_or_default(),
         plans: args.plans.as_deref().map(plans::read).transpose()?,
     };
+    for (flag, path) in [
+        ("--data", Some(&recipe.data)),
+        ("--init-from", recipe.init_from.as_ref()),
+        ("--weights", recipe.weights.as_ref()),
+    ] {
+        if let Some(path) = path.filter(|path| path.to_str().is_none()) {
+            let expected = "a path in UTF-8: it stands in recipe.toml and in the log";
+            return Err(Error::invalid(flag, expected, path.display()));
+        }
+    }
     place.check(recipe.reduce)?;
     recipe.check()?;
     Ok(recipe)

@@ -4,45 +4,54 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
-
-use super::args::{EvalArgs, LookArgs, WeightsArg};
+use super::args::{DEFAULT_BATCH, EvalArgs, WeightsArg};
 use super::compute::{Device, on_replicas};
-use super::output::{note, print_json, say};
-use crate::data::preprocess::Preprocess;
+use super::eval_report::report;
+pub(super) use super::networks::open_model;
+use super::networks::{check_bad, check_output, preprocess_of, resources};
+use super::output::note;
 use crate::data::shards::{Dataset, IoMode, Split};
 use crate::error::{Error, Result};
 use crate::eval::{
-    Averages, Center, Ensemble, Look, Member, Protocol, Resources, ScoreAverage, Tally, evaluate, posteriors,
+    Averages, Center, Ensemble, Look, Member, Protocol, Resources, ScoreAverage, Tally, check_classes,
+    evaluate, posteriors,
 };
 use crate::weights::Model;
 
 pub(super) fn eval(args: &EvalArgs) -> Result<u8> {
+    let resources = resources(args.batch.unwrap_or(DEFAULT_BATCH), &args.compute)?;
     args.compute.dealt()?;
-    if args.batch == 0 {
-        return Err(Error::invalid("--batch", "at least 1 image", 0));
+    refuse_unused(args)?;
+    if let Some(path) = &args.save_posteriors {
+        check_output(path)?;
     }
     let data = Arc::new(validation_of(&args.data, args.io)?);
+    let networks = args
+        .weights
+        .iter()
+        .map(|said| Network::look_up(args, said, &data));
+    let networks: Vec<Network> = networks.collect::<Result<_>>()?;
+    check_members(args, &networks, &data)?;
     let started = Instant::now();
-    let outcome = match args.weights.as_slice() {
-        [weights] if args.posteriors.is_empty() && args.save_posteriors.is_none() => {
-            let model = open_model(&weights.path)?;
-            let look = args.look.decide(weights, &model);
-            if look.protocol == Protocol::Center && look.scales.len() == 1 && !look.flip {
-                centre(args, &data, &model, look)?
-            } else {
-                let device = args.compute.open_dealt()?;
-                averaged(args, &data, one_network(args, &data, &device, &model, look)?)?
-            }
+    let outcome = match networks.as_slice() {
+        [
+            Network {
+                model: Some(model),
+                member,
+                said,
+            },
+        ] if member.look.is_one_centre() && args.posteriors.is_empty() && args.save_posteriors.is_none() => {
+            centre(args, &data, model, &member.look, resources).map_err(Error::of_network(&said.path))?
         }
-        weights => fused(args, &data, weights)?,
+        _ => averaged(args, &data, fused(args, &data, networks, resources)?)?,
     };
-    report(
-        args,
-        &outcome,
-        outcome.tally.n as f64 / started.elapsed().as_secs_f64(),
-    );
-    check_bad(args, &outcome.tally, data.len())?;
+    // Where all posteriors were saved before, nobody has looked at an image.
+    let images_per_sec = match args.weights.as_slice() {
+        [] => 0.0,
+        _ => outcome.tally.n as f64 / started.elapsed().as_secs_f64(),
+    };
+    report(args, &outcome, images_per_sec);
+    check_bad(args.max_bad, outcome.tally.left_out(), data.len())?;
     Ok(0)
 }
 
@@ -60,30 +69,112 @@ pub(super) fn validation_of(path: &Path, io: IoMode) -> Result<Dataset> {
     Ok(data)
 }
 
-/// Too many images that are not counted are an error, after the result, which names them.
-fn check_bad(args: &EvalArgs, tally: &Tally, images: usize) -> Result<()> {
-    let left_out: Vec<_> = tally.left_out().collect();
-    match (args.max_bad, left_out.first()) {
-        (Some(limit), Some(first)) => limit.check(left_out.len() as u64, images as u64, first),
-        _ => Ok(()),
+/// Refuses flags that nothing would come of: those of score maps where there are none, and those of networks where all
+/// posteriors were saved before.
+fn refuse_unused(args: &EvalArgs) -> Result<()> {
+    if args.posteriors.is_empty() {
+        args.look.check_score_average([args.look.protocol()])?;
+    }
+    if !args.weights.is_empty() {
+        return Ok(());
+    }
+    let (look, compute) = (&args.look, &args.compute);
+    let said = [
+        ("--protocol", look.protocol.is_some()),
+        ("--scales", !look.scales.is_empty()),
+        ("--flip", look.flip),
+        ("--batch", args.batch.is_some()),
+        ("--device", compute.device.is_some()),
+        ("--cuda-libs", compute.cuda_libs.is_some()),
+        ("--replicas", !compute.replicas.is_empty()),
+        ("--precision", compute.precision.is_some()),
+        ("--cuda-graph", compute.cuda_graph),
+        ("--conv-algo", compute.conv_algo.is_some()),
+        ("--threads", compute.threads.is_some()),
+    ];
+    match said.iter().find(|(_, said)| *said) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Error::Usage(format!(
+            "{flag}: expected with --weights; saved posteriors are averaged as they are"
+        ))),
     }
 }
 
+/// A network that was opened once, to say early what is wrong with it.
+struct Network<'a> {
+    said: &'a WeightsArg,
+    member: Member,
+    /// Kept where it is the only one: of several, one at a time is in memory.
+    model: Option<Model>,
+}
+
+impl<'a> Network<'a> {
+    fn look_up(args: &EvalArgs, said: &'a WeightsArg, data: &Dataset) -> Result<Self> {
+        let model = open_model(&said.path)?;
+        check_classes(&model, data.manifest().classes.len())?;
+        let look = args.look.decide(&said.scales, &model)?;
+        Ok(Self {
+            said,
+            member: member(&model, look),
+            model: (args.weights.len() == 1).then_some(model),
+        })
+    }
+
+    /// Opens it again, where it was not kept. What was passed over has been named; a run may have got on.
+    fn open(self, data: &Dataset) -> Result<(Model, Look)> {
+        let model = match self.model {
+            Some(model) => model,
+            None => Model::open(&self.said.path)?,
+        };
+        check_classes(&model, data.manifest().classes.len())?;
+        Ok((model, self.member.look))
+    }
+}
+
+/// Refuses saved posteriors that do not fit, before anything is computed, and names a network that would count twice.
+fn check_members(args: &EvalArgs, networks: &[Network], data: &Dataset) -> Result<()> {
+    let mut members: Vec<Member> = networks.iter().map(|network| network.member.clone()).collect();
+    for path in &args.posteriors {
+        members.extend(load(path, data)?.members);
+    }
+    for (i, member) in members.iter().enumerate() {
+        if members[..i].contains(member) {
+            note(format_args!(
+                "the same network counts twice: {}, weights_sha256 {}",
+                member.look, member.weights_sha256
+            ));
+        }
+    }
+    args.look
+        .check_score_average(members.iter().map(|member| member.look.protocol))
+}
+
+fn load(path: &Path, data: &Dataset) -> Result<Ensemble> {
+    let manifest = data.manifest();
+    Ensemble::load(path, data, manifest.classes.len(), &manifest.sha256())
+}
+
 /// What an evaluation found.
-struct Outcome {
-    tally: Tally,
+pub(super) struct Outcome {
+    pub(super) tally: Tally,
     /// By [`ScoreAverage`], where a score map was averaged.
-    averages: Option<[Tally; 2]>,
-    members: Vec<Member>,
+    pub(super) averages: Option<[Tally; 2]>,
+    pub(super) members: Vec<Member>,
 }
 
 /// The centre crops of one scale, counted on the way: no posteriors are kept.
-fn centre(args: &EvalArgs, data: &Arc<Dataset>, model: &Model, look: Look) -> Result<Outcome> {
+fn centre(
+    args: &EvalArgs,
+    data: &Arc<Dataset>,
+    model: &Model,
+    look: &Look,
+    resources: Resources,
+) -> Result<Outcome> {
     let preprocess = preprocess_of(model, data);
     let center = Center {
         scale: look.scales[0],
-        batch: args.batch,
-        threads: args.compute.threads()?,
+        batch: resources.batch,
+        threads: resources.threads,
     };
     let tally = on_replicas!(&args.compute.open_dealt()?, backends => {
         evaluate(backends, model, &preprocess, Arc::clone(data), center)?
@@ -91,50 +182,40 @@ fn centre(args: &EvalArgs, data: &Arc<Dataset>, model: &Model, look: Look) -> Re
     Ok(Outcome {
         tally,
         averages: None,
-        members: vec![member(model, look)],
+        members: vec![member(model, look.clone())],
     })
 }
 
-/// Several networks, some of them computed and saved earlier.
-fn fused(args: &EvalArgs, data: &Dataset, weights: &[WeightsArg]) -> Result<Outcome> {
-    let classes = data.manifest().classes.len();
+/// One or several networks, some of them computed and saved earlier.
+fn fused(args: &EvalArgs, data: &Dataset, networks: Vec<Network>, resources: Resources) -> Result<Ensemble> {
     let mut fused: Option<Ensemble> = None;
     let mut add = |one: Ensemble| match &mut fused {
         None => fused = Some(one),
         Some(fused) => fused.add(&one),
     };
-    let device = (!weights.is_empty())
-        .then(|| args.compute.open_dealt())
-        .transpose()?;
-    for (weights, device) in weights.iter().zip(std::iter::repeat(&device)) {
-        let model = open_model(&weights.path)?;
-        let look = args.look.decide(weights, &model);
-        if let Some(device) = device {
-            add(one_network(args, data, device, &model, look)?);
+    if !networks.is_empty() {
+        let device = args.compute.open_dealt()?;
+        for network in networks {
+            let path = &network.said.path;
+            let (model, look) = network.open(data)?;
+            add(one_network(&device, data, &model, look, resources).map_err(Error::of_network(path))?);
         }
     }
     for path in &args.posteriors {
-        add(Ensemble::load(path, data, classes, &data.manifest().sha256())?);
+        add(load(path, data)?);
     }
-    let fused =
-        fused.ok_or_else(|| Error::Usage("--weights: expected a run or a file, found none".into()))?;
-    averaged(args, data, fused)
+    fused.ok_or_else(|| Error::Usage("--weights: expected a run or a file, found none".into()))
 }
 
 /// The posteriors of one network.
 fn one_network(
-    args: &EvalArgs,
-    data: &Dataset,
     device: &Device,
+    data: &Dataset,
     model: &Model,
     look: Look,
+    resources: Resources,
 ) -> Result<Ensemble> {
-    check_classes(data, model)?;
     let preprocess = preprocess_of(model, data);
-    let resources = Resources {
-        batch: args.batch,
-        threads: args.compute.threads()?,
-    };
     let averages: Averages = on_replicas!(device, backends => {
         posteriors(backends, model, &preprocess, data, &look, resources)?
     });
@@ -153,161 +234,16 @@ fn member(model: &Model, look: Look) -> Member {
 
 /// Counts, and saves where that is asked for.
 fn averaged(args: &EvalArgs, data: &Dataset, ensemble: Ensemble) -> Result<Outcome> {
+    let [scores, posteriors] = ScoreAverage::ALL.map(|average| ensemble.averages.tally(data, average));
+    let tallies = [scores?, posteriors?];
     if let Some(path) = &args.save_posteriors {
         ensemble.save(path, &data.manifest().sha256())?;
     }
-    let [scores, posteriors] = ScoreAverage::ALL.map(|average| ensemble.averages.tally(data, average));
-    let tallies = [scores?, posteriors?];
     let protocols = ensemble.members.iter().map(|member| member.look.protocol);
-    let mut with_maps = protocols.filter(|protocol| protocol.is_dense());
+    let has_maps = protocols.into_iter().any(Protocol::is_dense);
     Ok(Outcome {
-        tally: tallies[ScoreAverage::from(args.look.score_average) as usize].clone(),
-        averages: with_maps.next().map(|_| tallies),
+        tally: tallies[args.look.score_average() as usize].clone(),
+        averages: has_maps.then_some(tallies),
         members: ensemble.members,
     })
-}
-
-pub(super) fn check_classes(data: &Dataset, model: &Model) -> Result<()> {
-    model.check_classifier()?;
-    let classes = data.manifest().classes.len();
-    if classes == model.spec.classes {
-        return Ok(());
-    }
-    Err(Error::invalid_hint(
-        "the data set",
-        format_args!("{} classes, as the weights have", model.spec.classes),
-        classes,
-        "weights and shards belong to different data sets",
-    ))
-}
-
-/// As the weights say, or the data set's mean.
-pub(super) fn preprocess_of(model: &Model, data: &Dataset) -> Preprocess {
-    match &model.about {
-        Some(about) => about.preprocess.clone(),
-        None => {
-            note("the weights do not say how images are preprocessed: pixels minus the data set's mean RGB");
-            Preprocess::subtract_mean(data.manifest().mean_rgb)
-        }
-    }
-}
-
-/// Opens weights and names what was passed over.
-pub(super) fn open_model(path: &Path) -> Result<Model> {
-    let model = Model::open(path)?;
-    model
-        .passed_over
-        .iter()
-        .for_each(|error| note(format_args!("passed over: {error}")));
-    Ok(model)
-}
-
-impl LookArgs {
-    /// Scales: the network's own, or as said for all, or what the weights say, or the paper's 256.
-    pub(super) fn decide(&self, weights: &WeightsArg, model: &Model) -> Look {
-        let scales = match (weights.scales.as_slice(), self.scales.as_slice()) {
-            ([], []) => vec![model.scale()],
-            ([], said) => said.to_vec(),
-            (own, _) => own.to_vec(),
-        };
-        Look {
-            protocol: self.protocol.into(),
-            scales,
-            flip: self.flip,
-        }
-    }
-}
-
-fn report(args: &EvalArgs, outcome: &Outcome, images_per_sec: f64) {
-    if args.json {
-        print_json(&json_report(args, outcome, images_per_sec));
-        return;
-    }
-    let tally = &outcome.tally;
-    for bad in &tally.bad {
-        say(format_args!("bad: {}", bad.sample));
-    }
-    let looks: Vec<String> = outcome
-        .members
-        .iter()
-        .map(|member| member.look.to_string())
-        .collect();
-    say(format_args!(
-        "{} {}, {}: {}, loss {:.4}, {} images at {images_per_sec:.1} images/s",
-        args.data.display(),
-        Split::Validation.as_str(),
-        looks.join(" + "),
-        accuracies(tally),
-        tally.mean_loss(),
-        tally.n,
-    ));
-    for (average, tally) in ScoreAverage::ALL.iter().zip(outcome.averages.iter().flatten()) {
-        say(format_args!(
-            "  score maps, mean of {}: {}",
-            average.name(),
-            accuracies(tally)
-        ));
-    }
-    for member in &outcome.members {
-        say(format_args!("weights_sha256 {}", member.weights_sha256));
-    }
-}
-
-fn accuracies(tally: &Tally) -> String {
-    let (top1, top5) = (tally.top1_error(), tally.top5_error());
-    format!(
-        "top-1 {:.2} %, top-5 {:.2} % (errors {top1:.2} and {top5:.2})",
-        100.0 - top1,
-        100.0 - top5
-    )
-}
-
-/// The fields of what was counted.
-fn counted(tally: &Tally) -> Value {
-    let (top1_error, top5_error) = (tally.top1_error(), tally.top5_error());
-    json!({
-        "top1": 100.0 - top1_error,
-        "top5": 100.0 - top5_error,
-        "top1_error": top1_error,
-        "top5_error": top5_error,
-        "loss": tally.mean_loss(),
-        "n": tally.n,
-    })
-}
-
-fn json_report(args: &EvalArgs, outcome: &Outcome, images_per_sec: f64) -> Value {
-    let mut report = counted(&outcome.tally);
-    let members = &outcome.members;
-    let mut scales: Vec<usize> = Vec::new();
-    for &scale in members.iter().flat_map(|member| &member.look.scales) {
-        if !scales.contains(&scale) {
-            scales.push(scale);
-        }
-    }
-    let protocol = members[0].look.protocol;
-    let alike = members.iter().all(|member| member.look.protocol == protocol);
-    report["protocol"] = if alike {
-        protocol.name().into()
-    } else {
-        "mixed".into()
-    };
-    report["scales"] = json!(scales);
-    report["flip"] = json!(members.iter().all(|member| member.look.flip));
-    report["bad"] = json!(outcome.tally.left_out().collect::<Vec<_>>());
-    report["images_per_sec"] = json!(images_per_sec);
-    let hashes: Vec<&str> = members
-        .iter()
-        .map(|member| member.weights_sha256.as_str())
-        .collect();
-    report["weights_sha256"] = json!(hashes);
-    if members.len() > 1 {
-        report["networks"] = json!(members);
-    }
-    if let Some(averages) = &outcome.averages {
-        report["score_average"] = ScoreAverage::from(args.look.score_average).name().into();
-        for (average, tally) in ScoreAverage::ALL.iter().zip(averages) {
-            report["averages"][average.name()] = counted(tally);
-        }
-    }
-    report
 }

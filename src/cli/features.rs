@@ -7,46 +7,39 @@ use serde_json::json;
 
 use super::args::{FeaturesArgs, ScalesArg};
 use super::compute::on_device;
-use super::eval::open_model;
+use super::networks::{about_of, check_output, name_bad, open_model, resources};
 use super::output::{print_json, say};
+use crate::data::image_files::images_below;
 use crate::durable::write_atomically;
 use crate::error::{Error, Result};
-use crate::eval::{AcrossScales, Features, Files, Resources, WantedFeatures, features as compute};
+use crate::eval::{AcrossScales, Features, Files, WantedFeatures, features as compute};
+use crate::text;
 use crate::weights::{Array, Model, write_arrays};
 
 pub(super) fn features(args: &FeaturesArgs) -> Result<u8> {
     args.compute.check()?;
-    if args.batch == 0 {
-        return Err(Error::invalid("--batch", "at least 1 image", 0));
-    }
+    let resources = resources(args.batch, &args.compute)?;
     let write = writer(&args.out)?;
+    check_output(&args.out)?;
     let files = Files::new(images(&args.images)?, stdin())?;
     let model = open_model(&args.weights)?;
-    let about = model.about.as_ref().ok_or_else(|| {
-        Error::invalid_hint(
-            args.weights.display(),
-            "weights that say how their images are preprocessed",
-            "a plain weights file",
-            "use a run folder or a checkpoint, or convert the file first",
-        )
-    })?;
+    let about = about_of(&model, &args.weights)?;
     let wanted = wanted(args, &model);
-    let resources = Resources {
-        batch: args.batch,
-        threads: args.compute.threads()?,
-    };
     let found = on_device!(&args.compute.open()?, backend => {
-        compute(backend, &model, &about.preprocess, &files, &wanted, resources)?
+        let found = compute(backend, &model, &about.preprocess, &files, &wanted, resources);
+        found.map_err(Error::of_network(&args.weights))?
     });
+    name_bad(&found.kept);
     write(&args.out, &found)?;
     if args.json {
         print_json(&json!({
-            "files": files.paths(),
+            "files": files.paths().iter().map(|path| text::of_path(path)).collect::<Vec<_>>(),
+            "bad": found.kept,
             "features": found.len,
             "layer": wanted.layer,
             "protocol": wanted.protocol.name(),
             "scales": wanted.scales,
-            "out": args.out,
+            "out": text::of_path(&args.out),
             "weights_sha256": model.weights_sha256,
         }));
     } else {
@@ -117,42 +110,20 @@ fn write_npy(path: &Path, features: &Features) -> Result<()> {
     })
 }
 
-/// Files as they are said (`-` is standard input); the images of folders in the order of their paths, hidden ones left out.
+/// Files as they are said (`-` is standard input); the images of folders in the order of their paths, hidden ones left out,
+/// links followed as `pack` does.
 pub(super) fn images(said: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut images = Vec::new();
     for path in said {
         if path.is_dir() {
-            let before = images.len();
-            collect(path, &mut images)?;
-            if images.len() == before {
+            let found = images_below(path)?;
+            if found.is_empty() {
                 return Err(Error::invalid(path.display(), "a folder with images", "none"));
             }
+            images.extend(found.into_iter().map(|file| file.path));
         } else {
             images.push(path.clone());
         }
     }
     Ok(images)
-}
-
-fn collect(folder: &Path, images: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries = entries.map_err(Error::io("read", folder))?;
-    entries.sort_by_key(|entry| entry.file_name());
-    for entry in entries {
-        let (path, name) = (entry.path(), entry.file_name());
-        let extension = path
-            .extension()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .to_lowercase();
-        if name.to_string_lossy().starts_with('.') {
-            continue;
-        }
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&path, images)?;
-        } else if ["jpg", "jpeg", "png"].contains(&extension.as_str()) {
-            images.push(path);
-        }
-    }
-    Ok(())
 }

@@ -5,10 +5,11 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::args::PathArgs;
-use super::output::{note, print_json, say};
+use super::networks::open_model;
+use super::output::{print_json, say};
 use crate::data::verify;
 use crate::error::Result;
-use crate::weights::{Model, RunFolder};
+use crate::weights::RunFolder;
 
 pub(super) fn inspect(args: &PathArgs) -> Result<u8> {
     let found = if is_weights(&args.path) {
@@ -36,11 +37,7 @@ fn is_weights(path: &Path) -> bool {
 }
 
 fn weights(path: &Path) -> Result<Value> {
-    let model = Model::open(path)?;
-    model
-        .passed_over
-        .iter()
-        .for_each(|error| note(format_args!("passed over: {error}")));
+    let model = open_model(path)?;
     let (about, meta) = (model.about.as_ref(), model.meta.as_ref());
     Ok(json!({
         "config": model.spec.config.name(),

@@ -14,6 +14,7 @@ use crate::data::preprocess::Preprocess;
 use crate::durable;
 use crate::error::{Error, Result};
 use crate::plan::{Mode, Plan};
+use crate::text;
 
 /// Reads a plan file, or the one that a recipe (`recipe.toml` of a run folder) holds.
 pub(super) fn read(path: &Path) -> Result<PlanFile> {
@@ -81,7 +82,7 @@ pub(super) fn tune(args: &BenchTuneArgs) -> Result<u8> {
     let (before, after) = (seconds(&|t| t.default.1), seconds(&|t| t.fastest.1));
     if args.json {
         print_json(&json!({
-            "file": args.out,
+            "file": text::of_path(&args.out),
             "sha256": file.sha256(),
             "device": args.compute.device(),
             "precision": args.compute.precision().name(),

@@ -7,20 +7,20 @@ use std::slice;
 use serde::Serialize;
 use serde_json::json;
 
-use super::args::{PredictArgs, WeightsArg};
+use super::args::PredictArgs;
 use super::compute::on_device;
-use super::eval::open_model;
 use super::features::images;
+use super::networks::{about_of, name_bad, open_model, resources};
 use super::output::{print_json, say};
-use crate::backend::Backend;
+use crate::data::bad::MaxBad;
 use crate::data::loader::Action;
-use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
-use crate::eval::{Files, Look, Resources, ScoreAverage, posteriors};
+use crate::eval::{Averages, Files, posteriors};
 use crate::weights::Model;
 
 #[derive(Serialize)]
 struct Prediction {
+    #[serde(serialize_with = "crate::text::path")]
     file: PathBuf,
     top: Vec<Guess>,
 }
@@ -35,9 +35,8 @@ struct Guess {
 
 pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
     args.compute.check()?;
-    if args.batch == 0 {
-        return Err(Error::invalid("--batch", "at least 1 image", 0));
-    }
+    let resources = resources(args.batch, &args.compute)?;
+    args.look.check_score_average([args.look.protocol()])?;
     let model = open_model(&args.weights)?;
     model.check_classifier()?;
     let classes = model.spec.classes;
@@ -49,66 +48,57 @@ pub(super) fn predict(args: &PredictArgs) -> Result<u8> {
             top,
         ));
     }
-    let Some(about) = &model.about else {
-        return Err(Error::invalid_hint(
-            args.weights.display(),
-            "weights that say how their images are preprocessed",
-            "a plain weights file",
-            "use a run folder or a checkpoint, or convert the file first",
-        ));
-    };
-    let weights = WeightsArg {
-        path: args.weights.clone(),
-        scales: Vec::new(),
-    };
-    let look = args.look.decide(&weights, &model);
-    let predictions = on_device!(&args.compute.open()?, backend => {
-        predictions(backend, args, &model, &about.preprocess, &look, top)?
+    let about = about_of(&model, &args.weights)?;
+    let look = args.look.decide(&[], &model)?;
+    let files = Files::new(images(&args.images)?, stdin())?;
+    let averages = on_device!(&args.compute.open()?, backend => {
+        let backends = slice::from_ref(backend);
+        let found = posteriors(backends, &model, &about.preprocess, &files, &look, resources);
+        found.map_err(Error::of_network(&args.weights))?
     });
+    name_bad(averages.bad());
+    let predictions = predictions(args, &model, &files, &averages, top);
     if args.json {
-        print_json(&json!({ "predictions": predictions }));
-        return Ok(0);
+        let bad: Vec<_> = averages.bad().collect();
+        print_json(&json!({ "predictions": predictions, "bad": bad }));
+    } else {
+        predictions.iter().for_each(show);
     }
-    for prediction in &predictions {
-        say(prediction.file.display());
-        for guess in &prediction.top {
-            say(format_args!(
-                "  {:6.2} %  {}",
-                100.0 * guess.probability,
-                guess.class
-            ));
-        }
-    }
+    refuse_left_out(&averages, files.paths().len())?;
     Ok(0)
 }
 
-fn predictions<B: Backend>(
-    backend: &B,
+/// The images that cannot be read are an error in the end, when the others have been classified.
+fn refuse_left_out(averages: &Averages, images: usize) -> Result<()> {
+    let left_out = || averages.bad().filter(|event| event.action == Action::LeftOut);
+    match left_out().next() {
+        None => Ok(()),
+        Some(first) => MaxBad::Count(0).check(left_out().count() as u64, images as u64, &first.sample),
+    }
+}
+
+fn show(prediction: &Prediction) {
+    say(prediction.file.display());
+    for guess in &prediction.top {
+        say(format_args!(
+            "  {:6.2} %  {}",
+            100.0 * guess.probability,
+            guess.class
+        ));
+    }
+}
+
+/// The best classes of every image that could be read.
+fn predictions(
     args: &PredictArgs,
     model: &Model,
-    preprocess: &Preprocess,
-    look: &Look,
+    files: &Files,
+    averages: &Averages,
     top: usize,
-) -> Result<Vec<Prediction>> {
+) -> Vec<Prediction> {
     let names = model.class_names();
-    let resources = Resources {
-        batch: args.batch,
-        threads: args.compute.threads()?,
-    };
-    let files = Files::new(images(&args.images)?, stdin())?;
-    let averages = posteriors(
-        slice::from_ref(backend),
-        model,
-        preprocess,
-        &files,
-        look,
-        resources,
-    )?;
-    if let Some(bad) = averages.bad().find(|event| event.action == Action::LeftOut) {
-        return Err(Error::Sample(Box::new(bad.sample.clone())));
-    }
     let prediction = |(index, file): (usize, &PathBuf)| {
-        let posteriors = averages.posteriors(index, ScoreAverage::from(args.look.score_average));
+        let posteriors = averages.posteriors(index, args.look.score_average());
         let mut order: Vec<usize> = (0..posteriors.len()).collect();
         // Highest first; a stable sort keeps the lower index first among equals.
         order.sort_by(|&a, &b| posteriors[b].total_cmp(&posteriors[a]));
@@ -122,5 +112,9 @@ fn predictions<B: Backend>(
             top: order[..top].iter().map(guess).collect(),
         }
     };
-    Ok(files.paths().iter().enumerate().map(prediction).collect())
+    let files = files.paths().iter().enumerate();
+    files
+        .filter(|(index, _)| !averages.is_left_out(*index))
+        .map(prediction)
+        .collect()
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::args::{Cli, Command, QuickstartArgs};
 use super::compute::{Device, check_threads, on_replicas};
 use super::decide::decide;
-use super::eval::open_model;
+use super::networks::open_model;
 use super::output::{note, print_json, say};
 use super::processes::Placement;
 use super::progress::Progress;
@@ -19,6 +19,7 @@ use crate::data::shards::{Dataset, Split};
 use crate::data::verify::verify;
 use crate::error::{Error, Result};
 use crate::eval::{Center, evaluate};
+use crate::text;
 use crate::train::{Recipe, Stop};
 
 /// The recipe, which can also be given to `train --recipe`.
@@ -90,7 +91,7 @@ pub(super) fn quickstart(args: &QuickstartArgs) -> Result<u8> {
     let (top1, top5) = (100.0 - tally.top1_error(), 100.0 - tally.top5_error());
     if args.json {
         print_json(&json!({
-            "run": run,
+            "run": text::of_path(&run),
             "top1": top1,
             "top5": top5,
             "n": tally.n,

@@ -1,5 +1,6 @@
 //! `verydeep reproduce`: the paper's tables with the networks at hand.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,53 +8,113 @@ use serde_json::{Value, json};
 
 use super::args::{ReproduceArgs, TableArg};
 use super::compute::on_replicas;
-use super::eval::{check_classes, open_model, preprocess_of, validation_of};
+use super::eval::validation_of;
+use super::networks::{check_bad, name_bad, open_model, preprocess_of, resources};
 use super::output::{note, print_json, say};
 use crate::data::augment::ScaleRange;
+use crate::data::loader::{Action, BadEvent};
 use crate::data::shards::Dataset;
 use crate::error::{Error, Result};
-use crate::eval::{PaperNet, PaperRow, PaperTable, Resources, Rows, ScoreAverage, Tally, posteriors};
+use crate::eval::{
+    PaperNet, PaperRow, PaperTable, Resources, Rows, ScoreAverage, Tally, TrainedAt, check_classes,
+    posteriors,
+};
 use crate::weights::Model;
 
 /// A network at hand.
 struct Given {
     net: PaperNet,
     path: PathBuf,
-    /// Smallest and largest S that it was trained on.
-    range: (usize, usize),
+    /// S that it was trained on.
+    trained: Trained,
     crop: usize,
     weights_sha256: String,
 }
 
+/// Smallest and largest S that a network was trained on.
+#[derive(Clone, Copy)]
+enum Trained {
+    /// As its recipe says.
+    Known((usize, usize)),
+    /// As the paper did, or the default scale where the crop is not the paper's: the file does not say.
+    Assumed((usize, usize)),
+}
+
+impl Trained {
+    fn range(self) -> (usize, usize) {
+        let (Self::Known(range) | Self::Assumed(range)) = self;
+        range
+    }
+}
+
+impl Given {
+    /// The test scales in a row.
+    fn scales(&self, row: &PaperRow) -> Vec<usize> {
+        row.scales
+            .of(self.net.trained_at, self.trained.range(), self.crop)
+    }
+}
+
 pub(super) fn reproduce(args: &ReproduceArgs) -> Result<u8> {
+    let resources = resources(args.batch, &args.compute)?;
     args.compute.dealt()?;
+    let nets = names(&args.weights)?;
     let data = Arc::new(validation_of(&args.data, args.io)?);
-    let given: Vec<Given> = args
-        .weights
-        .iter()
-        .map(|said| look_up(said))
-        .collect::<Result<_>>()?;
+    let given = nets.into_iter().zip(&args.weights);
+    let given = given.map(|((net, path), said)| look_up(said, net, path, &data));
+    let mut given: Vec<Given> = given.collect::<Result<_>>()?;
+    warn_of_order(&given);
     let rows: Vec<PaperRow> = tables(args).flat_map(PaperTable::rows).collect();
-    let mut tallies = compute(args, &data, &rows, &given)?.into_iter();
+    for Given { net, .. } in &given {
+        if !rows.iter().any(|row| row.nets.contains(net)) {
+            note(format_args!("--weights {net}: no row of these tables has it"));
+        }
+    }
+    let tallies = compute(args, resources, &data, &rows, &mut given)?;
+    let bad: BTreeMap<u64, &BadEvent> = tallies
+        .iter()
+        .flatten()
+        .flat_map(|tally| &tally.bad)
+        .map(|event| (event.position, event))
+        .collect();
+    name_bad(bad.values().copied());
+    show_tables(args, &tallies, &given, &bad);
+    let left_out = bad.values().filter(|event| event.action == Action::LeftOut);
+    check_bad(args.max_bad, left_out.map(|event| &event.sample), data.len())?;
+    Ok(0)
+}
+
+/// Prints all tables, for people or as one JSON object; one table's fields also stand in the object itself.
+fn show_tables(
+    args: &ReproduceArgs,
+    tallies: &[Option<Tally>],
+    given: &[Given],
+    bad: &BTreeMap<u64, &BadEvent>,
+) {
+    let mut tallies = tallies.iter();
     let mut reports = Vec::new();
     for (i, table) in tables(args).enumerate() {
         let rows = table.rows();
-        let tallies: Vec<_> = tallies.by_ref().take(rows.len()).collect();
+        let tallies: Vec<_> = tallies.by_ref().take(rows.len()).map(Option::as_ref).collect();
         if args.json {
-            reports.push(json_report(table, &rows, &tallies, &given));
+            reports.push(json_report(table, &rows, &tallies, given));
         } else {
             if i > 0 {
                 say("");
             }
-            show(table, &rows, &tallies);
+            show(table, &rows, &tallies, given);
         }
     }
-    match reports.as_slice() {
-        [] => {}
-        [one] => print_json(one),
-        several => print_json(&json!({ "tables": several })),
+    if !args.json {
+        return;
     }
-    Ok(0)
+    let mut report = match reports.as_slice() {
+        [one] => one.clone(),
+        _ => json!({}),
+    };
+    report["tables"] = reports.into();
+    report["bad"] = json!(bad.values().collect::<Vec<_>>());
+    print_json(&report);
 }
 
 fn tables(args: &ReproduceArgs) -> impl Iterator<Item = PaperTable> {
@@ -66,24 +127,54 @@ fn tables(args: &ReproduceArgs) -> impl Iterator<Item = PaperTable> {
     })
 }
 
-/// `NAME=FILE`: opens it once, to say early what is wrong, and to learn what it was trained on.
-fn look_up(said: &str) -> Result<Given> {
-    let (name, path) = said
-        .split_once('=')
-        .ok_or_else(|| Error::Usage(format!("--weights: expected NAME=FILE, found '{said}'")))?;
-    let net: PaperNet = name.parse()?;
-    let path = PathBuf::from(path);
+/// The networks of `NAME=FILE`, each once: fused with itself, a network would stand in the place of another.
+fn names(said: &[String]) -> Result<Vec<(PaperNet, PathBuf)>> {
+    let mut nets: Vec<(PaperNet, PathBuf)> = Vec::new();
+    for said in said {
+        let (name, path) = said
+            .split_once('=')
+            .ok_or_else(|| Error::Usage(format!("--weights: expected NAME=FILE, found '{said}'")))?;
+        let net: PaperNet = name.parse()?;
+        if let Some((_, first)) = nets.iter().find(|(other, _)| *other == net) {
+            return Err(Error::Usage(format!(
+                "--weights: expected each NAME once, found {net} twice: {} and {path}",
+                first.display()
+            )));
+        }
+        nets.push((net, path.into()));
+    }
+    Ok(nets)
+}
+
+/// Opens a network once, to say early what is wrong with it, and to learn what it was trained on.
+fn look_up(said: &str, net: PaperNet, path: PathBuf, data: &Dataset) -> Result<Given> {
+    let what = format!("--weights {said}");
     let model = open_model(&path)?;
     if model.spec.config != net.config {
         return Err(Error::invalid(
-            format_args!("--weights {said}"),
+            what,
             format_args!("weights of configuration {}", net.config),
             format_args!("weights of configuration {}", model.spec.config),
         ));
     }
+    check_classes(&model, data.manifest().classes.len())?;
+    let trained = trained_on(&model, net);
+    if let Trained::Known((min, max)) = trained {
+        let (expected, fits) = match net.trained_at {
+            TrainedAt::Jittered => ("a range of S", min < max),
+            TrainedAt::Low | TrainedAt::High => ("one S", min == max),
+        };
+        if !fits {
+            let found = ScaleRange::new(min, max)?;
+            note(format_args!(
+                "{what}: warning: the paper's {net} is trained at {expected}, this run at --scale {found}: its test scales \
+                 are those of the name"
+            ));
+        }
+    }
     Ok(Given {
         net,
-        range: trained_range(&model, net),
+        trained,
         crop: model.spec.crop,
         weights_sha256: model.weights_sha256,
         path,
@@ -91,28 +182,56 @@ fn look_up(said: &str) -> Result<Given> {
 }
 
 /// S as the run's recipe says it; else the paper's for the paper's crop, and the default scale for another.
-fn trained_range(model: &Model, net: PaperNet) -> (usize, usize) {
+fn trained_on(model: &Model, net: PaperNet) -> Trained {
     let recipe = model.meta.as_ref().map(|meta| &meta.recipe["scale"]);
     let scale = recipe
         .and_then(Value::as_str)
         .and_then(|text| text.parse::<ScaleRange>().ok());
     match scale {
-        Some(scale) => (scale.min(), scale.max()),
-        None if model.spec.crop == 224 => net.trained_at.range(),
-        None => (model.scale(), model.scale()),
+        Some(scale) => Trained::Known((scale.min(), scale.max())),
+        None if model.spec.crop == 224 => Trained::Assumed(net.trained_at.range()),
+        None => Trained::Assumed((model.scale(), model.scale())),
+    }
+}
+
+/// Warns of a configuration's run for S = 384 that was not trained at a larger S than the one for 256.
+fn warn_of_order(given: &[Given]) {
+    let known = |given: &Given| match given.trained {
+        Trained::Known((min, _)) => Some(min),
+        Trained::Assumed(_) => None,
+    };
+    for high in given
+        .iter()
+        .filter(|given| given.net.trained_at == TrainedAt::High)
+    {
+        let low = PaperNet {
+            trained_at: TrainedAt::Low,
+            ..high.net
+        };
+        let low = given.iter().find(|given| given.net == low).and_then(known);
+        if let (Some(low), Some(at)) = (low, known(high))
+            && at <= low
+        {
+            note(format_args!(
+                "--weights {}={}: warning: trained at --scale {at}, the run for {}/256 at {low}: have they changed places?",
+                high.net,
+                high.path.display(),
+                high.net.config
+            ));
+        }
     }
 }
 
 fn compute(
     args: &ReproduceArgs,
+    resources: Resources,
     data: &Dataset,
     rows: &[PaperRow],
-    given: &[Given],
+    given: &mut [Given],
 ) -> Result<Vec<Option<Tally>>> {
-    let find = |net: PaperNet| given.iter().find(|given| given.net == net);
     let mut filled = Rows::new(rows, data, |row, net| {
-        let given = find(net)?;
-        Some(row.scales.of(net.trained_at, given.range, given.crop))
+        let given = given.iter().find(|given| given.net == net)?;
+        Some(given.scales(row))
     });
     let components = filled.components();
     if components.is_empty() {
@@ -120,10 +239,6 @@ fn compute(
         return Ok(filled.tallies());
     }
     let device = args.compute.open_dealt()?;
-    let resources = Resources {
-        batch: args.batch,
-        threads: args.compute.threads()?,
-    };
     for given in given {
         let mine: Vec<_> = components
             .iter()
@@ -132,13 +247,16 @@ fn compute(
         if mine.is_empty() {
             continue;
         }
-        let model = open_model(&given.path)?;
-        check_classes(data, &model)?;
+        // What was passed over has been named; a run may have got on since.
+        let model = Model::open(&given.path)?;
+        check_classes(&model, data.manifest().classes.len())?;
+        given.weights_sha256.clone_from(&model.weights_sha256);
         let preprocess = preprocess_of(&model, data);
         for component in mine {
             note(format_args!("{}: {}", component.net, component.look));
             let averages = on_replicas!(&device, backends => {
-                posteriors(backends, &model, &preprocess, data, &component.look, resources)?
+                posteriors(backends, &model, &preprocess, data, &component.look, resources)
+                    .map_err(Error::of_network(&given.path))?
             });
             filled.add(component, &averages, ScoreAverage::Scores)?;
         }
@@ -162,7 +280,7 @@ fn beside(ours: Option<f64>, paper: Option<f64>) -> String {
     )
 }
 
-fn show(table: PaperTable, rows: &[PaperRow], tallies: &[Option<Tally>]) {
+fn show(table: PaperTable, rows: &[PaperRow], tallies: &[Option<&Tally>], given: &[Given]) {
     let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
     say(format_args!(
         "{}: errors in percent on the validation split; ours, the paper's, difference",
@@ -174,37 +292,37 @@ fn show(table: PaperTable, rows: &[PaperRow], tallies: &[Option<Tally>]) {
     ));
     for (row, tally) in rows.iter().zip(tallies) {
         let published = row.published;
-        let missing = if tally.is_none() && !row.nets.is_empty() {
-            "  no weights"
-        } else {
-            ""
+        let lacks = |net: &&PaperNet| !given.iter().any(|given| given.net == **net);
+        let missing: Vec<String> = row.nets.iter().filter(lacks).map(ToString::to_string).collect();
+        let missing = match missing.as_slice() {
+            [] => String::new(),
+            missing => format!("  no weights for {}", missing.join(", ")),
         };
         say(format_args!(
             "{:width$}  {}  {}  {:>5}{missing}",
             row.name,
-            beside(tally.as_ref().map(Tally::top1_error), published.top1),
-            beside(tally.as_ref().map(Tally::top5_error), published.top5),
+            beside(tally.map(Tally::top1_error), published.top1),
+            beside(tally.map(Tally::top5_error), published.top5),
             percent(published.test_top5),
         ));
     }
 }
 
-fn json_report(table: PaperTable, rows: &[PaperRow], tallies: &[Option<Tally>], given: &[Given]) -> Value {
-    let row = |(row, tally): (&PaperRow, &Option<Tally>)| {
+fn json_report(table: PaperTable, rows: &[PaperRow], tallies: &[Option<&Tally>], given: &[Given]) -> Value {
+    let row = |(row, tally): (&PaperRow, &Option<&Tally>)| {
         let published = row.published;
-        let ours = tally.as_ref().map(|tally| {
+        let mine = given.iter().filter(|given| row.nets.contains(&given.net));
+        let scales = mine.map(|given| (given.net.to_string(), given.scales(row).into()));
+        let ours = tally.map(|tally| {
             json!({ "top1_error": tally.top1_error(), "top5_error": tally.top5_error(), "n": tally.n })
         });
         let difference = |ours: fn(&Tally) -> f64, paper: Option<f64>| {
-            tally
-                .as_ref()
-                .map(ours)
-                .zip(paper)
-                .map(|(ours, paper)| ours - paper)
+            tally.map(ours).zip(paper).map(|(ours, paper)| ours - paper)
         };
         json!({
             "name": row.name,
             "networks": row.nets.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "scales": scales.collect::<serde_json::Map<String, Value>>(),
             "protocol": (!row.nets.is_empty()).then(|| row.protocol.name()),
             "ours": ours,
             "paper": {

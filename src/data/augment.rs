@@ -22,7 +22,7 @@ use std::str::FromStr;
 const COLOUR_DEVIATION: f64 = 0.1;
 
 /// The largest shorter side, in pixels: as long as the longest side of a JPEG.
-const MAX_SCALE: usize = 65_535;
+pub const MAX_SCALE: usize = 65_535;
 
 /// The shorter side S that images are rescaled to: one value, or any of `min..=max`. Written `256` or `256..512`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

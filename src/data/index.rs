@@ -8,13 +8,11 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use crate::data::file::RandomFile;
+use crate::data::image_files::is_decoded;
 use crate::data::tar::{self, BLOCK, Member};
 use crate::error::{Error, Result};
 
 const VERSION: &str = "v1.2";
-
-/// Extensions, in lower case, of what is decoded; a sample's other members are its label and what other tools add.
-pub const IMAGE_EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
 /// Members of one sample, in the order of the archive; at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +27,9 @@ impl Sample {
         split_name(&self.members[0].name).map_or("", |(key, _)| key)
     }
 
-    /// The encoded image.
+    /// The encoded image; a sample's other members are its label and what other tools add.
     pub fn image(&self) -> Option<&Member> {
-        self.member(|extension| {
-            IMAGE_EXTENSIONS
-                .iter()
-                .any(|image| extension.eq_ignore_ascii_case(image))
-        })
+        self.member(is_decoded)
     }
 
     /// The class index, in ASCII.

@@ -5,6 +5,7 @@ pub mod augment;
 pub mod bad;
 pub mod decode;
 pub mod file;
+pub mod image_files;
 pub mod index;
 pub mod loader;
 pub mod manifest;

@@ -10,9 +10,12 @@ use super::resample::{Part, Span};
 pub const RESIZER: &str = "verydeep triangle 1";
 
 /// Width and height after rescaling so that the shorter side is `short_side`: the longer one is
-/// `floor(short_side * long / short)`.
+/// `floor(short_side * long / short)`, or `usize::MAX` where that is more than a number can be.
 pub fn rescaled(width: usize, height: usize, short_side: usize) -> (usize, usize) {
-    let long_side = |long: usize, short: usize| (short_side as u64 * long as u64 / short as u64) as usize;
+    let long_side = |long: usize, short: usize| {
+        let side = short_side as u128 * long as u128 / short as u128;
+        usize::try_from(side).unwrap_or(usize::MAX)
+    };
     if width <= height {
         (short_side, long_side(height, width))
     } else {

@@ -1,4 +1,4 @@
-//! Resources of posteriors over views, scales and networks.
+//! Averages of posteriors over views, scales and networks.
 
 use std::collections::BTreeMap;
 
@@ -161,7 +161,8 @@ impl Averages {
         self.classes
     }
 
-    /// Counts what the posteriors get right. Errors where a label names no class.
+    /// Counts what the posteriors get right. Errors where a label names no class, where a posterior is not finite, and where
+    /// every image was left out.
     pub fn tally(&self, source: &dyn Source, average: ScoreAverage) -> Result<Tally> {
         let mut tally = Tally {
             bad: self.bad.values().cloned().collect(),
@@ -178,13 +179,16 @@ impl Averages {
                     label,
                 ));
             };
-            let loss = if posterior.is_nan() {
-                f64::NAN
-            } else {
-                -libm::log(f64::from(posterior.max(LEAST_POSTERIOR)))
-            };
+            if !posterior.is_finite() {
+                return Err(Error::Overflow {
+                    network: "averaged posteriors".into(),
+                    image: source.bad_sample(image, String::new()).place(),
+                });
+            }
+            let loss = -libm::log(f64::from(posterior.max(LEAST_POSTERIOR)));
             tally.add(loss, rank_of(posteriors, label));
         }
+        tally.check_counted()?;
         Ok(tally)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::network::{check_classes, name_of};
 use super::replicas::on_each;
 use super::tally::{Tally, tally};
 use crate::backend::Backend;
@@ -27,8 +28,8 @@ pub struct Center {
 /// Slots of the ring, as in training.
 const LOADER_SLOTS: usize = 3;
 
-/// Scores every image of `data` exactly once. Images that cannot be read are listed and not counted. Micro-batches are
-/// dealt to `backends` in turn; how many there are changes no bit.
+/// Scores every image of `data` exactly once. Images that cannot be read are listed and not counted; where that is all of
+/// them, or a loss is not finite, it is an error. Micro-batches are dealt to `backends` in turn; how many there are changes no bit.
 pub fn evaluate<B: Backend>(
     backends: &[B],
     model: &Model,
@@ -36,16 +37,7 @@ pub fn evaluate<B: Backend>(
     data: Arc<Dataset>,
     center: Center,
 ) -> Result<Tally> {
-    model.check_classifier()?;
-    let classes = data.manifest().classes.len();
-    if classes != model.spec.classes {
-        return Err(Error::invalid_hint(
-            "the data set",
-            format_args!("{} classes, as the weights have", model.spec.classes),
-            classes,
-            "weights and shards belong to different data sets",
-        ));
-    }
+    check_classes(model, data.manifest().classes.len())?;
     if data.is_empty() {
         return Err(Error::invalid(
             "the validation split",
@@ -68,5 +60,12 @@ pub fn evaluate<B: Backend>(
         let mut loader = load(backend, data.clone(), config)?;
         tally(&mut loader, &mut inference, || part.is_wanted())
     })?;
-    Ok(Tally::of_turns(scored))
+    let tally = Tally::of_turns(scored);
+    if let Some(position) = tally.not_finite {
+        let image = data.bad_sample(position as usize, "").place();
+        let network = name_of(model);
+        return Err(Error::Overflow { network, image });
+    }
+    tally.check_counted()?;
+    Ok(tally)
 }

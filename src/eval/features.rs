@@ -2,11 +2,12 @@
 //! the whole image, averaged, with those of the mirror image if wanted, normalised to length 1, and averaged or stacked over
 //! scales. The map of a convolution or pooling counts as its mean.
 
+use std::collections::BTreeMap;
+
 use super::look::{Kind, Look, Protocol};
-use super::network::{Networks, Resources, Sink, decoders, walk};
-use super::views::Pass;
+use super::network::{Networks, Resources, Sink, Views, decoders, name_of};
 use crate::backend::Backend;
-use crate::data::loader::{Action, Source};
+use crate::data::loader::{Action, BadEvent, Source};
 use crate::data::preprocess::Preprocess;
 use crate::error::{BadSample, Error, Result};
 use crate::exec::Scorer;
@@ -47,6 +48,8 @@ pub struct Features {
     pub len: usize,
     /// (N, len).
     pub values: Vec<f32>,
+    /// Images that decode in part only, and are used as far as they do.
+    pub kept: Vec<BadEvent>,
 }
 
 /// Features of every image of `source`. An image that cannot be read is an error: the rows would no longer be the images.
@@ -63,39 +66,53 @@ pub fn features<B: Backend>(
         scales: wanted.scales.clone(),
         flip: wanted.flip,
     };
-    look.check(model.spec.crop)?;
     let networks = Networks::new(&model.network, |network| up_to(network, &wanted.layer))?;
+    look.check_least(|kind| least_side(kind, networks.of(kind), model.spec.crop))?;
     let len = networks.of(Kind::Centre).classes;
-    let pool = decoders(resources)?;
-    let mut scorer = Scorer::new(backend, &model.weights)?;
+    let mut views = Views {
+        name: name_of(model),
+        crop: model.spec.crop,
+        preprocess,
+        source,
+        look: &look,
+        networks,
+        batch: resources.batch,
+        pool: decoders(resources)?,
+        scorer: Scorer::new(backend, &model.weights)?,
+    };
     let mut scales = Vec::new();
+    let mut kept = BTreeMap::new();
     for &scale in &look.scales {
         let mut means = Means::new(source.len(), len, look.scales.len());
-        for &kind in look.protocol.kinds() {
-            let pass = Pass {
-                source,
-                kind,
-                scale,
-                crop: model.spec.crop,
-                exif: preprocess.exif,
-                pool: &pool,
-            };
-            let network = (networks.of(kind), preprocess);
-            walk(&pass, &look, &mut scorer, network, resources.batch, &mut means)?;
-        }
-        if let Some(bad) = means.bad {
+        views.walk(scale, &mut means)?;
+        if let Some(bad) = means.left_out {
             return Err(Error::Sample(Box::new(bad)));
         }
+        kept.append(&mut means.kept);
         if wanted.normalise {
             normalise(&mut means.values, len);
         }
         scales.push(means.values);
     }
     let mut features = join(&scales, len, wanted.across);
+    features.kept = kept.into_values().collect();
     if wanted.normalise {
         normalise(&mut features.values, features.len);
     }
     Ok(features)
+}
+
+/// The smallest shorter side of an image that leaves something of a map, and why. The first fully connected layer takes maps
+/// of the training size, crops are of it; every layer before takes whatever poolings leave.
+fn least_side(kind: Kind, network: &Network, crop: usize) -> (usize, &'static str) {
+    let has = |op: Op| network.layers.iter().filter(|layer| layer.op == op).count();
+    if !kind.is_whole() || (kind == Kind::Whole && has(Op::Linear) > 0) {
+        return (crop, "the crop that the network was trained on");
+    }
+    (
+        1 << has(Op::MaxPool),
+        "of which the poolings before --layer leave one",
+    )
 }
 
 /// The network's first layers, up to a named one with its normalisation and its ReLU; a map is averaged over its pixels. Its
@@ -134,7 +151,10 @@ struct Means {
     values: Vec<f32>,
     /// How many scales share the weights of views.
     scales: usize,
-    bad: Option<BadSample>,
+    /// The first image that cannot be used.
+    left_out: Option<BadSample>,
+    /// Images that decode in part.
+    kept: BTreeMap<usize, BadEvent>,
 }
 
 impl Means {
@@ -143,7 +163,8 @@ impl Means {
             len,
             values: vec![0.0; images * len],
             scales,
-            bad: None,
+            left_out: None,
+            kept: BTreeMap::new(),
         }
     }
 }
@@ -160,14 +181,23 @@ impl Sink for Means {
         }
     }
 
-    fn note(&mut self, _: usize, sample: BadSample, action: Action) {
-        if action == Action::LeftOut {
-            self.bad.get_or_insert(sample);
+    fn note(&mut self, image: usize, sample: BadSample, action: Action) {
+        match action {
+            Action::LeftOut => {
+                self.left_out.get_or_insert(sample);
+            }
+            Action::Kept | Action::Replaced => {
+                self.kept.entry(image).or_insert(BadEvent {
+                    position: image as u64,
+                    sample,
+                    action,
+                });
+            }
         }
     }
 
     fn is_left_out(&self, _: usize) -> bool {
-        self.bad.is_some()
+        self.left_out.is_some()
     }
 }
 
@@ -194,6 +224,7 @@ fn join(scales: &[Vec<f32>], len: usize, across: AcrossScales) -> Features {
             Features {
                 len,
                 values: (0..images * len).map(mean).collect(),
+                kept: Vec::new(),
             }
         }
         AcrossScales::Stack => {
@@ -205,6 +236,7 @@ fn join(scales: &[Vec<f32>], len: usize, across: AcrossScales) -> Features {
             Features {
                 len: len * scales.len(),
                 values: rows.copied().collect(),
+                kept: Vec::new(),
             }
         }
     }

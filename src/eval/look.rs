@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::data::augment::{GRID, Place, View};
+use crate::data::augment::{GRID, MAX_SCALE, Place, View};
 use crate::data::preprocess::Flip;
 use crate::error::{Error, Result};
 use crate::network::SMALLEST_INPUT;
@@ -38,18 +38,23 @@ impl Protocol {
 
     /// Whether score maps are part of it.
     pub fn is_dense(self) -> bool {
-        self.kinds().contains(&Kind::Whole)
+        self.kinds().any(|kind| kind == Kind::Whole)
+    }
+
+    /// What it takes the mean of, each with the same weight: protocols of one kind of views, and that kind.
+    pub(super) fn parts(self) -> &'static [(Self, Kind)] {
+        match self {
+            Self::Center => &[(Self::Center, Kind::Centre)],
+            Self::Dense => &[(Self::Dense, Kind::Whole)],
+            Self::Adaptive => &[(Self::Adaptive, Kind::Pooled)],
+            Self::MultiCrop => &[(Self::MultiCrop, Kind::Grid)],
+            Self::Both => &[(Self::Dense, Kind::Whole), (Self::MultiCrop, Kind::Grid)],
+        }
     }
 
     /// The kinds of views that it takes the mean over, each with the same weight.
-    pub(super) fn kinds(self) -> &'static [Kind] {
-        match self {
-            Self::Center => &[Kind::Centre],
-            Self::Dense => &[Kind::Whole],
-            Self::Adaptive => &[Kind::Pooled],
-            Self::MultiCrop => &[Kind::Grid],
-            Self::Both => &[Kind::Whole, Kind::Grid],
-        }
+    pub(super) fn kinds(self) -> impl Iterator<Item = Kind> {
+        self.parts().iter().map(|(_, kind)| *kind)
     }
 }
 
@@ -131,33 +136,79 @@ impl Look {
     /// The weight of one view of a kind in the mean over all of this network's views.
     pub(super) fn weight(&self, kind: Kind) -> f64 {
         let crops = kind.crops(1).len().max(1);
-        let views = crops * kind.flips(self).len() * self.scales.len() * self.protocol.kinds().len();
+        let views = crops * kind.flips(self).len() * self.scales.len() * self.protocol.parts().len();
         1.0 / views as f64
     }
 
-    /// Refuses scales at which an image may be smaller than the crop, or than what leaves a map to average.
+    /// Whether it is one view of each image, which can be counted as it comes.
+    pub fn is_one_centre(&self) -> bool {
+        self.protocol == Protocol::Center && self.scales.len() == 1 && !self.flip
+    }
+
+    /// Refuses scales at which an image may be smaller than what the network needs, or larger than any.
     pub fn check(&self, crop: usize) -> Result<()> {
-        if self.scales.is_empty() {
-            return Err(Error::invalid(
-                "--scales",
-                "at least one shorter side in pixels",
-                "none",
-            ));
-        }
-        let (least, why) = match self.protocol {
-            Protocol::Adaptive => (SMALLEST_INPUT, "of which five poolings leave one"),
-            Protocol::Center | Protocol::Dense | Protocol::MultiCrop | Protocol::Both => {
-                (crop, "the crop that the network was trained on")
-            }
+        self.check_least(|kind| match kind {
+            Kind::Pooled => (SMALLEST_INPUT, "of which five poolings leave one"),
+            Kind::Centre | Kind::Whole | Kind::Grid => (crop, "the crop that the network was trained on"),
+        })
+    }
+
+    /// The same, where `least` says the smallest shorter side for a kind of views, and why.
+    pub(super) fn check_least(&self, least: impl Fn(Kind) -> (usize, &'static str)) -> Result<()> {
+        let refuse = |expected: String, found: &dyn fmt::Display| {
+            let hint = "images are rescaled so that their shorter side is Q";
+            Err(Error::invalid_hint("--scales", expected, found, hint))
         };
-        match self.scales.iter().find(|scale| **scale < least) {
-            None => Ok(()),
-            Some(scale) => Err(Error::invalid_hint(
-                "--scales",
-                format_args!("at least {least} pixels, {why}"),
-                scale,
-                "images are rescaled so that their shorter side is Q",
-            )),
+        if self.scales.is_empty() {
+            return refuse("at least one shorter side in pixels".into(), &"none");
+        }
+        for scale in &self.scales {
+            if *scale > MAX_SCALE {
+                return refuse(format!("at most {MAX_SCALE} pixels"), scale);
+            }
+            for (least, why) in self.protocol.kinds().map(&least) {
+                if *scale < least {
+                    return refuse(format!("at least {least} pixels, {why}"), scale);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scales_are_bounded_in_every_protocol() {
+        let look = |protocol, scale| Look {
+            protocol,
+            scales: vec![256, scale],
+            flip: false,
+        };
+        for protocol in [
+            Protocol::Center,
+            Protocol::Dense,
+            Protocol::Adaptive,
+            Protocol::MultiCrop,
+            Protocol::Both,
+        ] {
+            let least = if protocol == Protocol::Adaptive { 32 } else { 224 };
+            for (scale, fits) in [
+                (0, false),
+                (least - 1, false),
+                (least, true),
+                (MAX_SCALE, true),
+                (MAX_SCALE + 1, false),
+                (usize::MAX, false),
+            ] {
+                let checked = look(protocol, scale).check(224);
+                assert_eq!(checked.is_ok(), fits, "{protocol}, {scale}");
+                if let Err(error) = checked {
+                    assert!(error.to_string().starts_with("--scales: expected at"), "{error}");
+                }
+            }
         }
     }
 }

@@ -19,7 +19,7 @@ pub use ensemble::{Ensemble, Member};
 pub use features::{AcrossScales, Features, WantedFeatures, features};
 pub use files::Files;
 pub use look::{Look, Protocol};
-pub use network::{Resources, posteriors};
+pub use network::{Resources, check_classes, posteriors};
 pub use paper::{PaperNet, PaperRow, PaperTable, Published, TestScales, TrainedAt};
 pub use rows::{Component, Rows};
 pub use tally::{Tally, tally};

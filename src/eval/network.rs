@@ -30,7 +30,7 @@ pub struct Resources {
 ///
 /// Images are dealt to `backends` in turn. On the CPU the result does not depend on how many those are, nor on the batch or
 /// the threads, to the bit: a view's scores do not depend on who is computed beside it, and views are added in the order of
-/// scales, kinds and mirrorings. Images that cannot be read are noted and left out. Memory is bounded: images larger than
+/// scales, kinds and mirrorings. Images that cannot be read are noted and left out; scores that are not finite are an error. Memory is bounded: images larger than
 /// a limit are left out of a dense evaluation.
 pub fn posteriors<B: Backend>(
     backends: &[B],
@@ -64,25 +64,45 @@ fn one_part<B: Backend>(
     look: &Look,
     resources: Resources,
 ) -> Result<Averages> {
-    let pool = decoders(resources)?;
     let networks = Networks::new(&model.network, |network| Ok(network.clone()))?;
     let mut averages = Averages::new(source.len(), model.spec.classes);
-    let mut scorer = Scorer::new(backend, &model.weights)?;
+    let mut views = Views {
+        name: name_of(model),
+        crop: model.spec.crop,
+        preprocess,
+        source,
+        look,
+        networks,
+        batch: resources.batch,
+        pool: decoders(resources)?,
+        scorer: Scorer::new(backend, &model.weights)?,
+    };
     for &scale in &look.scales {
-        for &kind in look.protocol.kinds() {
-            let pass = Pass {
-                source,
-                kind,
-                scale,
-                crop: model.spec.crop,
-                exif: preprocess.exif,
-                pool: &pool,
-            };
-            let network = (networks.of(kind), preprocess);
-            walk(&pass, look, &mut scorer, network, resources.batch, &mut averages)?;
-        }
+        views.walk(scale, &mut averages)?;
     }
     Ok(averages)
+}
+
+/// Refuses a network without scores, and one of another number of classes than the data set's.
+pub fn check_classes(model: &Model, classes: usize) -> Result<()> {
+    model.check_classifier()?;
+    if classes == model.spec.classes {
+        return Ok(());
+    }
+    Err(Error::invalid_hint(
+        "the data set",
+        format_args!("{} classes, as the weights have", model.spec.classes),
+        classes,
+        "weights and shards belong to different data sets",
+    ))
+}
+
+/// What a network is called by those who do not know its file.
+pub(super) fn name_of(model: &Model) -> String {
+    format!(
+        "net {} of weights_sha256 {}",
+        model.spec.config, model.weights_sha256
+    )
 }
 
 /// What views go through, kind by kind.
@@ -110,6 +130,55 @@ impl Networks {
     }
 }
 
+/// A network, and all views of the images of a source.
+pub(super) struct Views<'a, B: Backend> {
+    pub(super) name: String,
+    /// Side of the crops.
+    pub(super) crop: usize,
+    pub(super) preprocess: &'a Preprocess,
+    pub(super) source: &'a dyn Source,
+    pub(super) look: &'a Look,
+    pub(super) networks: Networks,
+    /// Views per micro-batch at most.
+    pub(super) batch: usize,
+    pub(super) pool: rayon::ThreadPool,
+    pub(super) scorer: Scorer<'a, B>,
+}
+
+impl<B: Backend> Views<'_, B> {
+    /// Computes the views at one scale and gives their values to `sink`, in an order that does not depend on the batch.
+    pub(super) fn walk(&mut self, scale: usize, sink: &mut impl Sink) -> Result<()> {
+        for kind in self.look.protocol.kinds() {
+            let pass = Pass {
+                source: self.source,
+                kind,
+                scale,
+                crop: self.crop,
+                exif: self.preprocess.exif,
+                pool: &self.pool,
+            };
+            let batcher = Batcher {
+                scorer: &mut self.scorer,
+                name: &self.name,
+                network: self.networks.of(kind),
+                preprocess: self.preprocess,
+                source: self.source,
+                kind,
+                most: self.batch,
+                weight: self.look.weight(kind),
+                sink: &mut *sink,
+                planned: None,
+                size: (0, 0),
+                images: Vec::new(),
+                flips: Vec::new(),
+                pixels: Vec::new(),
+            };
+            batcher.walk(&pass, kind.flips(self.look))?;
+        }
+        Ok(())
+    }
+}
+
 /// The threads that decode.
 pub(super) fn decoders(resources: Resources) -> Result<rayon::ThreadPool> {
     rayon::ThreadPoolBuilder::new()
@@ -130,38 +199,13 @@ pub(super) trait Sink {
     fn is_left_out(&self, image: usize) -> bool;
 }
 
-/// Computes the views of one kind at one scale and gives their values to `sink`, in an order that does not depend on
-/// `batch`.
-pub(super) fn walk<B: Backend>(
-    pass: &Pass<'_>,
-    look: &Look,
-    scorer: &mut Scorer<'_, B>,
-    (network, preprocess): (&Network, &Preprocess),
-    batch: usize,
-    sink: &mut impl Sink,
-) -> Result<()> {
-    let batcher = Batcher {
-        scorer,
-        network,
-        preprocess,
-        kind: pass.kind,
-        most: batch,
-        weight: look.weight(pass.kind),
-        sink,
-        planned: None,
-        size: (0, 0),
-        images: Vec::new(),
-        flips: Vec::new(),
-        pixels: Vec::new(),
-    };
-    batcher.walk(pass, pass.kind.flips(look))
-}
-
 /// Collects views of one size into micro-batches, and hands out their values.
 struct Batcher<'a, 'b, B: Backend, S: Sink> {
     scorer: &'a mut Scorer<'b, B>,
+    name: &'a str,
     network: &'a Network,
     preprocess: &'a Preprocess,
+    source: &'a dyn Source,
     kind: Kind,
     most: usize,
     weight: f64,
@@ -236,6 +280,11 @@ impl<B: Backend, S: Sink> Batcher<'_, '_, B, S> {
             labels: &vec![0; views],
         })?;
         for (&image, scores) in self.images.iter().zip(scores.chunks_exact(scores.len() / views)) {
+            if !scores.iter().all(|score| score.is_finite()) {
+                let image = self.source.bad_sample(image, String::new()).place();
+                let network = self.name.into();
+                return Err(Error::Overflow { network, image });
+            }
             self.sink.add(image, scores, self.weight);
         }
         self.images.clear();

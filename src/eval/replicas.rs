@@ -120,7 +120,7 @@ mod tests {
         let files = Files::new(names.iter().map(Into::into).collect(), std::io::empty()).unwrap();
         let dealt = on_each(&[(); 7], |part, ()| {
             let own = part.of(&files);
-            let name = |sample| own.bad_sample(sample, String::new()).key;
+            let name = |sample| own.bad_sample(sample, String::new()).shard;
             Ok((0..own.len()).map(name).collect::<Vec<_>>())
         });
         let dealt: Vec<String> = dealt.unwrap().concat();

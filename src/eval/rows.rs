@@ -1,7 +1,7 @@
 //! Rows of a table from the posteriors of their parts: each part is computed once, however many rows have it.
 
 use super::averages::{Averages, ScoreAverage};
-use super::look::{Look, Protocol};
+use super::look::Look;
 use super::paper::{PaperNet, PaperRow};
 use super::tally::Tally;
 use crate::data::loader::Source;
@@ -89,17 +89,10 @@ fn components(
     row: &PaperRow,
     scales: &impl Fn(&PaperRow, PaperNet) -> Option<Vec<usize>>,
 ) -> Option<Vec<Component>> {
-    let protocols = match row.protocol {
-        Protocol::Both => &[Protocol::Dense, Protocol::MultiCrop][..],
-        Protocol::Center => &[Protocol::Center],
-        Protocol::Dense => &[Protocol::Dense],
-        Protocol::Adaptive => &[Protocol::Adaptive],
-        Protocol::MultiCrop => &[Protocol::MultiCrop],
-    };
     let mut all = Vec::new();
     for &net in &row.nets {
         let scales = scales(row, net)?;
-        all.extend(protocols.iter().map(|&protocol| Component {
+        all.extend(row.protocol.parts().iter().map(|&(protocol, _)| Component {
             net,
             look: Look {
                 protocol,

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::data::loader::{Action, BadEvent, Loader, NO_LABEL, SlotMemory};
-use crate::error::{BadSample, Result};
+use crate::error::{BadSample, Error, Result};
 use crate::exec::{IN_FLIGHT, Outcomes, Score};
 use crate::plan::Batch;
 
@@ -24,6 +24,9 @@ pub struct Tally {
     pub loss_sum: f64,
     /// Images with which something is wrong. Those that were left out are not in `n`.
     pub bad: Vec<BadEvent>,
+    /// Where in the stream the first image is whose cross-entropy is not finite.
+    #[serde(skip)]
+    pub not_finite: Option<u64>,
 }
 
 impl Tally {
@@ -50,6 +53,21 @@ impl Tally {
             .map(|event| &event.sample)
     }
 
+    /// Refuses a count of nothing: every image was left out.
+    pub fn check_counted(&self) -> Result<()> {
+        match self.left_out().next() {
+            Some(first) if self.n == 0 => {
+                let bad = self.left_out().count() as u64;
+                Err(Error::BadData {
+                    bad,
+                    samples: bad,
+                    first: Box::new(first.clone()),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Counts one image: its cross-entropy and the rank of its true class.
     pub(super) fn add(&mut self, loss: f64, rank: u32) {
         self.n += 1;
@@ -70,6 +88,7 @@ impl Tally {
             total.correct5 += tally.correct5;
             total.loss_sum += tally.loss_sum;
             total.bad.extend(tally.bad);
+            total.not_finite = total.not_finite.or(tally.not_finite);
             total
         })
     }
@@ -85,12 +104,22 @@ impl Tally {
     }
 
     /// Counts a micro-batch.
-    fn count(&mut self, outcomes: &Outcomes, labels: &[u32]) {
-        let scored = outcomes.losses.iter().zip(&outcomes.ranks).zip(labels);
-        for ((&loss, &rank), _) in scored.filter(|(_, label)| **label != NO_LABEL) {
+    fn count(&mut self, outcomes: &Outcomes, rows: &Labelled) {
+        let scored = outcomes.losses.iter().zip(&outcomes.ranks);
+        let scored = scored.zip(rows.labels.iter().zip(&rows.positions));
+        for ((&loss, &rank), (_, &position)) in scored.filter(|(_, (label, _))| **label != NO_LABEL) {
             self.add(f64::from(loss), rank);
+            if !loss.is_finite() {
+                self.not_finite.get_or_insert(position);
+            }
         }
     }
+}
+
+/// Whose scores a micro-batch has.
+struct Labelled {
+    labels: Vec<u32>,
+    positions: Vec<u64>,
 }
 
 /// A float as its bits: JSON has no NaN.
@@ -117,15 +146,15 @@ pub fn tally<M: SlotMemory>(
     mut go_on: impl FnMut() -> bool,
 ) -> Result<Vec<Tally>> {
     let mut tallies: Vec<Tally> = Vec::new();
-    // Labels of the micro-batches that are under way, which are the last of `tallies`.
-    let mut under_way: VecDeque<Vec<u32>> = VecDeque::with_capacity(IN_FLIGHT);
+    // Those of the micro-batches that are under way, which are the last of `tallies`.
+    let mut under_way: VecDeque<Labelled> = VecDeque::with_capacity(IN_FLIGHT);
     loop {
         let slot = if go_on() { loader.next_slot()? } else { None };
         if (slot.is_none() || under_way.len() == IN_FLIGHT)
-            && let Some(labels) = under_way.pop_front()
+            && let Some(rows) = under_way.pop_front()
         {
             let oldest = tallies.len() - 1 - under_way.len();
-            tallies[oldest].count(scorer.collect()?, &labels);
+            tallies[oldest].count(scorer.collect()?, &rows);
         }
         let Some(slot) = slot else {
             if under_way.is_empty() {
@@ -144,7 +173,10 @@ pub fn tally<M: SlotMemory>(
             colours: &slot.colours,
             labels: &labels,
         })?;
-        under_way.push_back(slot.labels.clone());
+        under_way.push_back(Labelled {
+            labels: slot.labels.clone(),
+            positions: slot.positions.clone(),
+        });
         tallies.push(Tally {
             bad: slot.bad.clone(),
             ..Tally::default()

@@ -9,7 +9,7 @@ use crate::evaluation::trained;
 use crate::images::{CLASSES, VALIDATION, folder, shards};
 use crate::tool::{run_fails, run_json, run_ok, small};
 
-fn eval(extra: &[&str]) -> Value {
+pub(crate) fn eval(extra: &[&str]) -> Value {
     let weights = trained().to_str().unwrap();
     let mut flags = vec!["eval", "--data", shards(), "--weights", weights];
     flags.extend(extra);
@@ -97,31 +97,18 @@ fn fusion_now_and_later_is_the_same() {
     let (first, second, fused) = (at("first"), at("second"), at("fused"));
     let weights = trained().to_str().unwrap();
     let own = format!("{weights}@40,48");
-    let base = [
-        "eval",
-        "--data",
-        shards(),
-        "--protocol",
-        "dense",
-        "--scales",
-        "36",
-    ];
+    let base = ["eval", "--data", shards()];
     let run = |more: &[&str]| without_time(run_json([&base[..], more].concat()));
-    let now = run(&[
-        "--weights",
-        weights,
-        "--weights",
-        &own,
-        "--save-posteriors",
-        &fused,
-    ]);
+    let look = ["--protocol", "dense", "--scales", "36", "--weights"];
+    let compute = |more: &[&str]| run(&[&look[..], more].concat());
+    let now = compute(&[weights, "--weights", &own, "--save-posteriors", &fused]);
     assert_eq!(now["networks"][0]["scales"], serde_json::json!([36]));
     assert_eq!(now["networks"][1]["scales"], serde_json::json!([40, 48]));
     assert_eq!(now["weights_sha256"].as_array().unwrap().len(), 2);
-    run(&["--weights", weights, "--save-posteriors", &first]);
-    run(&["--weights", &own, "--save-posteriors", &second]);
+    compute(&[weights, "--save-posteriors", &first]);
+    compute(&[&own, "--save-posteriors", &second]);
     assert_eq!(run(&["--posteriors", &first, "--posteriors", &second]), now);
-    assert_eq!(run(&["--weights", weights, "--posteriors", &second]), now);
+    assert_eq!(compute(&[weights, "--posteriors", &second]), now);
     assert_eq!(run(&["--posteriors", &fused]), now);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3);
     damaged_posteriors_are_refused(Path::new(&fused), &base);
@@ -212,51 +199,6 @@ fn converted_weights_evaluate_as_the_run_does() {
     assert!(run_fails(2, ["convert", &plain, &at("net.pkl")]).contains(".onnx"));
     assert!(run_fails(3, ["convert", &plain, &at("x.onnx"), "--config", "D"]).contains("configuration A"));
     assert!(run_fails(3, ["convert", &at("nowhere"), &at("x.onnx")]).contains("nowhere"));
-}
-
-#[test]
-fn tables_of_the_paper_stand_beside_ours() {
-    let weights = format!("A/256={}", trained().display());
-    let flags = |table: &'static str| ["reproduce", table, "--data", shards(), "--weights", &weights];
-    let report = run_json(flags("table3"));
-    let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 12);
-    let first = &rows[0];
-    assert_eq!(
-        (&first["name"], &first["paper"]["top1_error"]),
-        (&"A/256, dense".into(), &29.6.into())
-    );
-    // The run was trained at 32..40: it is tested at the middle, densely and with flips.
-    let own = eval(&["--protocol", "dense", "--flip", "--scales", "36"]);
-    assert_eq!(first["ours"]["top1_error"], own["top1_error"]);
-    let difference = first["difference"]["top1_error"].as_f64().unwrap();
-    assert!((difference - (own["top1_error"].as_f64().unwrap() - 29.6)).abs() < 1e-9);
-    assert!(rows[1..].iter().all(|row| row["ours"].is_null()));
-
-    let several = [&flags("table3")[..], &["table5", "table3"]].concat();
-    let several = &run_json(several)["tables"];
-    assert_eq!((&several[0], &several[2]), (&report, &report));
-    assert_eq!(several[1]["rows"].as_array().unwrap().len(), 6);
-
-    let others = run_json(flags("table7"));
-    let names: Vec<_> = others["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|row| row["name"].clone())
-        .collect();
-    assert_eq!(names.len(), 15);
-    assert!(names.contains(&"GoogLeNet, 7 nets".into()));
-    assert!(
-        run_fails(
-            3,
-            ["reproduce", "table3", "--data", shards(), "--weights", "Q/256=x"]
-        )
-        .contains("A-LRN")
-    );
-    assert!(
-        run_fails(2, ["reproduce", "table3", "--data", shards(), "--weights", "x"]).contains("NAME=FILE")
-    );
 }
 
 /// A wide image smaller than the crop is scaled up, whatever looks at it.

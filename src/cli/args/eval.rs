@@ -6,8 +6,10 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::ComputeArgs;
+use crate::data::augment::MAX_SCALE;
 use crate::data::bad::MaxBad;
 use crate::data::shards::IoMode;
+use crate::error::{Error, Result};
 use crate::eval::{Protocol, ScoreAverage};
 use crate::network::Config;
 
@@ -62,42 +64,54 @@ pub(in crate::cli) struct WeightsArg {
     pub(in crate::cli) scales: Vec<usize>,
 }
 
+/// Images per batch where none are said.
+pub(in crate::cli) const DEFAULT_BATCH: usize = 32;
+
+/// A shorter side Q.
+fn scale(text: &str) -> Result<usize> {
+    text.parse()
+        .ok()
+        .filter(|scale| (1..=MAX_SCALE).contains(scale))
+        .ok_or_else(|| Error::invalid("a scale", format_args!("1 to {MAX_SCALE} pixels"), text))
+}
+
 impl FromStr for WeightsArg {
-    type Err = std::convert::Infallible;
+    type Err = Error;
 
     /// What follows the last `@` are scales only if they are numbers, and nothing is called by the whole name.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self> {
         let whole = Self {
             path: text.into(),
             scales: Vec::new(),
         };
-        let Some((path, scales)) = text.rsplit_once('@').filter(|_| !whole.path.exists()) else {
-            return Ok(whole);
-        };
-        let scales: Result<Vec<usize>, _> = scales.split(',').map(str::parse).collect();
-        Ok(scales.map_or(whole, |scales| Self {
-            path: path.into(),
-            scales,
-        }))
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+        let said = text.rsplit_once('@').filter(|_| !whole.path.exists());
+        match said.filter(|(_, scales)| scales.split(',').all(is_number)) {
+            None => Ok(whole),
+            Some((path, scales)) => Ok(Self {
+                path: path.into(),
+                scales: scales.split(',').map(scale).collect::<Result<_>>()?,
+            }),
+        }
     }
 }
 
 /// How images are looked at.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LookArgs {
-    /// How an image is looked at
-    #[arg(long, default_value = "center")]
-    pub(in crate::cli) protocol: ProtocolArg,
+    /// How an image is looked at [default: center]
+    #[arg(long)]
+    pub(in crate::cli) protocol: Option<ProtocolArg>,
     /// Shorter sides Q of the test images in pixels; posteriors are averaged over several [default: the training scale,
     /// or its middle]
-    #[arg(long, value_name = "Q,Q", value_delimiter = ',')]
+    #[arg(long, value_name = "Q,Q", value_delimiter = ',', value_parser = scale)]
     pub(in crate::cli) scales: Vec<usize>,
     /// Look at the mirror image too, and average the posteriors; multi-crop always does
     #[arg(long)]
     pub(in crate::cli) flip: bool,
-    /// Whether the score map of dense is averaged before or after the soft-max; both are reported
-    #[arg(long, default_value = "scores")]
-    pub(in crate::cli) score_average: ScoreAverageArg,
+    /// Whether the score map of dense is averaged before or after the soft-max; `eval` reports both [default: scores]
+    #[arg(long)]
+    pub(in crate::cli) score_average: Option<ScoreAverageArg>,
 }
 
 #[derive(Debug, Args)]
@@ -117,9 +131,9 @@ pub(in crate::cli) struct EvalArgs {
     pub(in crate::cli) save_posteriors: Option<PathBuf>,
     #[command(flatten)]
     pub(in crate::cli) look: LookArgs,
-    /// Images per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    pub(in crate::cli) batch: usize,
+    /// Images per batch; the result does not depend on it [default: 32]
+    #[arg(long, value_name = "N")]
+    pub(in crate::cli) batch: Option<usize>,
     /// End with exit 7 where more images than this cannot be read: a number, or a share of all such as 0.1%
     #[arg(long, value_name = "N|P%")]
     pub(in crate::cli) max_bad: Option<MaxBad>,
@@ -138,7 +152,8 @@ pub(in crate::cli) struct PredictArgs {
     /// A run folder (its newest whole checkpoint), a checkpoint or a safetensors file
     #[arg(long, value_name = "RUN|FILE")]
     pub(in crate::cli) weights: PathBuf,
-    /// Images to classify, or folders whose images are taken in the order of their paths; `-` is standard input
+    /// Images to classify, or folders whose images are taken in the order of their paths; `-` is standard input. Those that
+    /// cannot be read are named, the others classified; the exit code is 7 then
     #[arg(required = true, value_name = "IMAGE|DIR")]
     pub(in crate::cli) images: Vec<PathBuf>,
     /// Classes to name per image [default: 5, or all where there are fewer]
@@ -147,7 +162,7 @@ pub(in crate::cli) struct PredictArgs {
     #[command(flatten)]
     pub(in crate::cli) look: LookArgs,
     /// Views per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH)]
     pub(in crate::cli) batch: usize,
     #[command(flatten)]
     pub(in crate::cli) compute: ComputeArgs,
@@ -178,13 +193,17 @@ pub(in crate::cli) struct ReproduceArgs {
     /// The shard folder; its validation split is evaluated
     #[arg(long, value_name = "SHARDS")]
     pub(in crate::cli) data: PathBuf,
-    /// A network of the paper and its weights: CONFIG/256, CONFIG/384 or CONFIG/256..512 as the paper trains them, and a run
-    /// or file. A run that was trained at other scales is tested at scales in proportion
+    /// A network of the paper and its weights: CONFIG/256, CONFIG/384 or CONFIG/256..512 as the paper trains them, each once,
+    /// and a run or file. A run that was trained at other scales is tested at scales in proportion: one S or a range, as the
+    /// name says
     #[arg(long, value_name = "NAME=RUN|FILE")]
     pub(in crate::cli) weights: Vec<String>,
     /// Views per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH)]
     pub(in crate::cli) batch: usize,
+    /// End with exit 7 where more images than this cannot be read: a number, or a share of all such as 0.1%
+    #[arg(long, value_name = "N|P%")]
+    pub(in crate::cli) max_bad: Option<MaxBad>,
     /// How shards are read
     #[arg(long, default_value = "mmap")]
     pub(in crate::cli) io: IoMode,
@@ -222,7 +241,7 @@ pub(in crate::cli) struct FeaturesArgs {
     #[arg(long, default_value = "dense")]
     pub(in crate::cli) protocol: ProtocolArg,
     /// Shorter sides Q in pixels [default: the training scale, or its middle]
-    #[arg(long, value_name = "Q,Q", value_delimiter = ',')]
+    #[arg(long, value_name = "Q,Q", value_delimiter = ',', value_parser = scale)]
     pub(in crate::cli) scales: Vec<usize>,
     /// What becomes of several scales
     #[arg(long, default_value = "average")]
@@ -234,7 +253,7 @@ pub(in crate::cli) struct FeaturesArgs {
     #[arg(long)]
     pub(in crate::cli) raw: bool,
     /// Views per batch; the result does not depend on it
-    #[arg(long, value_name = "N", default_value_t = 32)]
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_BATCH)]
     pub(in crate::cli) batch: usize,
     #[command(flatten)]
     pub(in crate::cli) compute: ComputeArgs,
@@ -300,6 +319,10 @@ mod tests {
         for plain in ["runs/d", "runs/d@best", "a@b/c", "x@", "x@1,,2"] {
             let said = read(plain);
             assert_eq!((said.path, said.scales), (plain.into(), vec![]));
+        }
+        for beyond in ["x@0", "x@224,65536", "x@18446744073709551616"] {
+            let refused = beyond.parse::<WeightsArg>().unwrap_err().to_string();
+            assert!(refused.contains("expected 1 to 65535 pixels"), "{refused}");
         }
     }
 }

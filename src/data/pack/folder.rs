@@ -1,17 +1,15 @@
 //! A folder of images: `train/<class>/...` and perhaps `val/<class>/...`.
 
-use std::collections::HashSet;
-use std::fs::{self, DirEntry};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
+use crate::data::image_files::{ImageFile, image_name, images_below, sorted_entries};
 use crate::error::{Error, Result};
 
 use super::progress::{Count, PackProgress, Tell};
-use super::sources::{Found, Listing, Place, Times, check_classes, image_name};
+use super::sources::{Found, Listing, Place, Times, check_classes};
 
 /// Lists the images below `images`. Class index = rank of the class folder's name in byte order.
 pub(super) fn list(images: &Path, tell: Tell) -> Result<Listing> {
@@ -97,16 +95,8 @@ fn class_folders(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
 
 /// The images of one class, those in folders below it included.
 fn list_class(images: &Path, folder: &Path, class: &str, label: u32) -> Result<Vec<Found>> {
-    let mut walk = Walk {
-        images,
-        folder,
-        class,
-        label,
-        entered: HashSet::new(),
-        found: Vec::new(),
-    };
-    walk.enter(folder)?;
-    if walk.found.is_empty() {
+    let found = images_below(folder)?;
+    if found.is_empty() {
         return Err(Error::invalid_hint(
             folder.display(),
             "at least one image",
@@ -114,44 +104,27 @@ fn list_class(images: &Path, folder: &Path, class: &str, label: u32) -> Result<V
             "remove the folder, or add images whose names end in .jpg, .png ...",
         ));
     }
-    Ok(walk.found)
+    let place = Class {
+        images,
+        folder,
+        class,
+        label,
+    };
+    Ok(found.into_iter().filter_map(|file| place.found(file)).collect())
 }
 
-struct Walk<'a> {
+/// A class and its folder.
+struct Class<'a> {
     images: &'a Path,
     folder: &'a Path,
     class: &'a str,
     label: u32,
-    /// Device and inode of every folder so far: links are followed, but nothing is entered twice.
-    entered: HashSet<(u64, u64)>,
-    found: Vec<Found>,
 }
 
-impl Walk<'_> {
-    fn enter(&mut self, folder: &Path) -> Result<()> {
-        let metadata = fs::metadata(folder).map_err(Error::io("examine", folder))?;
-        if !self.entered.insert((metadata.dev(), metadata.ino())) {
-            return Ok(());
-        }
-        for entry in sorted_entries(folder)? {
-            let path = entry.path();
-            // A link that leads nowhere has no metadata. If it is called like an image, it is reported as one that
-            // cannot be read.
-            let metadata = fs::metadata(&path).ok();
-            if metadata.as_ref().is_some_and(fs::Metadata::is_dir) {
-                self.enter(&path)?;
-            } else if metadata.as_ref().is_none_or(fs::Metadata::is_file) {
-                self.add(path, metadata.as_ref());
-            }
-        }
-        Ok(())
-    }
-
-    fn add(&mut self, path: PathBuf, metadata: Option<&fs::Metadata>) {
+impl Class<'_> {
+    fn found(&self, ImageFile { path, metadata }: ImageFile) -> Option<Found> {
         let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-        let Some((stem, extension)) = image_name(&file_name) else {
-            return;
-        };
+        let (stem, extension) = image_name(&file_name)?;
         let wanted_key = if stem
             .strip_prefix(self.class)
             .is_some_and(|rest| rest.starts_with('_'))
@@ -170,23 +143,14 @@ impl Walk<'_> {
             .unwrap_or(&path)
             .to_string_lossy()
             .into_owned();
-        self.found.push(Found {
+        Some(Found {
             label: self.label,
             wanted_key,
             source,
-            place: Place::File(path, metadata.map(Times::of)),
-            size: metadata.map_or(0, fs::Metadata::len),
-        });
+            place: Place::File(path, metadata.as_ref().map(Times::of)),
+            size: metadata.as_ref().map_or(0, fs::Metadata::len),
+        })
     }
-}
-
-/// What is in a folder, without hidden entries, in byte order.
-fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>> {
-    let entries = fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
-    let mut entries = entries.map_err(Error::io("list", folder))?;
-    entries.retain(|entry| !entry.file_name().as_bytes().starts_with(b"."));
-    entries.sort_by_key(DirEntry::file_name);
-    Ok(entries)
 }
 
 /// The folder's own name, as far as it may stand in a file name, or `images`.

@@ -5,12 +5,13 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use crate::data::file::{IoMode, RandomFile};
+use crate::data::image_files::image_name;
 use crate::data::tar::{Member, scan};
 use crate::error::{Error, Result};
 
 use super::labels;
 use super::progress::{Count, PackProgress, Tell};
-use super::sources::{Found, Listing, Place, check_classes, image_name, open_archive};
+use super::sources::{Found, Listing, Place, check_classes, open_archive};
 
 /// Position in `Listing::archives`.
 const TRAIN: usize = 0;

@@ -1,11 +1,11 @@
 //! One image on its way into a shard: decoded, looked at, and perhaps reduced.
 
 use crate::data::decode::{Decoder, Format, Region, exif_orientation, exif_segment};
+use crate::data::image_files::image_name;
 use crate::data::manifest::Stored;
 use crate::data::resample::{Part, Resampler, Span};
 
 use super::colour::ColourSums;
-use super::sources::image_name;
 
 #[cfg(feature = "turbojpeg")]
 pub(super) use with_encoder::{check_encoder, encode};

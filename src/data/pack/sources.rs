@@ -14,11 +14,6 @@ use super::keys::Keys;
 use super::progress::Tell;
 use super::{Source, folder, ilsvrc, shards};
 
-/// Files whose names end like this are images; whether they decode is seen later.
-const IMAGE_EXTENSIONS: [&str; 10] = [
-    "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff",
-];
-
 /// A larger file is no photograph, and would not fit into memory next to others.
 const MAX_IMAGE_BYTES: u64 = 1 << 30;
 
@@ -281,15 +276,6 @@ fn with_key(found: Found, keys: &mut Keys, renamed: &mut Vec<Note>) -> Item {
 /// Opens an archive in which images will be read in place.
 pub(super) fn open_archive(path: &Path) -> Result<RandomFile> {
     RandomFile::open(path, IoMode::Mmap)
-}
-
-/// Name and extension of a visible file that is called like an image.
-pub(super) fn image_name(file_name: &str) -> Option<(&str, &str)> {
-    let (stem, extension) = file_name.rsplit_once('.')?;
-    let is_image = IMAGE_EXTENSIONS
-        .iter()
-        .any(|image| extension.eq_ignore_ascii_case(image));
-    (is_image && !stem.is_empty() && !file_name.starts_with('.')).then_some((stem, extension))
 }
 
 /// The class numbers are ranks in byte order: `classes` must be sorted, distinct, and fit into a label.

@@ -21,6 +21,7 @@ pub struct RepairReport {
     #[serde(flatten)]
     pub verified: VerifyReport,
     /// Where the shards without the bad samples are.
+    #[serde(serialize_with = "crate::text::path")]
     pub repaired: PathBuf,
     /// Samples in them.
     pub kept: usize,

@@ -60,11 +60,9 @@ fn the_fifty_views_of_multi_crop_are_pillows() {
     let (network, weights) = copying(crop);
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let cpu = Cpu::new(2).unwrap();
-    let mut scorer = Scorer::new(&cpu, &weights).unwrap();
     let files: Vec<PathBuf> = vec![folder.join(file)];
     let source = Files::new(files, std::io::empty()).unwrap();
     let resources = Resources { batch: 7, threads: 2 };
-    let pool = decoders(resources).unwrap();
     let view_len = 3 * crop * crop;
     let mut expected = pillow.chunks_exact(VIEWS * view_len);
     for &scale in &scales {
@@ -73,17 +71,19 @@ fn the_fifty_views_of_multi_crop_are_pillows() {
             scales: vec![scale],
             flip: false,
         };
-        let pass = Pass {
-            source: &source,
-            kind: Kind::Grid,
-            scale,
+        let mut views = Views {
+            name: "copying".into(),
             crop,
-            exif: preprocess.exif,
-            pool: &pool,
+            preprocess: &preprocess,
+            source: &source,
+            look: &look,
+            networks: Networks::new(&network, |network| Ok(network.clone())).unwrap(),
+            batch: resources.batch,
+            pool: decoders(resources).unwrap(),
+            scorer: Scorer::new(&cpu, &weights).unwrap(),
         };
         let mut seen = Seen::default();
-        let network = (&network, &preprocess);
-        walk(&pass, &look, &mut scorer, network, resources.batch, &mut seen).unwrap();
+        views.walk(scale, &mut seen).unwrap();
         assert_eq!(seen.0.len(), VIEWS);
         let expected = expected.next().unwrap().chunks_exact(view_len);
         for (view, (seen, expected)) in seen.0.iter().zip(expected).enumerate() {
