@@ -166,7 +166,8 @@ impl Loaded {
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize((*self.bytes).as_ref()).map_err(|error| damaged(&self.path, WHOLE, reason(error)))
+        SafeTensors::deserialize((*self.bytes).as_ref())
+            .map_err(|error| damaged(&self.path, WHOLE, reason(error)))
     }
 
     fn copy(
@@ -231,21 +232,18 @@ impl Loaded {
 
     fn compare(&self, what: &str, stored: Option<&String>, found: &str) -> Result<()> {
         match stored {
-            Some(stored) if stored != found => {
-                Err(damaged(&self.path, WHOLE, format_args!("{what} {found}, not {}", shown(stored))))
-            }
+            Some(stored) if stored != found => Err(damaged(
+                &self.path,
+                WHOLE,
+                format_args!("{what} {found}, not {}", shown(stored)),
+            )),
             Some(_) | None => Ok(()),
         }
     }
 }
 
 /// Refuses NaN and infinite weights, by the name of the array. `ours` says whether a run of this program made them.
-pub(super) fn check_finite(
-    path: &Path,
-    parameters: &[Parameter],
-    weights: &[f32],
-    ours: bool,
-) -> Result<()> {
+pub(super) fn check_finite(path: &Path, parameters: &[Parameter], weights: &[f32], ours: bool) -> Result<()> {
     let hint = if ours {
         "the training that made it diverged; take an earlier checkpoint"
     } else {

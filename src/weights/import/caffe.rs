@@ -183,8 +183,7 @@ fn blob(message: &[u8]) -> Checked<(Vec<usize>, Vec<f32>)> {
     }
     let said = if shape.is_empty() { older } else { shape };
     let dims: Option<Vec<usize>> = said.iter().map(|&side| usize::try_from(side).ok()).collect();
-    let dims =
-        dims.filter(|dims| dims.len() <= MOST_SIDES && elements(dims) == Some(values.len()));
+    let dims = dims.filter(|dims| dims.len() <= MOST_SIDES && elements(dims) == Some(values.len()));
     let dims = dims.ok_or_else(|| format!("{} numbers of shape {}", values.len(), sides(&said)))?;
     Ok((dims, values))
 }
@@ -248,12 +247,7 @@ fn normalisation(parameters: &Parameters<'_>) -> Checked<Operation> {
         return Err("normalisation within a channel, where net A-LRN has it across channels".into());
     }
     let float = |number, default| parameters.float(number, default);
-    check_lrn(
-        numbers.one(1, 5),
-        float(2, 1.0)?,
-        float(3, 0.75)?,
-        float(5, 1.0)?,
-    )?;
+    check_lrn(numbers.one(1, 5), float(2, 1.0)?, float(3, 0.75)?, float(5, 1.0)?)?;
     Ok(Operation::Lrn)
 }
 

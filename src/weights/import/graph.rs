@@ -172,7 +172,10 @@ impl<'a> Node<'a> {
         if found == Some(expected) {
             return Ok(());
         }
-        Err(format!("{name} {}, not {expected:?}", sides(found.unwrap_or_default())))
+        Err(format!(
+            "{name} {}, not {expected:?}",
+            sides(found.unwrap_or_default())
+        ))
     }
 
     /// Refuses another number; without the attribute it is `default`.
@@ -251,7 +254,11 @@ impl<'a> Tensor<'a> {
             (true, _) => return Err(format!("{name} of {} bytes", raw.len())),
         };
         if elements(&shape) != Some(values.len()) {
-            return Err(format!("{name} of {} numbers and shape {}", values.len(), sides(dims)));
+            return Err(format!(
+                "{name} of {} numbers and shape {}",
+                values.len(),
+                sides(dims)
+            ));
         }
         Ok((shape, values))
     }

@@ -39,7 +39,10 @@ pub(super) fn read(path: &Path, bytes: &[u8], wanted: Selection) -> Result<Impor
         map: Map::Unknown,
     };
     if let Err(why) = chain.follow(extent) {
-        return Err(chain.sequence.unknown(path, WHOLE, why));
+        return Err(match about {
+            Some(_) => damaged(path, WHOLE, why),
+            None => chain.sequence.unknown(path, WHOLE, why),
+        });
     }
     let described = about.as_ref().map(|about| &about.spec);
     let arrays = chain.sequence.named(path, wanted, described)?;

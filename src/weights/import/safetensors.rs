@@ -24,7 +24,13 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Imported> {
             Dtype::F16 => Number::F16,
             Dtype::BF16 => Number::Bf16,
             Dtype::I64 => continue,
-            other => return Err(damaged(path, WHOLE, format_args!("{} of {other:?}", shown(&name)))),
+            other => {
+                return Err(damaged(
+                    path,
+                    WHOLE,
+                    format_args!("{} of {other:?}", shown(&name)),
+                ));
+            }
         };
         if name.starts_with(crate::weights::MOMENTUM_PREFIX) {
             continue;

@@ -8,6 +8,7 @@ use super::steps::{Difference, Operation, Step, Weighted, compare, trunk};
 use super::{NamedArray, Selection, other_config, other_head};
 use crate::error::{Error, Result};
 use crate::network::{Config, Extent, Network, Role, Spec};
+use crate::weights::damaged;
 
 const LAYERS: &str = "the layers of a VGG network: convolutions, then three fully connected layers";
 const NOTHING_ELSE: &str = "it is damaged, or another network; no others are read";
@@ -71,12 +72,12 @@ impl Sequence {
         let network = spec.build()?;
         if !is_of(&self.layers, &network) {
             let found = format_args!("{} layers with weights of other shapes", self.layers.len());
-            return Err(self.unknown(path, "the layers that its metadata describes", found));
+            return Err(damaged(path, "the layers that its metadata describes", found));
         }
         if !self.is_bare
             && let Err(difference) = compare(&self.steps, &network, &spec)
         {
-            return Err(self.differs(path, &spec, difference));
+            return Err(self.differs(path, &spec, described.is_some(), difference));
         }
         if self.channels_last {
             self.channels_first(&network);
@@ -115,7 +116,7 @@ impl Sequence {
     }
 
     /// The error where what is computed differs, though the weights are those of a configuration.
-    fn differs(&self, path: &Path, spec: &Spec, difference: Difference) -> Error {
+    fn differs(&self, path: &Path, spec: &Spec, is_described: bool, difference: Difference) -> Error {
         let Difference {
             place,
             expected,
@@ -123,7 +124,7 @@ impl Sequence {
         } = difference;
         let place = format!("{}: {place}", path.display());
         match self.trunk() {
-            Some(_) if spec.extent == Extent::Whole => {
+            Some(_) if spec.extent == Extent::Whole && !is_described => {
                 let found = format_args!("{found} where {expected} should be");
                 other_head(place, spec.config, found)
             }

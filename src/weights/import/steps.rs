@@ -117,7 +117,9 @@ pub(super) fn compare(steps: &[Step], network: &Network, spec: &Spec) -> Result<
     }
     match layers.next() {
         None => Ok(()),
-        Some(layer) if *extent == Extent::Trunk && layer.op == Op::MaxPool && layers.peek().is_none() => Ok(()),
+        Some(layer) if *extent == Extent::Trunk && layer.op == Op::MaxPool && layers.peek().is_none() => {
+            Ok(())
+        }
         next => Err(difference(next, before, "its end", "no more".into())),
     }
 }

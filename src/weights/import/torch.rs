@@ -59,7 +59,9 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Imported> {
 
 /// How the pickles of the format before version 1.6 begin, behind protocol and frame: with this number, as binary
 /// protocols write it and as text.
-const OLD: &[u8] = &[0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
+const OLD: &[u8] = &[
+    0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19,
+];
 const OLD_TEXT: &[u8] = b"L119547037146038801333356L";
 
 /// The error of a file that is a pickle and no archive. That of PyTorch before version 1.6 can be written again:
@@ -128,7 +130,12 @@ fn check_sizes(tensors: &[(String, Tensor)], file: usize) -> Result<(), String> 
 fn check_rows(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
     let Tensor { dims, strides, .. } = tensor;
     if dims.len() != strides.len() {
-        let found = format_args!("{}: {} strides for {} sides", shown(name), strides.len(), dims.len());
+        let found = format_args!(
+            "{}: {} strides for {} sides",
+            shown(name),
+            strides.len(),
+            dims.len()
+        );
         return Err(damaged(path, WHOLE, found));
     }
     let mut expected = 1;

@@ -88,7 +88,9 @@ impl<'a> Layer<'a> {
                 _ if number == format.pooling => layer.pooling.0.push(value.bytes()?),
                 _ if number == format.relu => layer.relu.0.push(value.bytes()?),
                 _ if format.oldest == Some(number) => {
-                    return Err("a layer of Caffe's first format: upgrade_net_proto_binary rewrites it".into());
+                    return Err(
+                        "a layer of Caffe's first format: upgrade_net_proto_binary rewrites it".into(),
+                    );
                 }
                 _ => {}
             }

@@ -39,7 +39,8 @@ impl<'a> Reader<'a> {
     pub(super) fn line(&mut self) -> Result<String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
         let len = rest.iter().take(LONGEST_TEXT + 1).position(|byte| *byte == b'\n');
-        let len = len.ok_or_else(|| format!("a name without an end, or of more than {LONGEST_TEXT} bytes"))?;
+        let len =
+            len.ok_or_else(|| format!("a name without an end, or of more than {LONGEST_TEXT} bytes"))?;
         self.at += len + 1;
         String::from_utf8(rest[..len].to_vec()).map_err(|_| "a name that is no text".into())
     }
