@@ -9,7 +9,7 @@ use super::import::{Format, Imported, NamedArray, Origin, Selection, difference,
 use super::import::{import, import_from, other_config};
 use super::load::check_finite;
 use super::shown::shown;
-use super::{Loaded, damaged, load_from, open_weights};
+use super::{Loaded, load_from, open_weights};
 use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Extent, Network, Spec};
@@ -151,9 +151,12 @@ impl Model {
         check_finite(path, &network.parameters, &weights, true)?;
         let weights_sha256 = weights_sha256(&network.parameters, &weights);
         if weights_sha256 != about.weights_sha256 {
-            let found = format_args!("weights_sha256 {weights_sha256}");
-            let expected = format!("weights of weights_sha256 {}", shown(&about.weights_sha256));
-            return Err(damaged(path, &expected, found));
+            return Err(Error::invalid_hint(
+                path.display(),
+                format_args!("weights of weights_sha256 {}", shown(&about.weights_sha256)),
+                format_args!("weights_sha256 {weights_sha256}"),
+                "it is damaged, or another program changed the weights and left what verydeep says of them",
+            ));
         }
         Ok(Self {
             spec: about.spec.clone(),

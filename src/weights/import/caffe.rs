@@ -61,6 +61,7 @@ struct Chain {
 impl Chain {
     /// From the first layer to the last, or to the last pooling of a trunk.
     fn follow(&mut self, bytes: &[u8], extent: Extent) -> Checked<()> {
+        let mut layers = 0;
         for field in fields(bytes) {
             let Field { number, value } = field?;
             let format: &Numbers = match number {
@@ -68,7 +69,8 @@ impl Chain {
                 2 => &OLDER,
                 _ => continue,
             };
-            let layer = Layer::of(format, value.bytes()?)?;
+            layers += 1;
+            let layer = Layer::of(format, layers, value.bytes()?)?;
             let place = layer.place();
             self.take(&layer).map_err(|why| format!("{place}: {why}"))?;
             if extent == Extent::Trunk && self.sequence.count(&Operation::MaxPool) == POOLS {

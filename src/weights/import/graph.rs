@@ -142,7 +142,11 @@ impl<'a> Node<'a> {
 
     /// The node, as messages name it.
     pub(super) fn place(&self) -> String {
-        format!("node {} ({})", shown(&self.name), shown(&self.kind))
+        let kind = shown(&self.kind);
+        match (self.name.as_str(), self.outputs.first()) {
+            ("", Some(output)) => format!("node of output {} ({kind})", shown(output)),
+            (name, _) => format!("node {} ({kind})", shown(name)),
+        }
     }
 
     /// Whether its kind is one of ONNX's own.

@@ -53,7 +53,8 @@ pub(super) const OLDER: Numbers = Numbers {
 /// A layer, its arrays and parameters not yet read.
 #[derive(Default)]
 pub(super) struct Layer<'a> {
-    pub(super) name: String,
+    number: usize,
+    name: String,
     /// In the words of the current format.
     pub(super) kind: String,
     pub(super) bottoms: Vec<String>,
@@ -67,8 +68,12 @@ pub(super) struct Layer<'a> {
 }
 
 impl<'a> Layer<'a> {
-    pub(super) fn of(format: &Numbers, message: &'a [u8]) -> Checked<Self> {
-        let mut layer = Self::default();
+    /// `number` is its place in the file, from 1 on.
+    pub(super) fn of(format: &Numbers, number: usize, message: &'a [u8]) -> Checked<Self> {
+        let mut layer = Self {
+            number,
+            ..Self::default()
+        };
         for field in fields(message) {
             let Field { number, value } = field?;
             match number {
@@ -100,7 +105,11 @@ impl<'a> Layer<'a> {
 
     /// The layer, as messages name it.
     pub(super) fn place(&self) -> String {
-        format!("layer {} ({})", shown(&self.name), shown(&self.kind))
+        let kind = shown(&self.kind);
+        match self.name.as_str() {
+            "" => format!("layer number {} ({kind})", self.number),
+            name => format!("layer {} ({kind})", shown(name)),
+        }
     }
 }
 
