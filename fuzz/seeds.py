@@ -358,6 +358,8 @@ def onnx(named):
             if name.startswith("classifier.0"):
                 graph += node("Flatten", [value], value := "flat")
             graph += node("Gemm", [value, name, bias], value := name + "y", field(1, "transB") + field(3, 1))
+            if not name.startswith("classifier.6"):
+                graph += node("Relu", [value], value := name + "r")
     for name, dims, data in named:
         graph += field(5, b"".join(field(1, side) for side in dims) + field(2, 10) + field(8, name) + field(9, data))
     return field(1, 8) + field(7, graph + field(11, field(1, "image")) + field(12, field(1, value)))

@@ -16,6 +16,7 @@ pub(super) fn convert(args: &ConvertArgs) -> Result<u8> {
         Some(to) => to,
         None => format_of_name(&args.output)?,
     };
+    check_folder(&args.output)?;
     let model = read(args)?;
     match to {
         ToArg::Safetensors => write_safetensors(&args.output, &model)?,
@@ -54,7 +55,7 @@ pub(super) fn convert(args: &ConvertArgs) -> Result<u8> {
     Ok(0)
 }
 
-/// Our own files say what they are; others are told by their content or by `--from`.
+/// A run's folder, or a file: ours say what they are, others are told by their content or by `--from`.
 fn read(args: &ConvertArgs) -> Result<Model> {
     let from = args.from.map(|from| match from {
         FromArg::Torch => Format::Torch,
@@ -62,33 +63,26 @@ fn read(args: &ConvertArgs) -> Result<Model> {
         FromArg::Onnx => Format::Onnx,
         FromArg::Caffe => Format::Caffe,
     });
-    if from.is_none() && is_ours(&args.input)? {
+    if from.is_none() && args.input.is_dir() {
         let model = open_model(&args.input)?;
-        return match args.config {
-            Some(config) if config != model.spec.config => Err(Error::invalid_hint(
-                args.input.display(),
-                format_args!("weights of configuration {config}"),
-                format_args!("weights of configuration {}", model.spec.config),
-                "leave --config out",
-            )),
-            _ if args.trunk => model.trunk(),
-            _ => Ok(model),
-        };
+        model.check_config(&args.input, args.config)?;
+        return if args.trunk { model.trunk() } else { Ok(model) };
     }
     let extent = if args.trunk { Extent::Trunk } else { Extent::Whole };
     Model::import_part(&args.input, from, args.config, extent)
 }
 
-/// Whether a path is a run folder or a file that says what it holds.
-fn is_ours(path: &Path) -> Result<bool> {
-    if path.is_dir() {
-        return Ok(true);
+/// Refuses, before anything is read, to write into a folder that is not there.
+fn check_folder(output: &Path) -> Result<()> {
+    match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::invalid_hint(
+            output.display(),
+            "a file in a folder that exists",
+            format_args!("no folder {}", folder.display()),
+            "make the folder first",
+        )),
+        _ => Ok(()),
     }
-    let mut start = Vec::new();
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, 16), &mut start)
-        .map_err(Error::io("read", path))?;
-    Ok(Format::of(path, &start)? == Format::Safetensors && crate::weights::load(path)?.about.is_some())
 }
 
 fn format_of_name(path: &Path) -> Result<ToArg> {

@@ -140,15 +140,18 @@ impl Preprocess {
         })
     }
 
-    /// Refuses factors and addends that no image survives. `source` names the file they come from.
+    /// Refuses factors and addends that no image survives: beside the addend, a step of a pixel must be left. `source` names the file they come from.
     pub fn check(&self, source: &str) -> Result<()> {
-        let usable = |scale: f32, shift: f32| scale.is_finite() && scale != 0.0 && shift.is_finite();
+        let usable = |scale: f32, shift: f32| {
+            let is_finite = scale.is_finite() && shift.is_finite();
+            is_finite && scale != 0.0 && (shift + scale != shift || shift == 0.0)
+        };
         if (0..3).all(|c| usable(self.scale[c], self.shift[c])) {
             return Ok(());
         }
         Err(Error::invalid_hint(
             format!("preprocess of {source}"),
-            "finite scale and shift, no scale of 0",
+            "finite scale and shift, no scale that vanishes beside its shift",
             format!("scale {:?}, shift {:?}", self.scale, self.shift),
             "take the values from the source of the weights",
         ))

@@ -6,7 +6,11 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use crate::durable::write_atomically;
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// Bytes of a header at most, here and in files that are read: names of a million classes fit, and a hostile one does not
+/// cost much.
+pub(super) const LONGEST_HEADER: usize = 1 << 24;
 
 /// One array to write.
 pub struct Array<'a> {
@@ -24,6 +28,7 @@ pub fn write_arrays(path: &Path, metadata: &[(&str, String)], arrays: &[Array<'_
         .iter()
         .map(|array| (array.name.clone(), array.dims.as_slice()));
     let header = header(metadata, shapes);
+    check_header(path, &header)?;
     write_atomically(path, |writer| {
         writer.write_all(&(header.len() as u64).to_le_bytes())?;
         writer.write_all(header.as_bytes())?;
@@ -31,6 +36,19 @@ pub fn write_arrays(path: &Path, metadata: &[(&str, String)], arrays: &[Array<'_
             .iter()
             .try_for_each(|array| write_f32(writer, array.values))
     })
+}
+
+/// Refuses to write what would not be read.
+pub(super) fn check_header(path: &Path, header: &str) -> Result<()> {
+    if header.len() <= LONGEST_HEADER {
+        return Ok(());
+    }
+    Err(Error::invalid_hint(
+        path.display(),
+        format_args!("a header of at most {LONGEST_HEADER} bytes"),
+        format_args!("one of {}", header.len()),
+        "shorter names of classes make it shorter",
+    ))
 }
 
 /// Little-endian.

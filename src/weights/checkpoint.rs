@@ -63,8 +63,9 @@ pub fn write_checkpoint(
     parameters: &[Parameter],
     view: &dyn CheckpointView,
 ) -> Result<()> {
-    let mut file = NewFile::create(path)?;
     let header = header(meta, parameters);
+    arrays::check_header(path, &header)?;
+    let mut file = NewFile::create(path)?;
     file.write_all(&(header.len() as u64).to_le_bytes())
         .and_then(|()| file.write_all(header.as_bytes()))
         .map_err(Error::io("write", path))?;

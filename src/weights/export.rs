@@ -3,6 +3,7 @@
 mod onnx;
 
 pub use onnx::write_onnx;
+pub(super) use onnx::{ONNX_HASH_KEY, ONNX_KEY};
 
 use std::path::Path;
 

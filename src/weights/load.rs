@@ -1,19 +1,25 @@
 //! Reading checkpoints and weights files, with everything that can be checked checked.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
-use serde::de::DeserializeOwned;
 
-use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About};
+use super::about::{ABOUT_HASH_KEY, ABOUT_KEY, About, described};
+use super::arrays::LONGEST_HEADER;
 use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
-use super::hash::{StateHasher, text_sha256};
+use super::damaged;
+use super::hash::StateHasher;
 use super::import::difference;
+use super::shown::{reason, shown, sides};
 use crate::data::map::Map;
 use crate::error::{Error, Result};
 use crate::network::{Network, Parameter};
+
+const WHOLE: &str = "a whole safetensors file";
+
+/// Arrays of a file at most: many times those of VGG-19 with batch norm and momentum.
+const MOST_ARRAYS: usize = 4096;
 
 /// A weights file, mapped or in memory.
 pub struct Loaded {
@@ -32,13 +38,7 @@ pub fn load(path: &Path) -> Result<Loaded> {
 
 /// [`load`], where the bytes of the file are at hand; `path` is for the errors.
 pub fn load_from(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Loaded> {
-    let (_, header) = SafeTensors::read_metadata(bytes.as_ref()).map_err(|e| damaged(path, e))?;
-    let texts = header.metadata().clone().unwrap_or_default();
-    let meta: Option<CheckpointMeta> = described(path, &texts, (META_KEY, META_HASH_KEY))?;
-    let about = match &meta {
-        Some(meta) => Some(About::from(meta)),
-        None => described(path, &texts, (ABOUT_KEY, ABOUT_HASH_KEY))?,
-    };
+    let (meta, about) = read_header(path, bytes.as_ref())?;
     Ok(Loaded {
         path: path.into(),
         bytes: Box::new(bytes),
@@ -47,28 +47,43 @@ pub fn load_from(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -
     })
 }
 
-/// What the metadata says under a key, if its hash is right.
-fn described<T: DeserializeOwned>(
-    path: &Path,
-    texts: &HashMap<String, String>,
-    (key, hash_key): (&str, &str),
-) -> Result<Option<T>> {
-    let Some(text) = texts.get(key) else {
-        return Ok(None);
-    };
-    if texts.get(hash_key) != Some(&text_sha256(text)) {
-        return Err(damaged(path, "its metadata does not match its hash"));
+/// What stands beside the arrays: of a checkpoint, and of any file of ours. Nobody's file but ours says anything.
+pub(super) fn read_header(path: &Path, bytes: &[u8]) -> Result<(Option<CheckpointMeta>, Option<About>)> {
+    check_len(path, bytes)?;
+    let (_, header) =
+        SafeTensors::read_metadata(bytes).map_err(|error| damaged(path, WHOLE, reason(error)))?;
+    let arrays = header.tensors().len();
+    if arrays > MOST_ARRAYS {
+        return Err(Error::invalid(
+            path.display(),
+            format_args!("at most {MOST_ARRAYS} arrays; VGG-19 with momentum has 76"),
+            arrays,
+        ));
     }
-    serde_json::from_str(text).map(Some).map_err(|e| damaged(path, e))
+    let texts = header.metadata().clone().unwrap_or_default();
+    let meta: Option<CheckpointMeta> = match texts.get(META_KEY) {
+        Some(text) => Some(described(path, text, texts.get(META_HASH_KEY))?),
+        None => None,
+    };
+    let about = match (&meta, texts.get(ABOUT_KEY)) {
+        (Some(meta), _) => Some(About::from(meta)),
+        (None, Some(text)) => Some(described(path, text, texts.get(ABOUT_HASH_KEY))?),
+        (None, None) => None,
+    };
+    Ok((meta, about))
 }
 
-fn damaged(path: &Path, reason: impl std::fmt::Display) -> Error {
-    Error::invalid_hint(
+/// Refuses a header that is longer than this program's can be, before it is read.
+fn check_len(path: &Path, bytes: &[u8]) -> Result<()> {
+    let len = bytes.first_chunk().map_or(0, |len| u64::from_le_bytes(*len));
+    if len <= LONGEST_HEADER as u64 || len > bytes.len() as u64 {
+        return Ok(()); // or it is damaged, which the library says
+    }
+    Err(Error::invalid(
         path.display(),
-        "a whole safetensors file",
-        reason,
-        "it is damaged or was not written by this program; use another checkpoint",
-    )
+        format_args!("a header of at most {LONGEST_HEADER} bytes"),
+        format_args!("one of {len}"),
+    ))
 }
 
 impl Loaded {
@@ -99,7 +114,7 @@ impl Loaded {
             self.about.as_ref().map(|about| &about.weights_sha256),
             &hash,
         )?;
-        check_finite(&self.path, parameters, flat)?;
+        check_finite(&self.path, parameters, flat, self.about.is_some())?;
         Ok(hash)
     }
 
@@ -151,7 +166,8 @@ impl Loaded {
     }
 
     fn tensors(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize((*self.bytes).as_ref()).map_err(|e| damaged(&self.path, e))
+        SafeTensors::deserialize((*self.bytes).as_ref())
+            .map_err(|error| damaged(&self.path, WHOLE, reason(error)))
     }
 
     fn copy(
@@ -205,30 +221,34 @@ impl Loaded {
                 "is it of another configuration? see verydeep inspect",
             )
         })?;
-        if view.dtype() != Dtype::F32 || view.shape() != parameter.dims {
-            let found = format!("{:?} of shape {:?}", view.dtype(), view.shape());
-            return Err(Error::invalid_hint(
-                &what,
-                &expected,
-                found,
-                "the file is of another configuration",
-            ));
-        }
-        Ok(view)
+        let hint = match (view.shape() == parameter.dims, view.dtype()) {
+            (true, Dtype::F32) => return Ok(view),
+            (true, _) => "verydeep convert widens other numbers, and says what it cannot read",
+            (false, _) => "the file is of another configuration",
+        };
+        let found = format!("{:?} of shape {}", view.dtype(), sides(view.shape()));
+        Err(Error::invalid_hint(&what, &expected, found, hint))
     }
 
     fn compare(&self, what: &str, stored: Option<&String>, found: &str) -> Result<()> {
         match stored {
-            Some(stored) if stored != found => {
-                Err(damaged(&self.path, format_args!("{what} {found}, not {stored}")))
-            }
+            Some(stored) if stored != found => Err(damaged(
+                &self.path,
+                WHOLE,
+                format_args!("{what} {found}, not {}", shown(stored)),
+            )),
             Some(_) | None => Ok(()),
         }
     }
 }
 
-/// Refuses NaN and infinite weights, by the name of the array.
-pub(super) fn check_finite(path: &Path, parameters: &[Parameter], weights: &[f32]) -> Result<()> {
+/// Refuses NaN and infinite weights, by the name of the array. `ours` says whether a run of this program made them.
+pub(super) fn check_finite(path: &Path, parameters: &[Parameter], weights: &[f32], ours: bool) -> Result<()> {
+    let hint = if ours {
+        "the training that made it diverged; take an earlier checkpoint"
+    } else {
+        "nothing can be computed with them: take another copy, or ask whoever made the file"
+    };
     for parameter in parameters {
         let values = &weights[parameter.range()];
         if let Some(index) = values.iter().position(|value| !value.is_finite()) {
@@ -236,7 +256,7 @@ pub(super) fn check_finite(path: &Path, parameters: &[Parameter], weights: &[f32
                 format_args!("{}: array {}", path.display(), parameter.name),
                 "finite numbers",
                 format_args!("{} at element {index}", values[index]),
-                "the training that made it diverged; take an earlier checkpoint",
+                hint,
             ));
         }
     }

@@ -11,6 +11,7 @@ mod load;
 mod model;
 mod protobuf;
 mod run;
+mod shown;
 
 pub use about::About;
 pub use arrays::{Array, write_arrays};
@@ -21,3 +22,18 @@ pub use import::Format;
 pub use load::{Loaded, load, load_from};
 pub use model::Model;
 pub use run::{Newest, RunFolder, newest_checkpoint, open_weights};
+
+use std::fmt::Display;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// The error of a file that is not whole, or says what cannot be.
+fn damaged(path: &Path, expected: &str, found: impl Display) -> Error {
+    Error::invalid_hint(
+        path.display(),
+        expected,
+        found,
+        "it is damaged, or was not written by who it says; take another copy or checkpoint",
+    )
+}

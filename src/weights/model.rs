@@ -5,9 +5,12 @@ use std::path::Path;
 use super::about::About;
 use super::checkpoint::CheckpointMeta;
 use super::hash::weights_sha256;
-use super::import::{Format, Imported, Wanted, identify, import, import_from};
+use super::import::{Format, Imported, NamedArray, Origin, Selection, difference, identify};
+use super::import::{import, import_from, other_config};
 use super::load::check_finite;
+use super::shown::shown;
 use super::{Loaded, load_from, open_weights};
+use crate::data::preprocess::Preprocess;
 use crate::error::{Error, Result};
 use crate::network::{Config, Extent, Network, Spec};
 
@@ -44,7 +47,7 @@ impl Model {
     }
 
     /// Reads another program's file, of which `format` and `config` may say what it is: a whole network, or one that has
-    /// convolutions only.
+    /// convolutions only. A file of ours says itself what it is, in any format.
     pub fn import(path: &Path, format: Option<Format>, config: Option<Config>) -> Result<Self> {
         Self::import_part(path, format, config, Extent::Whole)
     }
@@ -56,8 +59,8 @@ impl Model {
         config: Option<Config>,
         extent: Extent,
     ) -> Result<Self> {
-        let wanted = Wanted { config, extent };
-        Self::of_imported(path, import(path, format, wanted)?, config)
+        let wanted = Selection { config, extent };
+        Self::of_imported(path, import(path, format, wanted)?, wanted)
     }
 
     /// [`Model::import_part`] of a file whose bytes are at hand; `path` is for the errors.
@@ -68,8 +71,16 @@ impl Model {
         config: Option<Config>,
         extent: Extent,
     ) -> Result<Self> {
-        let wanted = Wanted { config, extent };
-        Self::of_imported(path, import_from(path, bytes, format, wanted)?, config)
+        let wanted = Selection { config, extent };
+        Self::of_imported(path, import_from(path, bytes, format, wanted)?, wanted)
+    }
+
+    /// Refuses another configuration than `wanted`, by the first layer that differs. `path` is for the error.
+    pub fn check_config(&self, path: &Path, wanted: Option<Config>) -> Result<()> {
+        match wanted {
+            Some(wanted) if wanted != self.spec.config => Err(other_config(path, wanted, &self.spec)?),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// The convolutions alone.
@@ -114,21 +125,61 @@ impl Model {
         }
     }
 
-    fn of_imported(path: &Path, imported: Imported, config: Option<Config>) -> Result<Self> {
-        let Imported { arrays, preprocess } = imported;
-        let shapes: Vec<_> = arrays
-            .iter()
-            .map(|array| (array.name.clone(), array.dims.clone()))
-            .collect();
-        let spec = identify(path, &shapes, config)?;
-        let network = spec.build()?;
-        let mut weights = vec![0.0; network.flat_len()];
-        for parameter in &network.parameters {
-            let array = arrays.iter().find(|array| array.name == parameter.name);
-            let array = array.expect("a network fits all of its arrays");
-            weights[parameter.range()].copy_from_slice(&array.values);
+    fn of_imported(path: &Path, imported: Imported, wanted: Selection) -> Result<Self> {
+        let Imported { arrays, origin } = imported;
+        match origin {
+            Origin::Ours(about) => {
+                let model = Self::of_ours(path, &arrays, *about)?;
+                model.check_config(path, wanted.config)?;
+                match (wanted.extent, model.spec.extent) {
+                    (Extent::Trunk, Extent::Whole) => model.trunk(),
+                    _ => Ok(model),
+                }
+            }
+            Origin::Theirs(preprocess) => Self::of_theirs(path, &arrays, preprocess, wanted.config),
         }
-        check_finite(path, &network.parameters, &weights)?;
+    }
+
+    /// Everything that the file says of itself is compared.
+    fn of_ours(path: &Path, arrays: &[NamedArray], about: About) -> Result<Self> {
+        let network = about.spec.build()?;
+        if let Some(error) = difference(path, &shapes(arrays), &network) {
+            return Err(error);
+        }
+        about.check(path)?;
+        let weights = flat(&network, arrays);
+        check_finite(path, &network.parameters, &weights, true)?;
+        let weights_sha256 = weights_sha256(&network.parameters, &weights);
+        if weights_sha256 != about.weights_sha256 {
+            return Err(Error::invalid_hint(
+                path.display(),
+                format_args!("weights of weights_sha256 {}", shown(&about.weights_sha256)),
+                format_args!("weights_sha256 {weights_sha256}"),
+                "it is damaged, or another program changed the weights and left what verydeep says of them",
+            ));
+        }
+        Ok(Self {
+            spec: about.spec.clone(),
+            network,
+            weights,
+            weights_sha256,
+            about: Some(about),
+            meta: None,
+            passed_over: Vec::new(),
+        })
+    }
+
+    /// What the file does not say is what the arrays are, and what the paper does.
+    fn of_theirs(
+        path: &Path,
+        arrays: &[NamedArray],
+        preprocess: Preprocess,
+        config: Option<Config>,
+    ) -> Result<Self> {
+        let spec = identify(path, &shapes(arrays), config)?;
+        let network = spec.build()?;
+        let weights = flat(&network, arrays);
+        check_finite(path, &network.parameters, &weights, false)?;
         let weights_sha256 = weights_sha256(&network.parameters, &weights);
         let about = About {
             class_names: (0..spec.classes).map(|index| index.to_string()).collect(),
@@ -164,6 +215,24 @@ impl Model {
     }
 }
 
+fn shapes(arrays: &[NamedArray]) -> Vec<(String, Vec<usize>)> {
+    arrays
+        .iter()
+        .map(|array| (array.name.clone(), array.dims.clone()))
+        .collect()
+}
+
+/// Every parameter of a network at its flat offset, out of arrays that have been found to be its own.
+fn flat(network: &Network, arrays: &[NamedArray]) -> Vec<f32> {
+    let mut weights = vec![0.0; network.flat_len()];
+    for parameter in &network.parameters {
+        let array = arrays.iter().find(|array| array.name == parameter.name);
+        let array = array.expect("a network fits all of its arrays");
+        weights[parameter.range()].copy_from_slice(&array.values);
+    }
+    weights
+}
+
 /// What the arrays of a file are.
 struct Content {
     spec: Spec,
@@ -182,6 +251,9 @@ impl Content {
         file.check_arrays(&network.parameters)?;
         let mut weights = vec![0.0; network.flat_len()];
         let weights_sha256 = file.weights(&network.parameters, &mut weights)?;
+        if let Some(about) = &file.about {
+            about.check(file.path())?;
+        }
         Ok(Self {
             spec,
             network,

@@ -80,10 +80,20 @@ fn varint(rest: &mut &[u8]) -> Option<u64> {
 }
 
 impl<'a> Wire<'a> {
+    /// How it is written. Never what: that may be megabytes.
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Varint(_) => "a number",
+            Self::Fixed64(_) => "eight bytes",
+            Self::Fixed32(_) => "four bytes",
+            Self::Bytes(_) => "a text or message",
+        }
+    }
+
     pub(super) fn bytes(self) -> Result<&'a [u8]> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            other => Err(format!("{other:?} where a message is expected")),
+            other => Err(format!("{} where a message is expected", other.kind())),
         }
     }
 
@@ -95,14 +105,14 @@ impl<'a> Wire<'a> {
     pub(super) fn float(self) -> Result<f32> {
         match self {
             Self::Fixed32(bytes) => Ok(f32::from_le_bytes(bytes)),
-            other => Err(format!("{other:?} where a float is expected")),
+            other => Err(format!("{} where a float is expected", other.kind())),
         }
     }
 
     pub(super) fn number(self) -> Result<u64> {
         match self {
             Self::Varint(value) => Ok(value),
-            other => Err(format!("{other:?} where a number is expected")),
+            other => Err(format!("{} where a number is expected", other.kind())),
         }
     }
 
@@ -115,7 +125,7 @@ impl<'a> Wire<'a> {
                     to.push(varint(&mut rest).ok_or("packed numbers that are cut short")?);
                 }
             }
-            other => return Err(format!("{other:?} where numbers are expected")),
+            other => return Err(format!("{} where numbers are expected", other.kind())),
         }
         Ok(())
     }
@@ -131,7 +141,7 @@ impl<'a> Wire<'a> {
                 }
                 to.extend(floats.iter().map(|bytes| f32::from_le_bytes(*bytes)));
             }
-            other => return Err(format!("{other:?} where floats are expected")),
+            other => return Err(format!("{} where floats are expected", other.kind())),
         }
         Ok(())
     }

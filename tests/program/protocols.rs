@@ -199,6 +199,8 @@ fn converted_weights_evaluate_as_the_run_does() {
     assert!(run_fails(2, ["convert", &plain, &at("net.pkl")]).contains(".onnx"));
     assert!(run_fails(3, ["convert", &plain, &at("x.onnx"), "--config", "D"]).contains("configuration A"));
     assert!(run_fails(3, ["convert", &at("nowhere"), &at("x.onnx")]).contains("nowhere"));
+    assert!(run_fails(3, ["convert", &plain, &at("none/x.onnx")]).contains("no folder"));
+    assert!(run_fails(3, ["convert", run, &at("x.onnx"), "--from", "torch"]).contains("found a folder"));
 }
 
 /// A wide image smaller than the crop is scaled up, whatever looks at it.

@@ -6,6 +6,7 @@ use verydeep::weights::{Format, Model, write_safetensors};
 
 use super::archive::{Member, archive, member, tensor, text};
 use super::golden::file;
+use super::proto::{Message, Value};
 
 /// What is said to a file; it must be refused, exit 3.
 fn refused(bytes: &[u8], format: Option<Format>) -> String {
@@ -145,6 +146,35 @@ fn archives_that_lie_are_refused() {
         let said = refused(&bytes, None);
         assert!(said.contains(word), "{word}: {said}");
     }
+}
+
+/// 3,000 tensors in one storage of 16 MB, and a blob of two million sides of 1: small work for small files.
+#[test]
+fn nothing_takes_the_square_of_its_size() {
+    let start = std::time::Instant::now();
+    let storage = vec![0; 16 << 20];
+    let mut pickle = b"\x80\x02}(".to_vec();
+    for i in 0..3000 {
+        pickle.extend(text(&format!("features.{i}.weight")));
+        pickle.extend(tensor("0", 4 << 20, i, &[1], &[1]));
+    }
+    pickle.extend(b"u.");
+    let said = refused(
+        &archive(&[member("a/data.pkl", &pickle), member("a/data/0", &storage)]),
+        None,
+    );
+    assert!(said.contains("3000 other arrays"), "{said}");
+
+    let shape = Message::default().message(7, &Message(vec![(1, Value::Number(1)); 2_000_000]));
+    let layer = Message::default()
+        .text(2, "Convolution")
+        .message(7, &shape.float(5, 1.0));
+    let said = refused(
+        &Message::default().message(100, &layer).bytes(),
+        Some(Format::Caffe),
+    );
+    assert!(said.contains("of 2000000 sides"), "{said}");
+    assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
 }
 
 /// A field of a protocol buffer: a message, a text or packed numbers of less than 128 bytes.

@@ -1,9 +1,12 @@
-//! What is written is read again.
+//! What is written is read again, with all that travels; and nothing else.
 
-use verydeep::network::{Config, Spec};
-use verydeep::weights::{Model, write_onnx, write_safetensors};
+use std::path::Path;
+
+use verydeep::network::{Config, Extent, Spec};
+use verydeep::weights::{Format, Model, write_onnx, write_safetensors};
 
 use super::golden::{file, scores};
+use super::proto::{Message, Value};
 
 #[test]
 fn safetensors_keep_weights_and_preprocessing() {
@@ -46,36 +49,118 @@ fn onnx_is_read_as_it_was_written() {
             // The same arrays, one after the other.
             model.network = spec.build().unwrap();
             model.spec = spec.clone();
+            model.about.as_mut().unwrap().spec = spec.clone();
             write_onnx(&path, &model).unwrap();
             let again = Model::import(&path, None, None).unwrap();
-            assert_eq!(again.spec, Spec { dropout: 0.5, ..spec });
+            assert_eq!(again.spec, spec);
             assert_eq!(again.weights, model.weights);
+            assert_eq!(again.about, model.about);
+        }
+    }
+}
+
+/// A network as a run makes it: with names, a crop and a scale of its own, and another preprocessing than torchvision's.
+fn run() -> Model {
+    let mut model = Model::import(&file("vgg11.pth"), None, None).unwrap();
+    let about = model.about.as_mut().unwrap();
+    about.class_names = (0..10).map(|i| format!("class {i}")).collect();
+    about.scale = 73;
+    about.preprocess.shift = [-1.0, -2.0, -3.0];
+    about.spec.dropout = 0.25;
+    model.spec = about.spec.clone();
+    model
+}
+
+/// Whatever is said of the format, and of the whole and of its convolutions.
+#[test]
+fn what_travels_comes_back_from_every_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let (onnx, tensors) = (
+        folder.path().join("net.onnx"),
+        folder.path().join("net.safetensors"),
+    );
+    for model in [run(), run().trunk().unwrap()] {
+        write_onnx(&onnx, &model).unwrap();
+        write_safetensors(&tensors, &model).unwrap();
+        for (path, format) in [
+            (&onnx, None),
+            (&onnx, Some(Format::Onnx)),
+            (&tensors, None),
+            (&tensors, Some(Format::Safetensors)),
+        ] {
+            let again = Model::import(path, format, Some(Config::A)).unwrap();
             assert_eq!(
-                again.about.unwrap().preprocess,
-                model.about.as_ref().unwrap().preprocess
+                (&again.spec, &again.weights, &again.about),
+                (&model.spec, &model.weights, &model.about)
+            );
+            let trunk = Model::import_part(path, format, None, Extent::Trunk).unwrap();
+            let about = trunk.about.unwrap();
+            assert_eq!(
+                (about.scale, trunk.spec.crop, about.class_names),
+                (73, 64, vec![])
             );
         }
     }
 }
 
-#[test]
-fn weights_that_are_not_finite_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("nan.safetensors");
-    let mut model = Model::import(&file("vgg11.pth"), None, None).unwrap();
-    let parameter = &model.network.parameters[3];
-    model.weights[parameter.offset + 1] = f32::NAN;
-    model.about = None;
-    write_safetensors(&path, &model).unwrap();
-    for error in [
-        Model::open(&path).err().unwrap(),
-        Model::import(&path, None, None).err().unwrap(),
-    ] {
+fn refused(path: &Path, format: Format, word: &str) {
+    for extent in [Extent::Whole, Extent::Trunk] {
+        let error = Model::import_part(path, Some(format), None, extent)
+            .err()
+            .expect(word);
         assert_eq!(error.exit_code(), 3);
-        let said = error.to_string();
-        assert!(
-            said.contains(&parameter.name) && said.contains("NaN at element 1"),
-            "{said}"
-        );
+        assert!(error.to_string().contains(word), "{word}: {error}");
+    }
+}
+
+/// Weights that were changed, and metadata that is none, lies, or is of another network.
+#[test]
+fn what_does_not_match_its_metadata_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("net");
+    let mut other = run();
+    other.weights[0] += 1.0;
+    write_onnx(&path, &other).unwrap();
+    refused(&path, Format::Onnx, "weights_sha256");
+    write_safetensors(&path, &other).unwrap();
+    refused(&path, Format::Safetensors, "weights_sha256");
+
+    write_onnx(&path, &run()).unwrap();
+    let whole = Message::of(&std::fs::read(&path).unwrap());
+    let with = |change: &dyn Fn(&str) -> String, keep_hash: bool| {
+        let mut changed = whole.clone();
+        changed.change(14, |entries| {
+            if !keep_hash {
+                entries.truncate(1);
+            }
+            let text = entries[0].texts(2).concat();
+            entries[0].0[1].1 = Value::Bytes(change(&text).into());
+        });
+        std::fs::write(&path, changed.bytes()).unwrap();
+    };
+    with(&str::to_string, false); // as earlier builds wrote it
+    assert_eq!(
+        Model::import(&path, Some(Format::Onnx), None).unwrap().about,
+        run().about
+    );
+    for (from, to, word) in [
+        ("", "junk", "the metadata that this program writes"),
+        ("[-1.0,", "[1e38,", "scale that vanishes"),
+        (r#""class 3","#, "", "names of 10 classes"),
+        (r#""classes":10"#, r#""classes":999999"#, "metadata describes"),
+        (
+            r#""config":"A""#,
+            r#""config":"A-LRN""#,
+            "lrn1_1 (lrn) behind relu1_1",
+        ),
+    ] {
+        let change = |text: &str| {
+            assert!(text.contains(from), "{from}: {text}");
+            text.replacen(from, to, 1)
+        };
+        with(&change, false);
+        refused(&path, Format::Onnx, word);
+        with(&change, true);
+        refused(&path, Format::Onnx, "the metadata that this program writes");
     }
 }

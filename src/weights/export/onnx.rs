@@ -1,7 +1,7 @@
 //! ONNX: the network as a graph over images that are already preprocessed, (N, 3, crop, crop) to scores (N, classes).
 //!
 //! Dropout is left out, as in evaluation. What else there is to know (configuration, classes, preprocessing) stands in the
-//! model's metadata as JSON under `verydeep`.
+//! model's metadata as JSON under `verydeep`, and its hash under `verydeep_sha256`.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -12,12 +12,17 @@ use crate::error::{Error, Result};
 use crate::network::{Layer, Network, Op, Parameter, batch_norm, lrn};
 use crate::shape::Chw;
 use crate::weights::arrays::write_f32;
+use crate::weights::hash::text_sha256;
 use crate::weights::model::Model;
 use crate::weights::protobuf::Message;
 
 /// The version of the operators, and of the file format that came with it (ONNX 1.8).
 const OPSET: u64 = 13;
 const IR_VERSION: u64 = 7;
+
+/// The metadata keys: the JSON and its hash.
+pub(in crate::weights) const ONNX_KEY: &str = "verydeep";
+pub(in crate::weights) const ONNX_HASH_KEY: &str = "verydeep_sha256";
 
 /// Types of numbers and of attributes in ONNX.
 const FLOAT: u64 = 1;
@@ -68,8 +73,10 @@ fn model_head(model: &Model) -> Message {
     match &model.about {
         None => head,
         Some(about) => {
-            let entry = Message::default().text(1, "verydeep").text(2, &text_of(about));
-            head.message(14, &entry)
+            let entry = |key, text: &str| Message::default().text(1, key).text(2, text);
+            let text = text_of(about);
+            head.message(14, &entry(ONNX_KEY, &text))
+                .message(14, &entry(ONNX_HASH_KEY, &text_sha256(&text)))
         }
     }
 }

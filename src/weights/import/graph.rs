@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::{Number, elements};
+use super::{MOST_SIDES, Number, elements};
 use crate::weights::protobuf::{Field, Wire, fields};
+use crate::weights::shown::{shown, sides};
 
 type Checked<T> = std::result::Result<T, String>;
 
@@ -14,14 +15,15 @@ pub(super) struct Graph<'a> {
     /// Initializers and constants, by name.
     pub(super) tensors: HashMap<String, Tensor<'a>>,
     inputs: Vec<String>,
-    /// What this program wrote beside its own models.
-    pub(super) about: Option<String>,
+    /// What programs write beside their models, by key.
+    pub(super) metadata: HashMap<String, String>,
 }
 
 #[derive(Default)]
 pub(super) struct Node<'a> {
     pub(super) name: String,
     pub(super) kind: String,
+    domain: String,
     pub(super) inputs: Vec<String>,
     pub(super) outputs: Vec<String>,
     attributes: HashMap<String, Attribute<'a>>,
@@ -51,20 +53,20 @@ pub(super) struct Tensor<'a> {
 impl<'a> Graph<'a> {
     pub(super) fn read(model: &'a [u8]) -> Checked<Self> {
         let mut graph = None;
-        let mut about = None;
+        let mut metadata = HashMap::new();
         for field in fields(model) {
             let Field { number, value } = field?;
             match number {
                 7 => graph = Some(Self::of(value.bytes()?)?),
                 14 => {
                     let (key, text) = entry(value.bytes()?)?;
-                    about = (key == "verydeep").then_some(text).or(about);
+                    metadata.insert(key, text);
                 }
                 _ => {}
             }
         }
         let mut graph = graph.ok_or("a model without a graph")?;
-        graph.about = about;
+        graph.metadata = metadata;
         graph.constants();
         Ok(graph)
     }
@@ -127,6 +129,7 @@ impl<'a> Node<'a> {
                 2 => node.outputs.push(value.text()?),
                 3 => node.name = value.text()?,
                 4 => node.kind = value.text()?,
+                7 => node.domain = value.text()?,
                 5 => {
                     let (name, attribute) = Attribute::of(value.bytes()?)?;
                     node.attributes.insert(name, attribute);
@@ -135,6 +138,20 @@ impl<'a> Node<'a> {
             }
         }
         Ok(node)
+    }
+
+    /// The node, as messages name it.
+    pub(super) fn place(&self) -> String {
+        let kind = shown(&self.kind);
+        match (self.name.as_str(), self.outputs.first()) {
+            ("", Some(output)) => format!("node of output {} ({kind})", shown(output)),
+            (name, _) => format!("node {} ({kind})", shown(name)),
+        }
+    }
+
+    /// Whether its kind is one of ONNX's own.
+    pub(super) fn is_standard(&self) -> bool {
+        self.domain.is_empty() || self.domain == "ai.onnx"
     }
 
     pub(super) fn float(&self, name: &str) -> Option<f32> {
@@ -159,7 +176,18 @@ impl<'a> Node<'a> {
         if found == Some(expected) {
             return Ok(());
         }
-        Err(format!("{name} {found:?}, not {expected:?}"))
+        Err(format!(
+            "{name} {}, not {expected:?}",
+            sides(found.unwrap_or_default())
+        ))
+    }
+
+    /// Refuses another number; without the attribute it is `default`.
+    pub(super) fn expect_int(&self, name: &str, expected: u64, default: u64) -> Checked<()> {
+        match self.int(name).unwrap_or(default) {
+            found if found == expected => Ok(()),
+            found => Err(format!("{name} {found}, not {expected}")),
+        }
     }
 }
 
@@ -210,11 +238,13 @@ impl<'a> Tensor<'a> {
             floats,
             ..
         } = self;
+        let name = shown(name);
         if self.is_external {
             return Err(format!("{name} is in another file: put all weights into one"));
         }
-        let sides: Option<Vec<usize>> = dims.iter().map(|&side| usize::try_from(side).ok()).collect();
-        let sides = sides.ok_or_else(|| format!("{name} of shape {dims:?}"))?;
+        let shape: Option<Vec<usize>> = dims.iter().map(|&side| usize::try_from(side).ok()).collect();
+        let shape = shape.filter(|shape| shape.len() <= MOST_SIDES);
+        let shape = shape.ok_or_else(|| format!("{name} of shape {}", sides(dims)))?;
         let number = match self.number {
             1 => Number::F32,
             10 => Number::F16,
@@ -224,13 +254,17 @@ impl<'a> Tensor<'a> {
         };
         let values = match (floats.is_empty(), raw.len() % number.bytes()) {
             (false, _) => floats.clone(),
-            (true, 0) => number.read(raw),
+            (true, 0) => number.read(raw).map_err(|why| format!("{name}: {why}"))?,
             (true, _) => return Err(format!("{name} of {} bytes", raw.len())),
         };
-        if elements(&sides) != Some(values.len()) {
-            return Err(format!("{name} of {} numbers and shape {dims:?}", values.len()));
+        if elements(&shape) != Some(values.len()) {
+            return Err(format!(
+                "{name} of {} numbers and shape {}",
+                values.len(),
+                sides(dims)
+            ));
         }
-        Ok((sides, values))
+        Ok((shape, values))
     }
 }
 

@@ -13,12 +13,51 @@ pub(super) use value::Tensor;
 use reader::Reader;
 use value::{At, Known, Storage, Value};
 
-/// Bytes of a pickle, of a text in it, and sides of a tensor, at most. A network of 19 layers has a pickle of 20 KB.
+use super::MOST_SIDES;
+use crate::weights::shown::shown;
+
+/// Bytes of a pickle and of a text in it, at most. A network of 19 layers has a pickle of 20 KB.
 const LONGEST: usize = 1 << 20;
 const LONGEST_TEXT: usize = 256;
-const MOST_SIDES: usize = 8;
 
-type Result<T> = std::result::Result<T, String>;
+/// Why a pickle is not read.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// It is none.
+    Damaged(String),
+    /// It holds other things than the weights: a whole model, or what a program keeps beside them.
+    MoreThanWeights(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::Damaged(why)
+    }
+}
+
+impl From<&str> for Refusal {
+    fn from(why: &str) -> Self {
+        Self::Damaged(why.into())
+    }
+}
+
+impl Refusal {
+    /// With the byte at which the pickle was left.
+    fn at(self, byte: usize) -> Self {
+        let at = |why| format!("{why} (byte {byte} of its pickle)");
+        match self {
+            Self::Damaged(why) => Self::Damaged(at(why)),
+            Self::MoreThanWeights(why) => Self::MoreThanWeights(at(why)),
+        }
+    }
+}
+
+type Result<T> = std::result::Result<T, Refusal>;
+
+/// A value of another kind than is expected.
+fn unexpected<T>(value: &Value, expected: &str) -> Result<T> {
+    Err(format!("{value} where {expected} is expected").into())
+}
 
 /// The tensors of a state dictionary by name, or of a dictionary that holds one as `state_dict` or `model`.
 pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
@@ -26,7 +65,8 @@ pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(String, Tensor)>> {
         return Err(format!(
             "a pickle of {} bytes, which is too long for a state dictionary",
             bytes.len()
-        ));
+        )
+        .into());
     }
     let mut machine = Machine::new(bytes);
     let top = machine.run()?;
@@ -71,16 +111,15 @@ impl<'a> Machine<'a> {
             if opcode == b'.' {
                 return self.pop();
             }
-            self.step(opcode)
-                .map_err(|why| format!("{why} (byte {} of its pickle)", self.input.at()))?;
+            self.step(opcode).map_err(|why| why.at(self.input.at()))?;
         }
     }
 
     fn step(&mut self, opcode: u8) -> Result<()> {
         match opcode {
             0x80 => match self.input.byte()? {
-                2..=4 => Ok(()),
-                version => Err(format!("pickle protocol {version}")),
+                2..=5 => Ok(()),
+                version => Err(format!("pickle protocol {version}").into()),
             },
             b'N' => self.push(Value::None),
             0x88 | 0x89 => self.push(Value::Bool),
@@ -164,7 +203,10 @@ impl<'a> Machine<'a> {
             b'Q' => self.storage(),
             b'R' => self.reduce(),
             b'b' => self.build(),
-            _ => Err(format!("opcode 0x{opcode:02x}, which no state dictionary needs")),
+            _ => {
+                let why = format!("opcode 0x{opcode:02x}, which no state dictionary needs");
+                Err(Refusal::MoreThanWeights(why))
+            }
         }
     }
 
@@ -199,7 +241,7 @@ impl<'a> Machine<'a> {
         let at = self.pop()?;
         match &self.values[at] {
             Value::Text(text) => Ok(text.clone()),
-            other => Err(format!("{other:?} where a text is expected")),
+            other => unexpected(other, "a text"),
         }
     }
 
@@ -227,7 +269,7 @@ impl<'a> Machine<'a> {
 
     fn text(&mut self, len: usize) -> Result<()> {
         if len > LONGEST_TEXT {
-            return Err(format!("a text of {len} bytes"));
+            return Err(format!("a text of {len} bytes").into());
         }
         let text = String::from_utf8(self.input.slice(len)?.to_vec()).map_err(|_| "a text that is none")?;
         self.push(Value::Text(text))
@@ -249,7 +291,7 @@ impl<'a> Machine<'a> {
         let at = self.top()?;
         match &mut self.values[at] {
             Value::List(list) => list.extend(items),
-            other => return Err(format!("{other:?} where a list is expected")),
+            other => return unexpected(other, "a list"),
         }
         Ok(())
     }
@@ -261,7 +303,7 @@ impl<'a> Machine<'a> {
             Value::Dict(entries) if rest.is_empty() => {
                 entries.extend(pairs.iter().map(|[key, value]| (*key, *value)));
             }
-            other => return Err(format!("{other:?} where a dictionary is expected")),
+            other => return unexpected(other, "a dictionary"),
         }
         Ok(())
     }
@@ -269,9 +311,11 @@ impl<'a> Machine<'a> {
     fn name(&mut self, module: &str, name: &str) -> Result<()> {
         match Known::of(module, name) {
             Some(known) => self.push(Value::Known(known)),
-            None => Err(format!(
-                "{module}.{name}, which no state dictionary needs; it was not called"
-            )),
+            None => Err(Refusal::MoreThanWeights(format!(
+                "{}.{}, which no state dictionary needs; it was not called",
+                shown(module),
+                shown(name)
+            ))),
         }
     }
 
@@ -315,7 +359,7 @@ impl<'a> Machine<'a> {
                 self.stack.push(tensor);
                 Ok(())
             }
-            (known, arguments) => Err(format!("{known:?} with {} arguments", arguments.len())),
+            (known, arguments) => Err(format!("{known:?} with {} arguments", arguments.len()).into()),
         }
     }
 
@@ -325,28 +369,28 @@ impl<'a> Machine<'a> {
         let object = self.top()?;
         match (&self.values[object], &self.values[state]) {
             (Value::Dict(_), Value::Dict(_)) => Ok(()),
-            (object, _) => Err(format!("a state for {object:?}")),
+            (object, _) => Err(Refusal::MoreThanWeights(format!("a state for {object}"))),
         }
     }
 
     fn tuple(&self, at: At) -> Result<&[At]> {
         match &self.values[at] {
             Value::Tuple(items) => Ok(items),
-            other => Err(format!("{other:?} where a tuple is expected")),
+            other => unexpected(other, "a tuple"),
         }
     }
 
     fn size(&self, at: At) -> Result<usize> {
         match &self.values[at] {
-            Value::Int(size) => usize::try_from(*size).map_err(|_| format!("a size of {size}")),
-            other => Err(format!("{other:?} where a size is expected")),
+            Value::Int(size) => usize::try_from(*size).map_err(|_| format!("a size of {size}").into()),
+            other => unexpected(other, "a size"),
         }
     }
 
     fn sizes(&self, at: At) -> Result<Vec<usize>> {
         let sides = self.tuple(at)?;
         if sides.len() > MOST_SIDES {
-            return Err(format!("a tensor of {} sides", sides.len()));
+            return Err(format!("a tensor of {} sides", sides.len()).into());
         }
         sides.iter().map(|at| self.size(*at)).collect()
     }
@@ -366,7 +410,7 @@ impl<'a> Machine<'a> {
     fn dict(&self, at: At) -> Result<&[(At, At)]> {
         match &self.values[at] {
             Value::Dict(entries) => Ok(entries),
-            other => Err(format!("{other:?} where a state dictionary is expected")),
+            other => unexpected(other, "a state dictionary"),
         }
     }
 
@@ -375,7 +419,9 @@ impl<'a> Machine<'a> {
         let named = entries.map(
             |(name, value)| match (&self.values[*name], &self.values[*value]) {
                 (Value::Text(name), Value::Tensor(tensor)) => Ok((name.clone(), tensor.clone())),
-                (name, value) => Err(format!("an entry {name:?} with {value:?}, not a tensor")),
+                (name, value) => Err(Refusal::MoreThanWeights(format!(
+                    "an entry {name} with {value}, not a tensor"
+                ))),
             },
         );
         named.collect()

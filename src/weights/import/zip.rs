@@ -3,10 +3,13 @@
 //! Only the directory at the end is believed, after it has been checked: every member lies inside the file, no two overlap,
 //! and its checksum is that of its bytes. Names are compared, never opened.
 
+use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::damaged;
 use crate::error::Result;
+use crate::weights::damaged;
+use crate::weights::shown::shown;
 
 const END: [u8; 4] = *b"PK\x05\x06";
 const ENTRY: [u8; 4] = *b"PK\x01\x02";
@@ -22,6 +25,8 @@ pub(super) struct Zip<'a> {
     path: &'a Path,
     bytes: &'a [u8],
     members: Vec<Member>,
+    /// Their places among the members.
+    by_name: BTreeMap<String, usize>,
 }
 
 struct Member {
@@ -29,6 +34,8 @@ struct Member {
     start: usize,
     len: usize,
     crc: u32,
+    /// Whether the checksum has been compared: once, however many tensors share a storage.
+    is_checked: Cell<bool>,
 }
 
 const WHOLE: &str = "a whole zip archive of stored members, below 4 GB";
@@ -36,7 +43,14 @@ const WHOLE: &str = "a whole zip archive of stored members, below 4 GB";
 impl<'a> Zip<'a> {
     pub(super) fn open(path: &'a Path, bytes: &'a [u8]) -> Result<Self> {
         let members = members(bytes).map_err(|why| damaged(path, WHOLE, why))?;
-        Ok(Self { path, bytes, members })
+        let named = members.iter().enumerate();
+        let by_name = named.map(|(at, member)| (member.name.clone(), at)).collect();
+        Ok(Self {
+            path,
+            bytes,
+            members,
+            by_name,
+        })
     }
 
     /// Names of all members.
@@ -46,14 +60,17 @@ impl<'a> Zip<'a> {
 
     /// The bytes of a member, with their checksum compared.
     pub(super) fn read(&self, name: &str) -> Result<&'a [u8]> {
-        let member = self.members.iter().find(|member| member.name == name);
-        let member =
-            member.ok_or_else(|| damaged(self.path, &format!("a member {name}"), "an archive without it"))?;
+        let Some(&at) = self.by_name.get(name) else {
+            let expected = format!("a member {}", shown(name));
+            return Err(damaged(self.path, &expected, "an archive without it"));
+        };
+        let member = &self.members[at];
         let content = &self.bytes[member.start..member.start + member.len];
-        if crc32(content) != member.crc {
-            let expected = format!("member {name} with its checksum");
+        if !member.is_checked.get() && crc32(content) != member.crc {
+            let expected = format!("member {} with its checksum", shown(name));
             return Err(damaged(self.path, &expected, "other bytes"));
         }
+        member.is_checked.set(true);
         Ok(content)
     }
 }
@@ -112,23 +129,27 @@ fn member(bytes: &[u8], entry: &[u8]) -> Option<Result<(Member, usize), String>>
         Ok(name) if !name.split('/').any(|part| part == "..") && !name.starts_with('/') => name,
         _ => {
             return Some(Err(format!(
-                "a member called {:?}",
-                String::from_utf8_lossy(name)
+                "a member called {}",
+                shown(&String::from_utf8_lossy(name))
             )));
         }
     };
     if method != 0 || stored != len || flags & 1 != 0 {
-        return Some(Err(format!("member {name} compressed or encrypted")));
+        return Some(Err(format!("member {} compressed or encrypted", shown(name))));
     }
     // The header before the content has lengths of its own.
     let header = bytes.get(local..).filter(|header| header.starts_with(&LOCAL));
     let Some(header) = header else {
-        return Some(Err(format!("no header where member {name} should begin")));
+        return Some(Err(format!(
+            "no header where member {} should begin",
+            shown(name)
+        )));
     };
     let start = local + LOCAL_LEN + u16_at(header, 26)? + u16_at(header, 28)?;
     if start.checked_add(len).is_none_or(|end| end > bytes.len()) {
         return Some(Err(format!(
-            "member {name} of {len} bytes, more than the file has"
+            "member {} of {len} bytes, more than the file has",
+            shown(name)
         )));
     }
     let member = Member {
@@ -136,6 +157,7 @@ fn member(bytes: &[u8], entry: &[u8]) -> Option<Result<(Member, usize), String>>
         start,
         len,
         crc: crc as u32,
+        is_checked: Cell::new(false),
     };
     Some(Ok((member, ENTRY_LEN + name_len + extra + comment)))
 }
@@ -148,13 +170,14 @@ fn check_apart(members: &[Member]) -> Result<(), String> {
         if pair[0].start + pair[0].len > pair[1].start {
             return Err(format!(
                 "members {} and {} that overlap",
-                pair[0].name, pair[1].name
+                shown(&pair[0].name),
+                shown(&pair[1].name)
             ));
         }
     }
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     match sorted.windows(2).find(|pair| pair[0].name == pair[1].name) {
-        Some(pair) => Err(format!("two members called {}", pair[0].name)),
+        Some(pair) => Err(format!("two members called {}", shown(&pair[0].name))),
         None => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! The bytes of a pickle, one after the other.
 
-use super::Result;
+use super::{LONGEST_TEXT, Result};
 
 /// What is left to read.
 pub(super) struct Reader<'a> {
@@ -38,10 +38,9 @@ impl<'a> Reader<'a> {
 
     pub(super) fn line(&mut self) -> Result<String> {
         let rest = self.bytes.get(self.at..).unwrap_or_default();
-        let len = rest
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or("a name without an end")?;
+        let len = rest.iter().take(LONGEST_TEXT + 1).position(|byte| *byte == b'\n');
+        let len =
+            len.ok_or_else(|| format!("a name without an end, or of more than {LONGEST_TEXT} bytes"))?;
         self.at += len + 1;
         String::from_utf8(rest[..len].to_vec()).map_err(|_| "a name that is no text".into())
     }

@@ -1,6 +1,9 @@
 //! What a pickle's machine holds.
 
+use std::fmt;
+
 use crate::weights::import::Number;
+use crate::weights::shown::shown;
 
 /// Index of a value.
 pub(super) type At = usize;
@@ -19,6 +22,25 @@ pub(super) enum Value {
     Known(Known),
     Storage(Storage),
     Tensor(Tensor),
+}
+
+/// For messages: what it is, not all that it holds.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("None"),
+            Self::Bool => f.write_str("a truth value"),
+            Self::Int(number) => write!(f, "the number {number}"),
+            Self::Float => f.write_str("a float"),
+            Self::Text(text) => write!(f, "the text {}", shown(text)),
+            Self::Tuple(items) => write!(f, "a tuple of {}", items.len()),
+            Self::List(items) => write!(f, "a list of {}", items.len()),
+            Self::Dict(entries) => write!(f, "a dictionary of {}", entries.len()),
+            Self::Known(known) => write!(f, "the name {known:?}"),
+            Self::Storage(_) => f.write_str("a storage"),
+            Self::Tensor(_) => f.write_str("a tensor"),
+        }
+    }
 }
 
 /// Names that a pickle may mention.
