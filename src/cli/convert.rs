@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::args::{ConvertArgs, FromArg, ToArg};
-use super::eval::open_model;
+use super::networks::open_model;
 use super::output::{print_json, say};
 use crate::error::{Error, Result};
 use crate::network::Extent;

@@ -10,7 +10,7 @@ use super::arrays::LONGEST_HEADER;
 use super::checkpoint::{CheckpointMeta, META_HASH_KEY, META_KEY, MOMENTUM_PREFIX};
 use super::damaged;
 use super::hash::StateHasher;
-use super::import::difference;
+use super::import::{difference, expect_safetensors};
 use super::shown::{reason, shown, sides};
 use crate::data::map::Map;
 use crate::error::{Error, Result};
@@ -49,6 +49,7 @@ pub fn load_from(path: &Path, bytes: impl AsRef<[u8]> + Send + Sync + 'static) -
 
 /// What stands beside the arrays: of a checkpoint, and of any file of ours. Nobody's file but ours says anything.
 pub(super) fn read_header(path: &Path, bytes: &[u8]) -> Result<(Option<CheckpointMeta>, Option<About>)> {
+    expect_safetensors(path, bytes)?;
     check_len(path, bytes)?;
     let (_, header) =
         SafeTensors::read_metadata(bytes).map_err(|error| damaged(path, WHOLE, reason(error)))?;

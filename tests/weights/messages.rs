@@ -83,6 +83,20 @@ fn foreign_words_are_short_and_harmless() {
 }
 
 #[test]
+fn weights_of_other_formats_are_to_be_converted() {
+    for (name, found) in [
+        ("vgg11.pth", "a zip archive"),
+        ("channels_last.onnx", "ONNX"),
+        ("current.caffemodel", "a caffemodel"),
+    ] {
+        let said = Model::open(&file(name)).err().unwrap().to_string();
+        for word in [name, found, "verydeep convert"] {
+            assert!(said.contains(word), "{word}: {said}");
+        }
+    }
+}
+
+#[test]
 fn what_lies_in_place_of_weights_is_named() {
     let old = std::fs::read(file("old.pth")).unwrap();
     let protocol_1 = b"L119547037146038801333356L\n.M\xe9\x03.".to_vec();

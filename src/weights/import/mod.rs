@@ -18,6 +18,7 @@ mod zip;
 
 pub(super) use identify::{difference, identify};
 pub use recognise::Format;
+pub(super) use recognise::expect_safetensors;
 
 use std::fmt::Display;
 use std::path::Path;

@@ -50,6 +50,23 @@ impl Format {
     }
 }
 
+/// Refuses a file of another format where safetensors are read, and says what makes them of it.
+pub(in crate::weights) fn expect_safetensors(path: &Path, bytes: &[u8]) -> Result<()> {
+    let found = match Format::of(path, bytes, None) {
+        Ok(Format::Torch) => "a zip archive, as PyTorch's",
+        Ok(Format::Onnx) => "an ONNX file",
+        Ok(Format::Caffe) => "a caffemodel",
+        Ok(Format::Safetensors) | Err(_) => return Ok(()), // or it is damaged, which is said where it is read
+    };
+    let hint = "verydeep convert IN OUT.safetensors makes weights of it";
+    Err(Error::invalid_hint(
+        path.display(),
+        "a safetensors file",
+        found,
+        hint,
+    ))
+}
+
 /// What lies where weights should be, and is none.
 fn no_weights(path: &Path, bytes: &[u8]) -> Option<Error> {
     let error = |found: &str, hint: &str| Some(Error::invalid_hint(path.display(), WEIGHTS, found, hint));
