@@ -30,8 +30,8 @@ pub struct Resources {
 ///
 /// Images are dealt to `backends` in turn. On the CPU the result does not depend on how many those are, nor on the batch or
 /// the threads, to the bit: a view's scores do not depend on who is computed beside it, and views are added in the order of
-/// scales, kinds and mirrorings. Images that cannot be read are noted and left out; scores that are not finite are an error. Memory is bounded: images larger than
-/// a limit are left out of a dense evaluation.
+/// scales, kinds and mirrorings. Images that cannot be read are noted and left out; scores that are not finite are an error.
+/// Memory is bounded: images larger than a limit are left out of a dense evaluation.
 pub fn posteriors<B: Backend>(
     backends: &[B],
     model: &Model,
