@@ -1,9 +1,10 @@
 //! The same weights, to the bit, on any number of replicas.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::images::{shards, write_folder};
-use crate::tool::{command, errors, events, hashes, run_fails, run_ok, said, small};
+use crate::tool::{command, errors, events, hashes, run_fails, run_ok, said, small, with};
 
 const NETS: [&[&str]; 4] = [&["A"], &["D"], &["A-LRN"], &["A", "--batch-norm"]];
 
@@ -45,35 +46,47 @@ fn any_number_of_replicas_and_threads_gives_the_same_bits() {
     }
 }
 
-/// A checkpoint of some replicas is one of any number of them.
+/// Trains as said until `step` steps are in the log, then is killed; says whether it was still there.
+fn killed_after(step: usize, run: &Path, flags: &[&str]) -> bool {
+    let mut child = command(flags).spawn().unwrap();
+    let steps = || {
+        let log = std::fs::read_to_string(run.join("log.jsonl")).unwrap_or_default();
+        log.matches(r#""event":"step""#).count()
+    };
+    while steps() < step && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// A checkpoint of some replicas is one of any number of them, also of one that was killed. VERYDEEP_TEST_STEPS as above.
 #[test]
 fn a_run_that_changes_its_replicas_at_every_resumption_ends_with_the_same_bits() {
     let folder = tempfile::tempdir().unwrap();
-    let (steady, restless) = (folder.path().join("steady"), folder.path().join("restless"));
-    let net = ["A", "--batch-norm", "--checkpoint-every", "2"];
-    let mut flags = eight_leaves(&steady, &net);
-    flags.extend(["--iterations", "12"]);
-    let schedule = flags.iter().position(|flag| *flag == "cosine").unwrap();
-    flags[schedule] = "plateau";
-    run_ok(flags);
-    let mut flags = eight_leaves(&restless, &net);
-    flags[schedule] = "plateau";
-    flags.extend(["--iterations", "3", "--replicas", "4"]);
-    run_ok(flags);
-    for (replicas, iterations) in [("2", "6"), ("8", "9"), ("1", "12")] {
+    let steps = said("VERYDEEP_TEST_STEPS", 24);
+    let iterations = steps.to_string();
+    for net in NETS {
+        let place = |name: &str| folder.path().join(format!("{}-{name}", net.concat()));
+        let (steady, restless) = (place("steady"), place("restless"));
+        let flags = |run| {
+            let mut flags = with(eight_leaves(run, net), "--schedule", "plateau");
+            flags.extend(["--checkpoint-every", "2", "--iterations", &iterations]);
+            flags
+        };
+        run_ok(flags(&steady));
         let run = restless.to_str().unwrap();
-        run_ok([
-            "train",
-            "--resume",
-            run,
-            "--replicas",
-            replicas,
-            "--iterations",
-            iterations,
-            "--quiet",
-        ]);
+        let mut kills = 0;
+        for (quarter, replicas) in [(1, "4"), (2, "2"), (3, "8")] {
+            let resume = vec!["train", "--resume", run, "--quiet"];
+            let mut flags = if quarter == 1 { flags(&restless) } else { resume };
+            flags.extend(["--replicas", replicas]);
+            kills += usize::from(killed_after(steps * quarter / 4, &restless, &flags));
+        }
+        assert!(kills > 0, "{net:?}: all ended before they could be killed");
+        run_ok(["train", "--resume", run, "--replicas", "1", "--quiet"]);
+        assert_eq!(hashes(&steady), hashes(&restless), "{net:?}");
     }
-    assert_eq!(hashes(&steady), hashes(&restless));
 }
 
 /// The folds of all replicas are the folds of one.
