@@ -12,6 +12,14 @@ pub(crate) fn say(line: &str) {
     file.write_all(format!("{line}\n").as_bytes()).unwrap();
 }
 
+/// What a step of the processes takes.
+const WORK: Duration = Duration::from_millis(20);
+
+/// Steps after which the processes count as running: five heartbeats, of which each tells the others about steps.
+fn enough_steps() -> u64 {
+    (5 * settings().beat.as_millis() / WORK.as_millis()) as u64
+}
+
 /// The program of the tests below: a rank that works until it is stopped or somebody is lost. It exits as the trainer
 /// does, and writes the error to standard error.
 #[test]
@@ -25,10 +33,10 @@ fn process_of_a_job() {
         let mut step = 0;
         while control.stop_wanted(step, None)?.is_none() {
             control.beat(step, "reduce");
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(WORK);
             control.barrier("step")?;
             step += 1;
-            if launch.rank == 0 && step == 10 {
+            if launch.rank == 0 && step == enough_steps() {
                 say("running");
             }
         }
