@@ -284,6 +284,10 @@ impl<'a, T> Parts<'a, T> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Where an element lies, or would lie.
     pub(super) fn address(&self, index: usize) -> *const T {
         self.start.wrapping_add(index)
@@ -295,14 +299,19 @@ impl<'a, T> Parts<'a, T> {
     /// No two references to the same element may be alive at the same time.
     #[inline(always)]
     pub(super) unsafe fn range(&self, start: usize, len: usize) -> &'a mut [T] {
-        assert!(
-            start <= self.len && len <= self.len - start,
-            "elements {start}..{start}+{len} of {}",
-            self.len
-        );
+        if start > self.len || len > self.len - start {
+            outside(start, len, self.len);
+        }
         // SAFETY: within the slice that `new` borrowed exclusively for 'a; disjoint, says the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
+}
+
+/// Apart from the check, so that what it prints is not made ready at every check.
+#[cold]
+#[inline(never)]
+fn outside(start: usize, len: usize, of: usize) -> ! {
+    panic!("elements {start}..{start}+{len} of {of}");
 }
 
 #[cfg(test)]

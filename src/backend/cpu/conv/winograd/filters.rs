@@ -10,6 +10,7 @@ use super::super::super::tile::LANES;
 use super::super::super::transpose::transpose;
 use super::super::{Orientation, STREAMED_BYTES, Shape};
 use super::TileSize;
+use super::planes::{Extent, Planes, PlanesMut};
 use super::transform::{FILTER, Minimal, both_ways, for_size};
 
 /// Input channels by which dU is fetched ahead: no processor guesses what comes next in 36 planes.
@@ -60,37 +61,50 @@ pub(super) fn transform(
                 }
             }
         }
-        let first = (output * padded(shape.inputs) + i) * LANES;
-        for_size!(size, F => square_to_u::<F, _, _>(cpu.isa, &square, first, stride, streams, u));
+        let extent = extent(shape, (output, i), stride);
+        match streams {
+            true => for_size!(size, F => square_to_u::<F, _, _, STREAMED>(cpu.isa, &square, u, extent)),
+            false => for_size!(size, F => square_to_u::<F, _, _, CACHED>(cpu.isa, &square, u, extent)),
+        }
         if streams {
             stream::fence(cpu.isa);
         }
     });
 }
 
+/// Where the filters of 16 input channels, from one on, and of one group of output channels are in U or dU.
+fn extent(shape: Shape, (output, input): (usize, usize), stride: usize) -> Extent {
+    Extent {
+        start: (output * padded(shape.inputs) + input) * LANES,
+        stride,
+        count: LANES,
+    }
+}
+
+/// How filters are written: to the caches or past them. A function is compiled for each.
+const CACHED: usize = 0;
+const STREAMED: usize = 1;
+
 vectorised! {
-    fn square_to_u<S, F: Minimal<O, I>, const O: usize, const I: usize>(
+    fn square_to_u<S, F: Minimal<O, I>, const O: usize, const I: usize, const HOW: usize>(
         s,
         square: &Square,
-        first: usize,
-        stride: usize,
-        streams: bool,
         u: Parts<'_, f32>,
+        extent: Extent,
     ) {
+        // SAFETY: the task alone has these channels.
+        let u: PlanesMut<'_, I> = unsafe { PlanesMut::new(u, extent) };
         for (c, filter) in square.as_chunks::<TAPS>().0.iter().enumerate() {
             for register in 0..S::REGISTERS {
                 both_ways!(
                     s, F::filter, FILTER to I,
                     (i, j) => s.load(&filter[FILTER * i + j], register),
                     (i, j, value) => {
-                        let at = first + (I * i + j) * stride + c * LANES;
-                        // SAFETY: the task alone has these channels.
-                        let to = unsafe { u.range(at, LANES) };
-                        let to = to.try_into().expect("a pixel");
-                        if streams {
-                            s.stream(value, to, register);
-                        } else {
-                            s.store(value, to, register);
+                        // SAFETY: there are 16 channels; each of their pixels is written once.
+                        let to = unsafe { u.pixel(i, j, c) };
+                        match HOW {
+                            STREAMED => s.stream(value, to, register),
+                            _ => s.store(value, to, register),
                         }
                     },
                 );
@@ -113,8 +127,8 @@ pub(super) fn gradient(
         let (output, input) = (task / inputs, task % inputs);
         let (i, o) = (input * LANES, output * LANES);
         let mut square: Square = [[0.0; LANES]; LANES * TAPS];
-        let first = (output * padded(shape.inputs) + i) * LANES;
-        for_size!(size, F => square_from_du::<F, _, _>(cpu.isa, &du[first..], stride, sum_len, &mut square));
+        let extent = extent(shape, (output, i), stride);
+        for_size!(size, F => square_from_du::<F, _, _>(cpu.isa, du, extent, sum_len, &mut square));
         // To rows of the 16 input channels, one for each output channel.
         let mut rows = [[0.0; LANES * TAPS]; LANES];
         let columns = lanes(shape.inputs, input) * TAPS;
@@ -136,22 +150,24 @@ vectorised! {
     fn square_from_du<S, F: Minimal<O, I>, const O: usize, const I: usize>(
         s,
         du: &[f32],
-        stride: usize,
+        extent: Extent,
         sum_len: usize,
         square: &mut Square,
     ) {
+        let sums = du.len() / sum_len;
+        let of = |sum: usize| Planes::<'_, I>::new(&du[sum * sum_len..][..sum_len], extent);
+        let first = of(0);
         for (c, filter) in square.as_chunks_mut::<TAPS>().0.iter_mut().enumerate() {
-            for t in 0..I * I {
-                stream::prefetch(du.as_ptr().wrapping_add(t * stride + (c + CHANNELS_AHEAD) * LANES));
-            }
+            first.fetch(c + CHANNELS_AHEAD);
             for register in 0..S::REGISTERS {
                 both_ways!(
                     s, F::filter_gradient, I to FILTER,
                     (i, j) => {
-                        let at = (I * i + j) * stride + c * LANES;
-                        let mut sum = s.load(du[at..].first_chunk().expect("a pixel"), register);
-                        for du in du[at..].chunks(sum_len).skip(1) {
-                            sum = s.add(sum, s.load(du.first_chunk().expect("a pixel"), register));
+                        // SAFETY: there are 16 channels.
+                        let mut sum = s.load(unsafe { first.pixel(i, j, c) }, register);
+                        for index in 1..sums {
+                            // SAFETY: as above.
+                            sum = s.add(sum, s.load(unsafe { of(index).pixel(i, j, c) }, register));
                         }
                         sum
                     },

@@ -9,8 +9,9 @@ use super::super::super::team::Parts;
 use super::super::super::tile::LANES;
 use super::super::{Finish, Shape};
 use super::Blocks;
-use super::tiles::Tiles;
-use super::transform::{Minimal, both_ways, for_size};
+use super::planes::{Extent, Planes, PlanesMut};
+use super::tiles::{Place, Tiles};
+use super::transform::{Minimal, both_ways, for_size, in_halves};
 
 /// Tiles of one task: what they write in one plane is about a page.
 const TASK_TILES: usize = 56;
@@ -54,42 +55,28 @@ fn for_each_part(
     });
 }
 
-/// The planes of V or M, as one part sees them.
-#[derive(Clone, Copy)]
-struct Planes<'a> {
-    all: Parts<'a, f32>,
-    /// Where the part begins in a plane.
-    start: usize,
-    /// Elements from one plane to the next.
-    stride: usize,
-}
-
-impl<'a> Planes<'a> {
-    /// Fetches the lines that tile number `index` will be written to.
+impl Part {
+    /// The pixel of the first output of a tile, in a tensor (N, C/16, H, W, 16).
     #[inline(always)]
-    fn fetch(&self, elements: usize, index: usize) {
-        for t in 0..elements {
-            let at = self.start + t * self.stride + index * LANES;
-            stream::prefetch_to_write(self.all.address(at));
+    fn pixel(&self, tiles: &Tiles, place: Place) -> usize {
+        let image = (place.image * self.groups + self.group) * tiles.plane();
+        image + place.row * tiles.width + place.column
+    }
+
+    /// The plane of a tensor (N, C/16, H, W, 16) that a tile is in.
+    #[inline(always)]
+    fn plane<'a>(&self, tiles: &Tiles, tensor: &'a [Pixel], place: Place) -> &'a [Pixel] {
+        &tensor[(place.image * self.groups + self.group) * tiles.plane()..][..tiles.plane()]
+    }
+
+    /// Where the part's tiles are in V or M, whose planes are `stride` elements apart.
+    fn extent(&self, block: usize, stride: usize) -> Extent {
+        Extent {
+            start: (self.group * block + self.slot) * LANES,
+            stride,
+            count: self.count,
         }
     }
-
-    /// Element t of the part's tile number `index`.
-    ///
-    /// # Safety
-    /// As for [`Parts::range`].
-    #[inline(always)]
-    unsafe fn element(&self, t: usize, index: usize) -> &'a mut Pixel {
-        let at = self.start + t * self.stride + index * LANES;
-        // SAFETY: says the caller.
-        let element = unsafe { self.all.range(at, LANES) };
-        element.try_into().expect("a pixel")
-    }
-}
-
-/// Where a part begins in a plane of V or M.
-fn start(part: Part, block: usize) -> usize {
-    (part.group * block + part.slot) * LANES
 }
 
 /// `V = B^T x B` of the tiles of one block. x: (N, C/16, H, W, 16) of `channels` channels.
@@ -100,95 +87,134 @@ pub(super) fn transform_input(
     range: (usize, usize),
     v: &mut [f32],
 ) {
-    let all = Parts::new(v);
+    let v = Parts::new(v);
     let x = x.as_chunks().0;
     for_each_part(cpu, groups(channels), range, |_, part| {
-        let v = Planes {
-            all,
-            start: start(part, blocks.block),
-            stride: blocks.v_stride,
-        };
+        let extent = part.extent(blocks.block, blocks.v_stride);
+        let (isa, tiles) = (cpu.isa, &blocks.tiles);
         match blocks.private {
-            true => for_size!(blocks.size, F => input_tiles::<F, _, _, 0>(cpu.isa, blocks.tiles, part, x, v)),
+            true => for_size!(blocks.size, F => input_tiles::<F, _, _, 0>(isa, tiles, part, x, v, extent)),
             false => {
-                for_size!(blocks.size, F => input_tiles::<F, _, _, TILES_AHEAD>(cpu.isa, blocks.tiles, part, x, v))
+                for_size!(blocks.size, F => input_tiles::<F, _, _, TILES_AHEAD>(isa, tiles, part, x, v, extent))
             }
         }
     });
 }
 
-/// Fetches pixels of a tensor (N, C/16, H, W, 16) for the tile [`AHEAD`] behind the part's tile number `index`, and before
-/// the first one for those in between: R rows of as many columns as tiles are apart, O, whose first pixel lies `above` rows
-/// before the outputs and `right` columns behind their first.
-#[inline(always)]
-fn fetch_ahead<const R: usize, const O: usize>(
-    tiles: &Tiles,
-    part: &Part,
-    index: usize,
-    (above, right): (usize, usize),
-    tensor: &[Pixel],
-) {
-    let ahead = AHEAD / O;
-    let first = if index == 0 { 1 } else { index + ahead };
-    for index in first..part.count.min(index + ahead + 1) {
-        let (n, row, column) = tiles.place(part.tile + index);
-        let image = (n * part.groups + part.group) * tiles.plane();
-        let pixel = (image + row * tiles.width + column + right).wrapping_sub(above * tiles.width);
+/// Fetches the pixels of tiles [`AHEAD`] columns before they are used: R rows of as many columns as tiles are apart, O.
+struct Lookahead<'a, const R: usize, const O: usize> {
+    tiles: &'a Tiles,
+    part: Part,
+    tensor: &'a [Pixel],
+    /// Rows between the first pixel and the first output, and columns between the first output and the first pixel.
+    above: usize,
+    right: usize,
+    /// The next tile to be fetched, and how many are left.
+    next: Place,
+    left: usize,
+}
+
+impl<'a, const R: usize, const O: usize> Lookahead<'a, R, O> {
+    /// Fetches the first tiles but the very first, which is late anyway.
+    #[inline(always)]
+    fn new(tiles: &'a Tiles, part: Part, tensor: &'a [Pixel], (above, right): (usize, usize)) -> Self {
+        let mut new = Self {
+            tiles,
+            part,
+            tensor,
+            above,
+            right,
+            next: tiles.place(part.tile + 1),
+            left: part.count - 1,
+        };
+        for _ in 1..AHEAD / O {
+            new.fetch();
+        }
+        new
+    }
+
+    /// Fetches the next tile.
+    #[inline(always)]
+    fn fetch(&mut self) {
+        if self.left == 0 {
+            return;
+        }
+        self.left -= 1;
+        let width = self.tiles.width;
+        let first = self.part.pixel(self.tiles, self.next) + self.right;
+        let first = self
+            .tensor
+            .as_ptr()
+            .wrapping_add(first)
+            .wrapping_sub(self.above * width);
         for i in 0..R {
             for j in 0..O {
-                let pixel = tensor
-                    .as_ptr()
-                    .wrapping_add(pixel.wrapping_add(i * tiles.width + j));
-                stream::prefetch(pixel.cast());
+                stream::prefetch(first.wrapping_add(i * width + j).cast());
             }
         }
+        self.next = self.tiles.next(self.next);
     }
+}
+
+/// The N x N pixels of a plane from row `top` and column `left` on, zero where they are outside; both may be -1, which is
+/// `usize::MAX`. In the patch if some are.
+#[inline(always)]
+fn square<'a, const N: usize>(
+    tiles: &Tiles,
+    plane: &'a [Pixel],
+    (top, left): (usize, usize),
+    patch: &'a mut [[Pixel; N]; N],
+) -> [&'a [Pixel; N]; N] {
+    let (height, width) = (tiles.height, tiles.width);
+    if top < height && height - top >= N && left < width && width - left >= N {
+        let first = top * width + left;
+        return std::array::from_fn(|i| plane[first + i * width..].first_chunk().expect("a row of a tile"));
+    }
+    for (i, patch) in patch.iter_mut().enumerate() {
+        let row = top.wrapping_add(i);
+        if row >= height {
+            *patch = [[0.0; LANES]; N];
+            continue;
+        }
+        let pixels = &plane[row * width..][..width];
+        for (j, pixel) in patch.iter_mut().enumerate() {
+            *pixel = *pixels.get(left.wrapping_add(j)).unwrap_or(&[0.0; LANES]);
+        }
+    }
+    patch.each_ref()
 }
 
 vectorised! {
     fn input_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize, const TO_WRITE: usize>(
         s,
-        tiles: Tiles,
+        tiles: &Tiles,
         part: Part,
         x: &[Pixel],
-        v: Planes<'_>,
+        v: Parts<'_, f32>,
+        extent: Extent,
     ) {
+        // SAFETY: the task alone has these tiles of this group.
+        let v: PlanesMut<'_, I> = unsafe { PlanesMut::new(v, extent) };
+        let mut ahead = Lookahead::<I, O>::new(tiles, part, x, (1, 1));
+        let mut next = tiles.place(part.tile);
         let mut patch = [[[0.0; LANES]; I]; I];
         for index in 0..part.count {
-            fetch_ahead::<I, O>(&tiles, &part, index, (1, 1), x);
+            let place = next;
+            next = tiles.next(place);
+            ahead.fetch();
             if TO_WRITE > 0 {
-                v.fetch(I * I, index + TO_WRITE);
+                v.fetch_to_write(index + TO_WRITE);
             }
-            let (n, row, column) = tiles.place(part.tile + index);
-            let x = &x[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
             // One row and one column of the input are before the outputs, one behind.
-            let inside = row > 0
-                && column > 0
-                && row + O < tiles.height
-                && column + O < tiles.width;
-            let rows: [&[Pixel; I]; I] = if inside {
-                let first = (row - 1) * tiles.width + column - 1;
-                std::array::from_fn(|i| x[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
-            } else {
-                for (i, patch) in patch.iter_mut().enumerate() {
-                    for (j, pixel) in patch.iter_mut().enumerate() {
-                        let (row, column) = ((row + i).wrapping_sub(1), (column + j).wrapping_sub(1));
-                        *pixel = if row < tiles.height && column < tiles.width {
-                            x[row * tiles.width + column]
-                        } else {
-                            [0.0; LANES]
-                        };
-                    }
-                }
-                patch.each_ref()
-            };
+            let first = (place.row.wrapping_sub(1), place.column.wrapping_sub(1));
+            let rows = square(tiles, part.plane(tiles, x, place), first, &mut patch);
             for register in 0..S::REGISTERS {
-                both_ways!(
-                    s, F::input, I to I,
+                in_halves!(
+                    s, F::input, I to I, rows,
                     (i, j) => s.load(&rows[i][j], register),
                     (i, j, value) => {
-                        // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { v.element(I * i + j, index) }, register)
+                        // SAFETY: the part has this tile; each of its pixels is written once.
+                        s.store(value, unsafe { v.pixel(i, j, index) }, register)
                     },
                 );
             }
@@ -206,23 +232,19 @@ pub(super) fn transform_gradient(
     dm: &mut [f32],
     sums: &mut [Pixel],
 ) {
-    let (all, sums) = (Parts::new(dm), Parts::new(sums));
+    let (dm, sums) = (Parts::new(dm), Parts::new(sums));
     let dy = dy.as_chunks().0;
     for_each_part(cpu, groups(channels), range, |task, part| {
-        let dm = Planes {
-            all,
-            start: start(part, blocks.block),
-            stride: blocks.m_stride,
-        };
+        let extent = part.extent(blocks.block, blocks.m_stride);
         // SAFETY: this task alone has this part.
         let sum = &mut unsafe { sums.range(task, 1) }[0];
-        let tiles = blocks.tiles;
+        let (isa, tiles) = (cpu.isa, &blocks.tiles);
         match blocks.private {
             true => {
-                for_size!(blocks.size, F => gradient_tiles::<F, _, _, 0>(cpu.isa, tiles, part, dy, dm, sum))
+                for_size!(blocks.size, F => gradient_tiles::<F, _, _, 0>(isa, tiles, part, dy, dm, extent, sum))
             }
             false => {
-                for_size!(blocks.size, F => gradient_tiles::<F, _, _, TILES_AHEAD>(cpu.isa, tiles, part, dy, dm, sum))
+                for_size!(blocks.size, F => gradient_tiles::<F, _, _, TILES_AHEAD>(isa, tiles, part, dy, dm, extent, sum))
             }
         }
     });
@@ -247,37 +269,27 @@ pub(super) fn sum_parts(parts: &[Pixel], totals: &mut [f64]) {
 vectorised! {
     fn gradient_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize, const TO_WRITE: usize>(
         s,
-        tiles: Tiles,
+        tiles: &Tiles,
         part: Part,
         dy: &[Pixel],
-        dm: Planes<'_>,
+        dm: Parts<'_, f32>,
+        extent: Extent,
         sums: &mut Pixel,
     ) {
+        // SAFETY: the task alone has these tiles of this group.
+        let dm: PlanesMut<'_, I> = unsafe { PlanesMut::new(dm, extent) };
+        let mut ahead = Lookahead::<O, O>::new(tiles, part, dy, (0, 0));
+        let mut next = tiles.place(part.tile);
         *sums = [0.0; LANES];
         let mut patch = [[[0.0; LANES]; O]; O];
         for index in 0..part.count {
-            fetch_ahead::<O, O>(&tiles, &part, index, (0, 0), dy);
+            let place = next;
+            next = tiles.next(place);
+            ahead.fetch();
             if TO_WRITE > 0 {
-                dm.fetch(I * I, index + TO_WRITE);
+                dm.fetch_to_write(index + TO_WRITE);
             }
-            let (n, row, column) = tiles.place(part.tile + index);
-            let dy = &dy[(n * part.groups + part.group) * tiles.plane()..][..tiles.plane()];
-            let (rows, columns) = tiles.outputs(row, column);
-            let first = row * tiles.width + column;
-            let rows: [&[Pixel; O]; O] = if (rows, columns) == (O, O) {
-                std::array::from_fn(|i| dy[first + i * tiles.width..].first_chunk().expect("a row of a tile"))
-            } else {
-                for (i, patch) in patch.iter_mut().enumerate() {
-                    for (j, pixel) in patch.iter_mut().enumerate() {
-                        *pixel = if i < rows && j < columns {
-                            dy[first + i * tiles.width + j]
-                        } else {
-                            [0.0; LANES]
-                        };
-                    }
-                }
-                patch.each_ref()
-            };
+            let rows = square(tiles, part.plane(tiles, dy, place), (place.row, place.column), &mut patch);
             for register in 0..S::REGISTERS {
                 let mut total = s.load(sums, register);
                 both_ways!(
@@ -288,8 +300,8 @@ vectorised! {
                         dy
                     },
                     (i, j, value) => {
-                        // SAFETY: the task alone has these tiles of this group.
-                        s.store(value, unsafe { dm.element(I * i + j, index) }, register)
+                        // SAFETY: the part has this tile; each of its pixels is written once.
+                        s.store(value, unsafe { dm.pixel(i, j, index) }, register)
                     },
                 );
                 s.store(total, sums, register);
@@ -312,24 +324,38 @@ pub(super) fn transform_output(
     for_each_part(cpu, groups(shape.outputs), range, |_, part| {
         let lanes = lanes(shape.outputs, part.group);
         let sums = Sums {
-            m: &m[start(part, blocks.block)..],
-            stride: blocks.m_stride,
+            m,
+            extent: part.extent(blocks.block, blocks.m_stride),
             bias: finish.bias(part.group, lanes),
             lanes,
             streams,
         };
-        for_size!(blocks.size, F => output_tiles::<F, _, _>(cpu.isa, blocks.tiles, part, &sums, finish, y));
+        let (isa, tiles) = (cpu.isa, &blocks.tiles);
+        for_size!(blocks.size, F => match finish {
+            Finish::Plain => output_tiles::<F, _, _, PLAIN>(isa, tiles, part, &sums, finish, y),
+            Finish::Forward { relu: false, .. } => output_tiles::<F, _, _, BIASED>(isa, tiles, part, &sums, finish, y),
+            Finish::Forward { relu: true, .. } | Finish::Pooled { .. } => {
+                output_tiles::<F, _, _, RECTIFIED>(isa, tiles, part, &sums, finish, y)
+            }
+            Finish::Masked { .. } => output_tiles::<F, _, _, MASKED>(isa, tiles, part, &sums, finish, y),
+        });
         if streams {
             stream::fence(cpu.isa);
         }
     });
 }
 
+/// What becomes of a sum ([`Finish`]), as a number: a function is compiled for each, and no sum asks again.
+const PLAIN: usize = 0;
+const BIASED: usize = 1;
+const RECTIFIED: usize = 2;
+const MASKED: usize = 3;
+
 /// What the outputs of one part are made of.
 struct Sums<'a> {
-    /// M from the part's first tile on, and the elements from one plane to the next.
     m: &'a [f32],
-    stride: usize,
+    /// Where in M.
+    extent: Extent,
     bias: Pixel,
     /// Channels that are no padding.
     lanes: usize,
@@ -338,22 +364,34 @@ struct Sums<'a> {
 }
 
 vectorised! {
-    fn output_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize>(
+    fn output_tiles<S, F: Minimal<O, I>, const O: usize, const I: usize, const END: usize>(
         s,
-        tiles: Tiles,
+        tiles: &Tiles,
         part: Part,
         sums: &Sums<'_>,
         finish: Finish<'_>,
         y: Parts<'_, Pixel>,
     ) {
+        let m: Planes<'_, I> = Planes::new(sums.m, sums.extent);
+        let mask = match finish {
+            Finish::Masked { input } => input.as_chunks().0,
+            Finish::Forward { .. } | Finish::Pooled { .. } | Finish::Plain => &[],
+        };
+        let mut ahead = (!mask.is_empty()).then(|| Lookahead::<O, O>::new(tiles, part, mask, (0, 0)));
+        let mut next = tiles.place(part.tile);
         let mut values = [[[0.0; LANES]; O]; O];
+        let mut patch = [[[0.0; LANES]; O]; O];
         for index in 0..part.count {
-            if let Finish::Masked { input } = finish {
-                fetch_ahead::<O, O>(&tiles, &part, index, (0, 0), input.as_chunks().0);
+            let place = next;
+            next = tiles.next(place);
+            let mut mask_rows = [&patch[0]; O];
+            if let Some(ahead) = &mut ahead {
+                ahead.fetch();
+                let first = (place.row, place.column);
+                mask_rows = square(tiles, part.plane(tiles, mask, place), first, &mut patch);
             }
-            let (n, row, column) = tiles.place(part.tile + index);
-            let (rows, columns) = tiles.outputs(row, column);
-            let first = (n * part.groups + part.group) * tiles.plane() + row * tiles.width + column;
+            let (rows, columns) = tiles.outputs(place);
+            let first = part.pixel(tiles, place);
             // SAFETY: the task alone has these tiles of this group.
             let y_row = |i: usize| unsafe { y.range(first + i * tiles.width, columns) };
             let is_pooled = matches!(finish, Finish::Pooled { .. });
@@ -370,18 +408,15 @@ vectorised! {
                 both_ways!(
                     s, F::output, I to O,
                     (i, j) => {
-                        let at = (I * i + j) * sums.stride + index * LANES;
-                        s.load(sums.m[at..].first_chunk().expect("a pixel"), register)
+                        // SAFETY: the part has this tile.
+                        s.load(unsafe { m.pixel(i, j, index) }, register)
                     },
                     (i, j, sum) => {
-                        let value = match finish {
-                            Finish::Forward { relu: false, .. } => s.add(sum, bias),
-                            Finish::Forward { relu: true, .. } | Finish::Pooled { .. } => s.relu(s.add(sum, bias)),
-                            Finish::Masked { input } if i < rows && j < columns => {
-                                let input: &Pixel = &input.as_chunks().0[first + i * tiles.width + j];
-                                s.where_positive(sum, s.load(input, register))
-                            }
-                            Finish::Masked { .. } | Finish::Plain => sum,
+                        let value = match END {
+                            BIASED => s.add(sum, bias),
+                            RECTIFIED => s.relu(s.add(sum, bias)),
+                            MASKED => s.where_positive(sum, s.load(&mask_rows[i][j], register)),
+                            _ => sum,
                         };
                         if in_place && sums.streams {
                             s.stream(value, &mut targets[i][j], register);
@@ -401,10 +436,10 @@ vectorised! {
             }
             if let Finish::Pooled { choices, .. } = finish {
                 let (height, width) = (tiles.height / 2, tiles.width / 2);
-                let image = (n * part.groups + part.group) * height * width;
+                let image = (place.image * part.groups + part.group) * height * width;
                 for i in 0..O / 2 {
                     for j in 0..O / 2 {
-                        let (row, column) = (row / 2 + i, column / 2 + j);
+                        let (row, column) = (place.row / 2 + i, place.column / 2 + j);
                         if row < height && column < width {
                             let at = image + row * width + column;
                             // SAFETY: the task alone has these tiles of this group, and windows do not cross tiles.

@@ -32,6 +32,7 @@
 mod filters;
 mod gradient;
 mod images;
+mod planes;
 mod products;
 mod tiles;
 mod transform;

@@ -60,6 +60,16 @@ macro_rules! both_ways {
         $s:ident, $transform:path, $from:ident to $to:ident,
         ($i:ident, $j:ident) => $load:expr,
         ($k:ident, $l:ident, $value:ident) => $store:expr $(,)?
+    ) => {
+        $crate::backend::cpu::conv::winograd::transform::both_ways!(
+            $s, $transform, $from to $to, rows 0..$to, ($i, $j) => $load, ($k, $l, $value) => $store,
+        )
+    };
+    // Some rows of the result.
+    (
+        $s:ident, $transform:path, $from:ident to $to:ident, rows $rows:expr,
+        ($i:ident, $j:ident) => $load:expr,
+        ($k:ident, $l:ident, $value:ident) => $store:expr $(,)?
     ) => {{
         let zero = $s.zero();
         let mut columns = [[zero; $to]; $from];
@@ -70,7 +80,7 @@ macro_rules! both_ways {
             }
             columns[$j] = $transform($s, column);
         }
-        for $k in 0..$to {
+        for $k in $rows {
             let mut row = [zero; $from];
             for j in 0..$from {
                 row[j] = columns[j][$k];
@@ -84,6 +94,25 @@ macro_rules! both_ways {
     }};
 }
 pub(super) use both_ways;
+
+/// [`both_ways`] for half of the rows, and then for the others with everything loaded again from `$source`, which is hidden
+/// from the compiler in between: it would keep what it has loaded, and 36 values do not find room in the registers.
+macro_rules! in_halves {
+    (
+        $s:ident, $transform:path, $from:ident to $to:ident, $source:ident,
+        ($i:ident, $j:ident) => $load:expr,
+        ($k:ident, $l:ident, $value:ident) => $store:expr $(,)?
+    ) => {
+        $crate::backend::cpu::conv::winograd::transform::both_ways!(
+            $s, $transform, $from to $to, rows 0..$to / 2, ($i, $j) => $load, ($k, $l, $value) => $store,
+        );
+        let $source = std::hint::black_box($source);
+        $crate::backend::cpu::conv::winograd::transform::both_ways!(
+            $s, $transform, $from to $to, rows $to / 2..$to, ($i, $j) => $load, ($k, $l, $value) => $store,
+        );
+    };
+}
+pub(super) use in_halves;
 
 #[cfg(test)]
 mod tests {
