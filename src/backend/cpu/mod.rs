@@ -46,7 +46,7 @@ use memory::{Views, slice, slice_mut};
 use team::Team;
 
 /// Part of the equivalence class: raised whenever the bits of a sum change.
-const KERNELS: u32 = 4;
+const KERNELS: u32 = 5;
 
 /// The CPU back end. Replicas may share one: their steps then take turns on its threads.
 pub struct Cpu {

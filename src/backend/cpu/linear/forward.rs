@@ -8,24 +8,41 @@ use super::super::team::Parts;
 use super::super::tile::LANES;
 use super::{Rows, Shape};
 
-/// Rows of weights that are read together.
+/// Rows of weights whose successors are fetched meanwhile.
 const ROWS: usize = 4;
-/// Images of one tile at most.
-const IMAGES: usize = 6;
+const TWO: usize = ROWS / 2;
 /// Outputs of one task.
 const TASK_OUTPUTS: usize = 16;
-/// Inputs of one block: the rows' part (16 KB) stays in the L1 cache for all images, and that of the images in L2.
-const BLOCK_INPUTS: usize = 1024;
 
-/// Images of one tile: the sums of [`ROWS`] rows and 6 images are 24 of the 32 registers of AVX-512. Elsewhere a sum takes
-/// two registers, two rows go first, and those of 3 images are 12 of 16.
-fn most_images(isa: Isa) -> usize {
-    match isa {
-        Isa::Portable => 3,
+/// How the work of a task is cut. No bit depends on it.
+struct Cut {
+    /// Images of one strip at most: the sums of them and of [`rows`] are in registers.
+    images: usize,
+    /// Inputs of one block: the parts of the rows stay in the L1 cache for all images, and those of the images in L2.
+    inputs: usize,
+}
+
+/// With AVX-512 the sums of a strip are at most 24 of the 32 registers; elsewhere a sum takes two registers, and those of 2
+/// rows and 3 images are 12 of 16. Eight images are one strip, with half of the rows: in a second strip nobody would ask for
+/// the next weights.
+fn cut(isa: Isa, batch: usize) -> Cut {
+    let (images, inputs) = match (isa, batch) {
+        (Isa::Portable, _) => (3, 1024),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => 3,
+        (Isa::Avx2, _) => (3, 1024),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => IMAGES,
+        (Isa::Avx512, 7 | 8) => (8, 512),
+        #[cfg(target_arch = "x86_64")]
+        (Isa::Avx512, _) => (6, 1024),
+    };
+    Cut { images, inputs }
+}
+
+/// Rows of weights that are read together, for so many images.
+const fn rows<S: Simd>(images: usize) -> usize {
+    match (S::REGISTERS, images) {
+        (1, ..7) => ROWS,
+        _ => TWO,
     }
 }
 
@@ -50,7 +67,7 @@ pub(super) fn forward(
     y: &mut [f32],
 ) {
     let (scratch, y) = (Parts::new(scratch), Parts::new(y));
-    let most = most_images(cpu.isa);
+    let cut = cut(cpu.isa, shape.batch);
     cpu.team
         .run(shape.outputs.div_ceil(TASK_OUTPUTS), |task, worker| {
             let first = task * TASK_OUTPUTS;
@@ -59,8 +76,8 @@ pub(super) fn forward(
             let sums = unsafe { scratch.range(worker * sums_len(shape), sums_len(shape)) };
             sums.fill(0.0);
             let sums: &mut [Sums] = sums.as_chunks_mut().0.as_chunks_mut().0;
-            for start in (0..shape.inputs).step_by(BLOCK_INPUTS) {
-                let inputs = BLOCK_INPUTS.min(shape.inputs - start);
+            for start in (0..shape.inputs).step_by(cut.inputs) {
+                let inputs = cut.inputs.min(shape.inputs - start);
                 for o in (0..outputs).step_by(ROWS) {
                     let rows = ROWS.min(outputs - o);
                     let of = |o: usize, start: usize| (first + o) * shape.inputs + start;
@@ -69,9 +86,9 @@ pub(super) fn forward(
                     let next = if o + ROWS < outputs {
                         of(o + ROWS, start)
                     } else {
-                        of(0, start + BLOCK_INPUTS)
+                        of(0, start + cut.inputs)
                     };
-                    let strips = shape.batch.div_ceil(most);
+                    let strips = shape.batch.div_ceil(cut.images);
                     let mut n = 0;
                     for strip in 0..strips {
                         let images = (shape.batch - n).div_ceil(strips - strip);
@@ -90,7 +107,9 @@ pub(super) fn forward(
                                 3 => dots3(cpu.isa, inputs, w, x, next, o, sums),
                                 4 => dots4(cpu.isa, inputs, w, x, next, o, sums),
                                 5 => dots5(cpu.isa, inputs, w, x, next, o, sums),
-                                _ => dots6(cpu.isa, inputs, w, x, next, o, sums),
+                                6 => dots6(cpu.isa, inputs, w, x, next, o, sums),
+                                7 => dots7(cpu.isa, inputs, w, x, next, o, sums),
+                                _ => dots8(cpu.isa, inputs, w, x, next, o, sums),
                             }
                         }
                         n += images;
@@ -126,11 +145,11 @@ fn full<S: Simd, const M: usize>(
     o: usize,
     sums: &mut [Sums],
 ) {
-    if S::REGISTERS == 1 {
+    if const { rows::<S>(M) } == ROWS {
         dots::<S, ROWS, M>(s, inputs, w, x, (next, 0), o, sums);
     } else {
-        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, (next, 0), o, sums);
-        dots::<S, { ROWS / 2 }, M>(s, inputs, w, x, (next, ROWS / 2), o, sums);
+        dots::<S, TWO, M>(s, inputs, w, x, (next, 0), o, sums);
+        dots::<S, TWO, M>(s, inputs, w, x, (next, TWO), o, sums);
     }
 }
 
@@ -144,7 +163,7 @@ macro_rules! full {
         }
     )*};
 }
-full!(dots1: 1, dots2: 2, dots3: 3, dots4: 4, dots5: 5, dots6: 6);
+full!(dots1: 1, dots2: 2, dots3: 3, dots4: 4, dots5: 5, dots6: 6, dots7: 7, dots8: 8);
 
 vectorised! {
     /// Fewer rows than usual.

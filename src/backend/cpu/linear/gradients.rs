@@ -1,6 +1,7 @@
 //! The gradients of weights and input.
 
 use super::super::Cpu;
+use super::super::memory::f32_bytes;
 use super::super::simd::{MOST_REGISTERS, Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
@@ -8,8 +9,6 @@ use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::super::transpose::transpose;
 use super::{Rows, Shape};
 
-/// Inputs of one task at most: 4 KB of each row of weights.
-const TASK_INPUTS: usize = 1024;
 /// Rows of weights that the data gradient reads side by side. With many more they would fall on one another in the caches:
 /// their distance often is a large power of two.
 const ROWS: usize = 8;
@@ -19,24 +18,33 @@ const TASK_OUTPUTS: usize = 256;
 const TURNED_OUTPUTS: usize = 2 * LANES;
 /// Panels of 16 inputs of one tile of the kernel.
 const PANELS: usize = 2;
-/// Tasks aimed at.
+/// Tasks aimed at, and inputs of one at most: so many sums stay in the L1 cache.
 const TASKS: usize = 32;
+const TASK_INPUTS: usize = 1024;
+/// Bytes of weights that are in the caches when they are used.
+const CACHED_BYTES: usize = 16 << 20;
+/// The same where the weights come from memory, but tasks of each thread: the longer the parts of rows that are read side by
+/// side, the faster it answers.
+const LONG_TASKS: usize = 4;
+const LONG_TASK_INPUTS: usize = 4096;
 
-/// Inputs of one task: a multiple of 16.
-fn task_inputs(shape: Shape) -> usize {
-    (shape.inputs / TASKS)
-        .next_multiple_of(LANES)
-        .clamp(LANES, TASK_INPUTS)
+/// Inputs of one task: a multiple of 16. No bit depends on it, and so it may depend on the number of threads.
+fn task_inputs(shape: Shape, threads: usize) -> usize {
+    let (tasks, most) = match f32_bytes(shape.inputs * shape.outputs) {
+        ..=CACHED_BYTES => (TASKS, TASK_INPUTS),
+        _ => (LONG_TASKS * threads, LONG_TASK_INPUTS),
+    };
+    (shape.inputs / tasks).next_multiple_of(LANES).clamp(LANES, most)
 }
 
 /// Elements of one worker's packed rows of x, or of its sums of dx.
-fn packed(shape: Shape) -> usize {
-    task_inputs(shape) * shape.batch
+fn packed(shape: Shape, threads: usize) -> usize {
+    task_inputs(shape, threads) * shape.batch
 }
 
 /// Elements of scratch of [`weights`] and of [`data`].
 pub(super) fn scratch(shape: Shape, threads: usize) -> usize {
-    threads * packed(shape)
+    threads * packed(shape, threads)
 }
 
 /// Elements of [`by_outputs`].
@@ -65,7 +73,8 @@ pub(super) fn bias(shape: Shape, dy: &[f32], db: &mut [f32]) {
 /// `dw[o,i] = sum over n of dy[n,o] * x[n,i]`: rows of a tile are outputs, lanes are inputs, the depth is the images.
 /// Overwrites dw.
 pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &mut [f32], dw: &mut [f32]) {
-    let (task_inputs, part) = (task_inputs(shape), packed(shape));
+    let threads = cpu.team.threads();
+    let (task_inputs, part) = (task_inputs(shape, threads), packed(shape, threads));
     let columns = shape.inputs.div_ceil(task_inputs);
     let (scratch, dw) = (Parts::new(scratch), Parts::new(dw));
     let depth = Depth::flat(shape.batch, shape.y_stride);
@@ -148,7 +157,8 @@ pub(super) fn data(
     scratch: &mut [f32],
     dx: &mut [f32],
 ) {
-    let (task_inputs, part) = (task_inputs(shape), packed(shape));
+    let threads = cpu.team.threads();
+    let (task_inputs, part) = (task_inputs(shape, threads), packed(shape, threads));
     let (scratch, dx) = (Parts::new(scratch), Parts::new(dx));
     cpu.team.run(shape.inputs.div_ceil(task_inputs), |task, worker| {
         let first = task * task_inputs;

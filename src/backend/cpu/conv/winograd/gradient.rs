@@ -6,6 +6,7 @@ use super::super::super::memory::f32_bytes;
 use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, Start};
 use super::super::Shape;
+use super::tiles::Tiles;
 use super::{Blocks, TileSize, filters, images, products};
 
 /// Sums of dU that the blocks go to in parallel, where a block is one thread's task: a power of two, at most so many, and
@@ -20,14 +21,18 @@ fn sums_bytes(size: TileSize) -> usize {
     }
 }
 
-/// Elements of one t's sums of dU (128 x 128, or 256 x 256) up to which a block is one thread's: it reads and writes all of
+/// Elements of one t's sums of dU (64 x 64, or 256 x 256) up to which a block is one thread's: it reads and writes all of
 /// them. Tiles of 2x2 outputs have less than half as many elements t. Bits depend on it.
 fn private_filters(size: TileSize) -> usize {
     match size {
         TileSize::Two => 1 << 16,
-        TileSize::Four => 1 << 14,
+        TileSize::Four => 1 << 12,
     }
 }
+
+/// Tiles of a micro-batch from which on a block may be one thread's: with fewer, the sums of dU, which are added in the end,
+/// are as much to read and write as all of V and dM. Bits depend on it.
+const PRIVATE_TILES: usize = 2048;
 
 /// How the blocks are dealt to sums of dU. A function of the shape and of the size of the tiles alone.
 struct Sums {
@@ -44,7 +49,11 @@ struct Sums {
 
 impl Sums {
     fn new(shape: Shape, size: TileSize) -> Self {
-        let blocks = Blocks::new(shape, size, private_filters(size));
+        let private_filters = match Tiles::new(shape, size).count {
+            ..PRIVATE_TILES => 0,
+            _ => private_filters(size),
+        };
+        let blocks = Blocks::new(shape, size, private_filters);
         let [v, dm, du] = blocks.parts();
         let most = match blocks.private {
             true => 1 << (sums_bytes(size) / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),
