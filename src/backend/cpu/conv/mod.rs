@@ -27,7 +27,7 @@ use winograd::TileSize;
 
 /// Bytes of a tensor, or of transformed filters, above which they are written past the caches: they would not stay there
 /// until they are used.
-const STREAMED_BYTES: usize = 16 << 20;
+const STREAMED_BYTES: usize = 10 << 20;
 
 /// How one layer is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,13 +18,17 @@ const TASK_OUTPUTS: usize = 16;
 struct Cut {
     /// Images of one strip at most: the sums of them and of [`rows`] are in registers.
     images: usize,
-    /// Inputs of one block: the parts of the rows stay in the L1 cache for all images, and those of the images in L2.
+    /// Inputs of one block: what strips read again stays in the caches.
     inputs: usize,
+    /// Whether rows are fetched while those before are used.
+    fetches: bool,
 }
 
 /// With AVX-512 the sums of a strip are at most 24 of the 32 registers; elsewhere a sum takes two registers, and those of 2
-/// rows and 3 images are 12 of 16. Eight images are one strip, with half of the rows: in a second strip nobody would ask for
-/// the next weights.
+/// rows and 3 images are 12 of 16.
+///
+/// One or two images are done as soon as the weights are there, and the processor fetches long rows best by itself. Eight are
+/// one strip, with half of the rows: in a second strip nobody would ask for the next weights.
 fn cut(isa: Isa, batch: usize) -> Cut {
     let (images, inputs) = match (isa, batch) {
         (Isa::Portable, _) => (3, 1024),
@@ -33,9 +37,20 @@ fn cut(isa: Isa, batch: usize) -> Cut {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512, 7 | 8) => (8, 512),
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512, _) => (6, 1024),
+        (Isa::Avx512, _) => (6, 4096),
     };
-    Cut { images, inputs }
+    match batch {
+        ..=2 => Cut {
+            images,
+            inputs: 1 << 15,
+            fetches: false,
+        },
+        _ => Cut {
+            images,
+            inputs,
+            fetches: true,
+        },
+    }
 }
 
 /// Rows of weights that are read together, for so many images.
@@ -94,7 +109,7 @@ pub(super) fn forward(
                         let images = (shape.batch - n).div_ceil(strips - strip);
                         let x = Rows(&x[n * shape.x_stride + start..], shape.x_stride);
                         let next = match strip {
-                            0 => weights.as_ptr().wrapping_add(next),
+                            0 if cut.fetches => weights.as_ptr().wrapping_add(next),
                             _ => std::ptr::null(),
                         };
                         let sums = &mut sums[n..n + images];
