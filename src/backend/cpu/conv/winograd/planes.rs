@@ -111,3 +111,48 @@ impl<'a, const I: usize> PlanesMut<'a, I> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four planes of three pixels, 50 elements apart, from element 7 on: the last element is number 7 + 3 x 50 + 48 - 1.
+    const EXTENT: Extent = Extent {
+        start: 7,
+        stride: 50,
+        count: 3,
+    };
+    const END: usize = 205;
+
+    #[test]
+    fn pixels_lie_where_the_extent_says() {
+        let all: Vec<f32> = (0..END).map(|i| i as f32).collect();
+        let planes = Planes::<'_, 2>::new(&all, EXTENT);
+        let mut copy = vec![0.0; END];
+        // SAFETY: nobody else uses the copy until the loop has ended.
+        let to = unsafe { PlanesMut::<'_, 2>::new(Parts::new(&mut copy), EXTENT) };
+        let places = [(0, 0, 0), (0, 1, 2), (1, 0, 1), (1, 1, 2)];
+        for (i, j, index) in places {
+            // SAFETY: inside the extent, and each pixel is written once.
+            unsafe { *to.pixel(i, j, index) = *planes.pixel(i, j, index) };
+        }
+        for (i, j, index) in places {
+            let at = 7 + (2 * i + j) * 50 + index * LANES;
+            assert_eq!(copy[at..at + LANES], all[at..at + LANES]);
+        }
+        assert_eq!(copy.iter().filter(|&&x| x != 0.0).count(), places.len() * LANES);
+    }
+
+    #[test]
+    #[should_panic(expected = "end at 205 of 204")]
+    fn planes_that_end_behind_the_slice_are_refused() {
+        Planes::<'_, 2>::new(&vec![0.0; END - 1], EXTENT);
+    }
+
+    #[test]
+    #[should_panic(expected = "end at 205 of 204")]
+    fn planes_to_be_written_that_end_behind_the_slice_are_refused() {
+        // SAFETY: nobody else uses it.
+        unsafe { PlanesMut::<'_, 2>::new(Parts::new(&mut vec![0.0; END - 1]), EXTENT) };
+    }
+}
