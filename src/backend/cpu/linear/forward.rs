@@ -10,6 +10,7 @@ use super::{Rows, Shape};
 
 /// Rows of weights whose successors are fetched meanwhile.
 const ROWS: usize = 4;
+/// Half of them, where the sums of all would not find room in the registers.
 const TWO: usize = ROWS / 2;
 /// Outputs of one task.
 const TASK_OUTPUTS: usize = 16;

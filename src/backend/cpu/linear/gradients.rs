@@ -18,12 +18,12 @@ const TASK_OUTPUTS: usize = 256;
 const TURNED_OUTPUTS: usize = 2 * LANES;
 /// Panels of 16 inputs of one tile of the kernel.
 const PANELS: usize = 2;
-/// Tasks aimed at, and inputs of one at most: so many sums stay in the L1 cache.
+/// Tasks aimed at, and inputs of one at most.
 const TASKS: usize = 32;
 const TASK_INPUTS: usize = 1024;
 /// Bytes of weights that are in the caches when they are used.
 const CACHED_BYTES: usize = 16 << 20;
-/// The same where the weights come from memory, but tasks of each thread: the longer the parts of rows that are read side by
+/// The tasks of each thread where the weights come from memory, and inputs of one at most: the longer the parts of rows that are read side by
 /// side, the faster it answers.
 const LONG_TASKS: usize = 4;
 const LONG_TASK_INPUTS: usize = 4096;

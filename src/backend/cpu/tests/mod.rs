@@ -142,6 +142,29 @@ fn any_number_of_threads_gives_the_same_bits() {
     }
 }
 
+/// Where weights come from memory, tasks of the fully connected gradients depend on the number of threads; and how forward
+/// passes are cut depends on the number of images.
+#[test]
+fn large_weights_give_the_same_bits_on_any_number_of_threads() {
+    let spec = Spec {
+        fc: 2100, // fc7 has 17.6 MB
+        classes: 10,
+        crop: 32,
+        width: 0.05,
+        ..Spec::paper(Config::A)
+    };
+    let network = spec.build().unwrap();
+    for isa in Isa::all() {
+        for batch in [1, 3, 8, 13] {
+            let [one, two, three] = [1, 2, 3].map(|threads| {
+                let cpu = Cpu::with(threads, isa).unwrap();
+                Bench::new(&network, batch, Mode::Training, cpu).walk()
+            });
+            assert!(one == two && one == three, "{isa:?}, batch {batch}");
+        }
+    }
+}
+
 /// What the equivalence class promises: a run may go on, or be repeated, on a processor with other vectors.
 #[test]
 fn paths_of_the_same_arithmetic_give_the_same_bits() {

@@ -96,7 +96,8 @@ impl<'a, const I: usize> PlanesMut<'a, I> {
     /// Pixel `index` of the plane of `t = I i + j`.
     ///
     /// # Safety
-    /// `i < I`, `j < I`, and `index` is less than the extent's count. No two references to one pixel may be alive at the same time.
+    /// `i < I`, `j < I`, and `index` is less than the extent's count. No two references to one pixel may be alive at
+    /// the same time.
     #[inline(always)]
     pub(super) unsafe fn pixel(self, i: usize, j: usize, index: usize) -> &'a mut Pixel {
         // SAFETY: `new` has checked all of them.
