@@ -1,9 +1,7 @@
 //! Sums over pixels, of 16 channels at a time, in a fixed order: short blocks in f32, the blocks in f64.
 
-use super::Cpu;
-use super::isa::multiversion;
-use super::layout::groups;
-use super::team::Parts;
+use super::isa::{Isa, multiversion};
+use super::layout::Pixel;
 use super::tile::LANES;
 
 /// Pixels summed in f32 before the sum goes on in f64.
@@ -63,34 +61,63 @@ sums!(
     sum_and_moment[2](dy, x; mean) [dy, dy * (x - mean)]
 );
 
-/// `sums[c] = sum over n and p of values[n, c, p]`. values: (N, C/16, plane, 16); partial: as many f64 as N * C,
-/// padding included. Overwrites the sums.
-pub(super) fn channel_sums(
-    cpu: &Cpu,
-    batch: usize,
-    plane: usize,
-    values: &[f32],
-    partial: &mut [f64],
-    sums: &mut [f32],
-) {
-    let groups = groups(sums.len());
-    let parts = Parts::new(partial);
-    cpu.team.run(batch * groups, |task, _| {
-        // SAFETY: this task alone has this group of this image.
-        let part = unsafe { parts.range(task * LANES, LANES) };
-        let values = &values[task * plane * LANES..][..plane * LANES];
-        part.copy_from_slice(&sum(cpu.isa, values)[0]);
-    });
-    for (c, out) in sums.iter_mut().enumerate() {
-        let images = (0..batch).map(|n| partial[n * groups * LANES + c]);
-        *out = images.sum::<f64>() as f32;
+/// [`sum`] of pixels that come in several slices: the same bits as if they were one.
+#[derive(Clone, Copy, Default)]
+pub(super) struct PixelSum {
+    totals: [f64; LANES],
+    /// The sum of the last block, which is not full, and its pixels.
+    block: [f32; LANES],
+    pixels: usize,
+}
+
+impl PixelSum {
+    /// Adds the pixels of a slice.
+    pub(super) fn add(&mut self, isa: Isa, pixels: &[Pixel]) {
+        add_pixels(isa, self, pixels);
+    }
+
+    /// The sums of all pixels so far.
+    pub(super) fn total(&self) -> [f64; LANES] {
+        std::array::from_fn(|l| self.totals[l] + f64::from(self.block[l]))
+    }
+}
+
+multiversion! {
+    fn add_pixels(sum: &mut PixelSum, pixels: &[Pixel]) {
+        let mut rest = pixels;
+        while !rest.is_empty() {
+            let (pixels, others) = rest.split_at(rest.len().min(BLOCK - sum.pixels));
+            let mut block = sum.block;
+            for pixel in pixels {
+                for l in 0..LANES {
+                    block[l] += pixel[l];
+                }
+            }
+            (sum.block, sum.pixels) = (block, sum.pixels + pixels.len());
+            if sum.pixels == BLOCK {
+                (sum.totals, sum.block, sum.pixels) = (sum.total(), [0.0; LANES], 0);
+            }
+            rest = others;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::isa::Isa;
     use super::*;
+
+    #[test]
+    fn a_sum_of_slices_is_that_of_the_whole() {
+        let x: Vec<f32> = (0..500 * LANES).map(|i| 1.0 / (i + 1) as f32).collect();
+        for isa in Isa::all() {
+            for len in [1, 63, 64, 65, 130, 224, 500] {
+                let mut parts = PixelSum::default();
+                let pixels = x.as_chunks().0;
+                pixels.chunks(len).for_each(|part| parts.add(isa, part));
+                assert_eq!(parts.total(), sum(isa, &x)[0], "slices of {len}");
+            }
+        }
+    }
 
     #[test]
     fn sums_are_exact_on_integers_and_equal_on_every_path() {

@@ -1,8 +1,11 @@
 //! Copies of images with a border of zeros, so that every tap of a filter finds a pixel.
 
-use super::super::super::layout::{groups, lanes};
+use super::super::super::layout::{Pixel, groups, lanes};
 use super::super::super::tile::LANES;
 use super::super::Shape;
+
+/// Lanes of a pixel that are copied at a time where it has no more, as that of a coloured image.
+const FEW_LANES: usize = 4;
 
 /// A copy of some rows of an image: (C/16, rows + 2P, W + 2P, channels of the group), padding of channels left out.
 #[derive(Debug, Clone, Copy)]
@@ -53,13 +56,30 @@ impl Border {
                 to.fill(0.0);
                 continue;
             }
-            let x = x[source * width * LANES..][..width * LANES].chunks_exact(LANES);
+            let x = x[source * width * LANES..][..width * LANES].as_chunks().0;
             to[..pad * lanes].fill(0.0);
             to[(pad + width) * lanes..].fill(0.0);
             let inside = &mut to[pad * lanes..(pad + width) * lanes];
-            for (to, x) in inside.chunks_exact_mut(lanes).zip(x) {
-                to.copy_from_slice(&x[..lanes]);
+            match lanes {
+                ..=FEW_LANES => copy_pixels::<FEW_LANES>(x, lanes, inside),
+                _ => copy_pixels::<LANES>(x, lanes, inside),
             }
         }
+    }
+}
+
+/// Copies the first `lanes` lanes of every pixel, N of them at a time, at least as many: what is too much lies where the next
+/// pixel goes, and a copy of a fixed length is no call.
+fn copy_pixels<const N: usize>(pixels: &[Pixel], lanes: usize, to: &mut [f32]) {
+    // Those whose N lanes lie inside.
+    let whole = (to.len() + lanes).saturating_sub(N) / lanes;
+    let (first, last) = pixels.split_at(whole.min(pixels.len()));
+    for (p, pixel) in first.iter().enumerate() {
+        let to: &mut [f32; N] = to[p * lanes..].first_chunk_mut().expect("a whole pixel");
+        *to = *pixel.first_chunk().expect("at most 16 lanes");
+    }
+    let rest = to[first.len() * lanes..].chunks_exact_mut(lanes);
+    for (to, pixel) in rest.zip(last) {
+        to.copy_from_slice(&pixel[..lanes]);
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Rows of a tile are filter elements (r, s, c) of a group of channels, lanes are 16 output channels, the depth is
 //! (row, column). A filter element reads the pixels of x in a copy with a border of zeros, shifted; dy is read where
-//! it is. Images go in groups of a fixed number, and where there are few filters, the images of a group go to several
-//! sums, which are added at the end.
+//! it is, and its sum over pixels is made while it is in the cache. Images go in groups of a fixed number, and where there are
+//! few filters, the images of a group go to several sums, which are added at the end.
 
 use super::super::super::Cpu;
-use super::super::super::layout::{groups, lanes};
-use super::super::super::reduce::channel_sums;
+use super::super::super::layout::{Pixel, groups, lanes};
+use super::super::super::reduce::PixelSum;
 use super::super::super::team::Parts;
 use super::super::super::tile::{self, Ahead, Depth, LANES, Start};
 use super::super::Shape;
@@ -20,6 +20,9 @@ const BLOCK_PIXELS: usize = 256;
 const GROUP_ELEMENTS: usize = 1 << 20;
 /// Elements of all sums together, unless those of one filter bank are more.
 const SUM_ELEMENTS: usize = 1 << 16;
+
+/// Groups of output channels of one tile of the kernel.
+const PANELS: usize = 2;
 
 /// How the work is cut. A function of the shape alone.
 struct Blocks {
@@ -75,17 +78,21 @@ pub(in super::super) fn filter_gradient(
     (dw, db): (&mut [f32], &mut [f32]),
 ) {
     let blocks = Blocks::new(shape);
-    let [copies, sums, partial] = blocks.parts(shape);
+    let [copies, sums, _] = blocks.parts(shape);
     let (copies, rest) = scratch.split_at_mut(copies);
     let (sums, rest) = rest.split_at_mut(sums);
+    let dy_sums: &mut [[f64; LANES]] = bytemuck::cast_slice_mut::<_, f64>(rest).as_chunks_mut().0;
     for n in (0..shape.batch).step_by(blocks.group) {
         let images = n..shape.batch.min(n + blocks.group);
         copy_images(cpu, shape, &blocks, images.clone(), x, copies);
-        accumulate(cpu, shape, &blocks, images, copies, dy, sums);
+        accumulate(cpu, shape, &blocks, images, copies, dy, (sums, dy_sums));
     }
     unpack(cpu, shape, &blocks, sums, dw);
-    let partial = bytemuck::cast_slice_mut(&mut rest[..partial]);
-    channel_sums(cpu, shape.batch, shape.plane(), dy, partial, db);
+    let outputs = groups(shape.outputs);
+    for (k, db) in db.iter_mut().enumerate() {
+        let images = (0..shape.batch).map(|n| dy_sums[n * outputs + k / LANES][k % LANES]);
+        *db = images.sum::<f64>() as f32;
+    }
 }
 
 /// The bordered copies of a group of images.
@@ -109,6 +116,7 @@ fn copy_images(
 }
 
 /// `sums[image of the group % sums][K/16][C/16][r][s][c][16] += dy * x`; they start at 0 with the first group.
+/// `dy_sums[n][K/16][16]` are those of dy of every image.
 fn accumulate(
     cpu: &Cpu,
     shape: Shape,
@@ -116,47 +124,118 @@ fn accumulate(
     images: std::ops::Range<usize>,
     copies: &[f32],
     dy: &[f32],
-    sums: &mut [f32],
+    (sums, dy_sums): (&mut [f32], &mut [[f64; LANES]]),
 ) {
     let (inputs, outputs) = (groups(shape.inputs), groups(shape.outputs));
-    let all = Parts::new(sums);
-    cpu.team.run(blocks.sums * outputs * inputs, |task, _| {
-        let (index, output, input) = (task / inputs / outputs, task / inputs % outputs, task % inputs);
-        let (lanes, place) = blocks.border.group(input);
-        let elements = lanes * shape.taps();
-        let start = (index * outputs + output) * blocks.panel + input * LANES * shape.taps() * LANES;
-        // SAFETY: this task alone has these filters of these sums.
-        let sums = unsafe { all.range(start, elements * LANES) };
-        if images.start == 0 {
-            sums.fill(0.0);
+    let sums = (Parts::new(sums), Parts::new(dy_sums));
+    let pairs = outputs.div_ceil(PANELS);
+    cpu.team.run(blocks.sums * pairs * inputs, |task, _| {
+        let (index, pair, input) = (task / inputs / pairs, task / inputs % pairs, task % inputs);
+        let part = Part {
+            cpu,
+            shape,
+            blocks,
+            index,
+            output: pair * PANELS,
+            input,
+        };
+        match outputs - part.output {
+            1 => part.add_images::<1>(images.clone(), copies, dy, sums),
+            _ => part.add_images::<PANELS>(images.clone(), copies, dy, sums),
         }
-        let sums: &mut [[f32; LANES]] = sums.as_chunks_mut().0;
-        for n in images.clone().skip(index).step_by(blocks.sums) {
-            let x = &copies[(n - images.start) * blocks.border.len()..][place.clone()];
-            let dy = &dy[(n * outputs + output) * shape.plane() * LANES..];
+    });
+}
+
+/// One task: the filters of some groups of outputs from `output` on and of one group of inputs, of sum `index`.
+struct Part<'a> {
+    cpu: &'a Cpu,
+    shape: Shape,
+    blocks: &'a Blocks,
+    index: usize,
+    output: usize,
+    input: usize,
+}
+
+impl Part<'_> {
+    /// Adds the products of the part's images, and those of dy, of P groups of outputs.
+    fn add_images<const P: usize>(
+        &self,
+        images: std::ops::Range<usize>,
+        copies: &[f32],
+        dy: &[f32],
+        (sums, dy_sums): (Parts<'_, f32>, Parts<'_, [f64; LANES]>),
+    ) {
+        let Self { shape, blocks, .. } = *self;
+        let outputs = groups(shape.outputs);
+        let elements = blocks.border.group(self.input).0 * shape.taps();
+        let mut sums: [&mut [Pixel]; P] = std::array::from_fn(|panel| {
+            let filters = (self.index * outputs + self.output + panel) * blocks.panel;
+            let start = filters + self.input * LANES * shape.taps() * LANES;
+            // SAFETY: this task alone has these filters of these sums.
+            unsafe { sums.range(start, elements * LANES) }.as_chunks_mut().0
+        });
+        if images.start == 0 {
+            sums.iter_mut().for_each(|sums| sums.fill([0.0; LANES]));
+        }
+        let plane = shape.plane() * LANES;
+        for n in images.clone().skip(self.index).step_by(blocks.sums) {
+            let copy = &copies[(n - images.start) * blocks.border.len()..][..blocks.border.len()];
+            let first = n * outputs + self.output;
+            let dy = &dy[first * plane..][..P * plane];
+            let mut totals = [PixelSum::default(); P];
             for row in (0..shape.height).step_by(blocks.rows) {
-                let rows = blocks.rows.min(shape.height - row);
-                let depth = Depth {
-                    count: [shape.width, rows, 1],
-                    a: [lanes, blocks.border.columns * lanes, 0],
-                    b: [LANES, shape.width * LANES, 0],
-                    ahead: [Ahead::NONE; 2],
-                };
-                let x = &x[row * blocks.border.columns * lanes..];
-                let dy = &dy[row * shape.width * LANES..];
-                // The elements of one filter row are neighbours in the copy.
-                let of_row = shape.kernel * lanes;
-                for (filter_row, sums) in sums.chunks_exact_mut(of_row).enumerate() {
-                    for strip in 0..tile::strips(cpu.isa, of_row) {
-                        let (element, count) = tile::strip(cpu.isa, of_row, strip);
-                        let x = (&x[filter_row * blocks.border.columns * lanes + element..], 1);
-                        let sums = &mut sums[element..element + count];
-                        tile::multiply(cpu.isa, &depth, x, (dy, 0), Start::Held, [sums]);
+                let rows = row..shape.height.min(row + blocks.rows);
+                self.add_rows(rows.clone(), copy, dy, sums.each_mut().map(|sums| &mut **sums));
+                // Every group of inputs meets all of dy: the first one's task adds it up.
+                if self.input == 0 {
+                    for (total, dy) in totals.iter_mut().zip(dy.chunks_exact(plane)) {
+                        let dy = dy.as_chunks().0;
+                        total.add(
+                            self.cpu.isa,
+                            &dy[rows.start * shape.width..rows.end * shape.width],
+                        );
                     }
                 }
             }
+            if self.input == 0 {
+                // SAFETY: this task alone has the sums of these outputs of this image.
+                let to = unsafe { dy_sums.range(first, P) };
+                to.copy_from_slice(&totals.map(|total| total.total()));
+            }
         }
-    });
+    }
+
+    /// Adds the products of some rows of one image.
+    fn add_rows<const P: usize>(
+        &self,
+        rows: std::ops::Range<usize>,
+        copy: &[f32],
+        dy: &[f32],
+        mut sums: [&mut [Pixel]; P],
+    ) {
+        let Self { shape, blocks, .. } = *self;
+        let (lanes, place) = blocks.border.group(self.input);
+        let copy_row = blocks.border.columns * lanes;
+        let depth = Depth {
+            count: [shape.width, rows.len(), 1],
+            a: [lanes, copy_row, 0],
+            b: [LANES, shape.width * LANES, 0],
+            ahead: [Ahead::NONE; 2],
+        };
+        let x = &copy[place][rows.start * copy_row..];
+        let dy = (&dy[rows.start * shape.width * LANES..], shape.plane() * LANES);
+        // The elements of one filter row are neighbours in the copy.
+        let of_row = shape.kernel * lanes;
+        for filter_row in 0..shape.kernel {
+            for strip in 0..tile::strips(self.cpu.isa, of_row) {
+                let (element, count) = tile::strip(self.cpu.isa, of_row, strip);
+                let x = (&x[filter_row * copy_row + element..], 1);
+                let first = filter_row * of_row + element;
+                let sums = sums.each_mut().map(|sums| &mut sums[first..][..count]);
+                tile::multiply(self.cpu.isa, &depth, x, dy, Start::Held, sums);
+            }
+        }
+    }
 }
 
 /// The total of the sums, in order, to (K, C, R, R).

@@ -13,7 +13,7 @@ pub(super) use gradient::{filter_gradient, gradient_scratch};
 use super::super::Cpu;
 use super::super::layout::{Pixel, groups, lanes};
 use super::super::max_pool;
-use super::super::simd::vectorised;
+use super::super::simd::{Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::{self, Ahead, Depth, LANES, MOST_ROWS, Start, Tile};
@@ -93,12 +93,15 @@ pub(super) fn correlate(
         }
         let copy = &*copy;
         let outputs = groups(shape.outputs);
+        let mut sums: [Tile; PANELS] = [[[0.0; LANES]; MOST_ROWS]; PANELS];
         for output in (0..outputs).step_by(PANELS) {
             let panels = PANELS.min(outputs - output);
+            let ends: [End<'_>; PANELS] = std::array::from_fn(|panel| {
+                End::new(shape, finish, (output + panel).min(outputs - 1), streams)
+            });
             for row in first..height.min(first + rows) {
                 for strip in 0..tile::strips(cpu.isa, shape.width) {
                     let (column, pixels) = tile::strip(cpu.isa, shape.width, strip);
-                    let mut sums: [Tile; PANELS] = [[[0.0; LANES]; MOST_ROWS]; PANELS];
                     let [one, two] = sums.each_mut().map(|panel| &mut panel[..pixels]);
                     let at = (row - first, column);
                     if panels == PANELS {
@@ -107,14 +110,13 @@ pub(super) fn correlate(
                         sum(cpu, shape, &border, at, copy, (filters, output), [one]);
                     }
                     for (panel, sums) in sums.iter().enumerate().take(panels) {
-                        let group = output + panel;
-                        let at = (n * outputs + group) * shape.plane() + row * shape.width + column;
+                        let at = (n * outputs + output + panel) * shape.plane() + row * shape.width + column;
                         let y = match choices {
                             Some(_) => &mut held[(2 * panel + row % 2) * shape.width + column..][..pixels],
                             // SAFETY: this task alone writes these rows.
                             None => unsafe { y.range(at, pixels) },
                         };
-                        finish_pixels(cpu.isa, shape, group, (finish, streams), at, sums, y);
+                        finish_pixels(cpu.isa, &ends[panel], at, &sums[..pixels], y);
                     }
                 }
                 if let (Some(choices), 1) = (choices, row % 2) {
@@ -163,44 +165,83 @@ fn sum<const P: usize>(
     }
 }
 
-vectorised! {
-    /// `at` is the first pixel of the sums, whose outputs are perhaps written past the caches; padding becomes zero.
-    fn finish_pixels<S>(
-        s,
-        shape: Shape,
-        group: usize,
-        finish: (Finish<'_>, bool),
-        at: usize,
-        sums: &[Pixel],
-        y: &mut [Pixel],
-    ) {
-        let (finish, streams) = finish;
+/// What becomes of the sums of one group of outputs.
+struct End<'a> {
+    finish: Finish<'a>,
+    bias: Pixel,
+    /// Channels that are no padding.
+    lanes: usize,
+    /// Whether outputs are written past the caches.
+    streams: bool,
+}
+
+impl<'a> End<'a> {
+    fn new(shape: Shape, finish: Finish<'a>, group: usize, streams: bool) -> Self {
         let lanes = lanes(shape.outputs, group);
-        let streams = streams && lanes == LANES;
-        let bias = finish.bias(group, lanes);
-        for (index, (y, sums)) in y.iter_mut().zip(sums).enumerate() {
-            for register in 0..S::REGISTERS {
-                let sum = s.load(sums, register);
-                let value = match finish {
-                    Finish::Forward { relu, .. } => {
-                        let value = s.add(sum, s.load(&bias, register));
-                        if relu { s.relu(value) } else { value }
+        Self {
+            finish,
+            bias: finish.bias(group, lanes),
+            lanes,
+            streams: streams && lanes == LANES,
+        }
+    }
+}
+
+vectorised! {
+    /// Outputs of the sums of some pixels, of which `at` is the first; padding becomes zero.
+    fn finish_pixels<S>(s, end: &End<'_>, at: usize, sums: &[Pixel], y: &mut [Pixel]) {
+        match (end.finish, end.streams) {
+            (Finish::Forward { relu: true, .. }, true) => add_bias::<S, true, true>(s, &end.bias, sums, y),
+            (Finish::Forward { relu: true, .. }, false) => add_bias::<S, true, false>(s, &end.bias, sums, y),
+            (Finish::Forward { relu: false, .. }, true) => add_bias::<S, false, true>(s, &end.bias, sums, y),
+            (Finish::Forward { relu: false, .. }, false) => add_bias::<S, false, false>(s, &end.bias, sums, y),
+            (Finish::Pooled { .. }, _) => unreachable!("rows are pooled when they are whole"),
+            (Finish::Masked { input }, _) => {
+                let inputs = &input.as_chunks().0[at..];
+                for ((y, sum), input) in y.iter_mut().zip(sums).zip(inputs) {
+                    for register in 0..S::REGISTERS {
+                        let value = s.where_positive(s.load(sum, register), s.load(input, register));
+                        put(s, value, y, register, end.streams);
                     }
-                    Finish::Pooled { .. } => unreachable!("rows are pooled when they are whole"),
-                    Finish::Masked { input } => {
-                        let input: &Pixel = &input.as_chunks().0[at + index];
-                        s.where_positive(sum, s.load(input, register))
-                    }
-                    Finish::Plain => sum,
-                };
-                if streams {
-                    s.stream(value, y, register);
-                } else {
-                    s.store(value, y, register);
                 }
             }
-            y[lanes..].fill(0.0);
+            (Finish::Plain, _) => {
+                for (y, sum) in y.iter_mut().zip(sums) {
+                    for register in 0..S::REGISTERS {
+                        put(s, s.load(sum, register), y, register, end.streams);
+                    }
+                }
+            }
         }
+        if end.lanes < LANES {
+            y.iter_mut().for_each(|y| y[end.lanes..].fill(0.0));
+        }
+    }
+}
+
+#[inline(always)]
+fn add_bias<S: Simd, const RELU: bool, const STREAMS: bool>(
+    s: S,
+    bias: &Pixel,
+    sums: &[Pixel],
+    y: &mut [Pixel],
+) {
+    for (y, sum) in y.iter_mut().zip(sums) {
+        for register in 0..S::REGISTERS {
+            let sum = s.add(s.load(sum, register), s.load(bias, register));
+            let value = if RELU { s.relu(sum) } else { sum };
+            put(s, value, y, register, STREAMS);
+        }
+    }
+}
+
+/// Writes to the caches or past them.
+#[inline(always)]
+fn put<S: Simd>(s: S, value: S::V, y: &mut Pixel, register: usize, streams: bool) {
+    if streams {
+        s.stream(value, y, register);
+    } else {
+        s.store(value, y, register);
     }
 }
 
