@@ -209,7 +209,9 @@ pub(super) fn forecast(
     } = division;
     let preprocess = Preprocess::subtract_mean([0.0; 3]);
     let plan = |mode| Plan::new(network, &preprocess, micro_batch, mode, lowering);
-    let (training, evaluation) = (plan(Mode::Training)?, plan(Mode::Evaluation)?);
+    let tree = Tree::new(batch / (micro_batch * replicas));
+    let training = plan(Mode::Training)?.walked(tree.leaves());
+    let evaluation = plan(Mode::Evaluation)?;
     // During a validation, the training images that were loaded ahead stay where they are.
     let rings = 2 * ring_bytes(LOADER_SLOTS, micro_batch, network.input.h);
     let loader_threads = (threads / local).max(1) as u64;
@@ -217,7 +219,7 @@ pub(super) fn forecast(
     Ok(Memory::training(
         lowering,
         [&training, &evaluation],
-        Tree::new(batch / (micro_batch * replicas)),
+        tree,
         order,
         loader,
         [replicas / devices, devices],

@@ -113,7 +113,8 @@ impl<'b, B: Backend> Training<'b, B> {
             tree,
             order,
         } = shape;
-        let plan = Plan::new(network, preprocess, micro_batch, Mode::Training, backend)?;
+        let plan =
+            Plan::new(network, preprocess, micro_batch, Mode::Training, backend)?.walked(tree.leaves());
         let evaluation = Plan::new(network, preprocess, micro_batch, Mode::Evaluation, backend)?;
         backend.prepare(&plan)?;
         backend.prepare(&evaluation)?;

@@ -109,6 +109,9 @@ pub struct Plan {
     pub buckets: Vec<Bucket>,
     /// Size of the arena that one micro-batch runs in.
     pub arena_bytes: usize,
+    /// How often a training plan is walked before the weights change: 1, unless [`Plan::walked`] says otherwise. A back end
+    /// may keep what it makes of the weights.
+    pub walks: usize,
 }
 
 impl Plan {
@@ -149,7 +152,14 @@ impl Plan {
             flat_len: network.flat_len(),
             buckets,
             arena_bytes,
+            walks: 1,
         })
+    }
+
+    /// The plan of a step of so many micro-batches on one replica.
+    #[must_use]
+    pub fn walked(self, walks: usize) -> Self {
+        Self { walks, ..self }
     }
 
     /// The (step, pass) pairs of one micro-batch: all forward, then all backward in reverse.

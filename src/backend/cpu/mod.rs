@@ -215,7 +215,7 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let mode = plan.mode;
         let footprint = self.footprint(&plan.steps[step]);
-        let place = (plan.id, step, memory.weights.version());
+        let weights = conv::Weights::new(plan, step, memory.weights.version());
         let mut views = Views::new(plan, step, pass, &footprint, memory);
         let (step, views) = (&plan.steps[step], &mut views);
         match (step.op, pass) {
@@ -224,10 +224,10 @@ impl Backend for Cpu {
             (StepOp::Windows { side }, Pass::Forward) => windows::forward(self, step, side, views),
             (StepOp::AveragePool { side }, Pass::Forward) => average_pool::forward(self, step, side, views),
             (StepOp::Conv { kernel, epilogue }, Pass::Forward) => {
-                conv::forward(self, step, kernel, epilogue, place, views);
+                conv::forward(self, step, kernel, epilogue, weights, views);
             }
             (StepOp::Conv { kernel, epilogue }, Pass::Backward) => {
-                conv::backward(self, step, kernel, epilogue, views);
+                conv::backward(self, step, kernel, epilogue, weights, views);
             }
             (StepOp::Linear { epilogue }, Pass::Forward) => linear::forward(self, step, epilogue, views),
             (StepOp::Linear { epilogue }, Pass::Backward) => linear::backward(self, step, epilogue, views),

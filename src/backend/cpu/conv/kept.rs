@@ -1,143 +1,187 @@
 //! Transformed filters that stay from one micro-batch to the next.
 //!
-//! Scoring few images at a time, transforming the filters would take as long as a good part of the convolutions. The
-//! evaluation plan that was prepared last keeps them, for as long as the weights do not change. A plan of the same network
-//! for images of another size takes them over.
+//! With few images at a time, transforming the filters would take as long as a good part of the convolutions. Evaluation
+//! plans keep them for as long as the weights do not change, and so do training plans that are walked several times in
+//! between, those of the data gradient, too. All plans of a network share them, whatever the size of its images.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::super::{Buffer, Cpu};
-use super::{Method, Shape, winograd};
+use super::{Method, Orientation, Shape, winograd};
 use crate::backend::cpu::memory::f32_bytes;
 use crate::error::Result;
-use crate::plan::{Mode, Plan, PlanId, Step, StepOp};
+use crate::plan::{DataGradient, Mode, Plan, StepOp};
 
 /// Images of a plan that keeps its filters, at most: with more of them, transforming costs next to nothing.
 const MOST_IMAGES: usize = 8;
 
-/// The filters of one plan.
-struct Kept {
-    plan: PlanId,
-    buffer: Buffer,
-    /// Of every step.
-    places: Vec<Place>,
+/// Filters of one layer, one way round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Filters {
+    /// First element among all parameters.
+    offset: usize,
+    orientation: Orientation,
+    /// Elements once they are transformed.
+    len: usize,
 }
 
-/// The place of one step's filters.
+/// The place of transformed filters.
 struct Place {
-    /// First element of the filters among all parameters; 0 for a step without any.
-    filters: usize,
+    filters: Filters,
     /// In the buffer.
     range: Range<usize>,
     /// The version of the weights that is there.
     held: Option<u64>,
 }
 
-impl Place {
-    fn is_like(&self, other: &Self) -> bool {
-        self.filters == other.filters && self.range == other.range
-    }
+/// The filters of one network.
+struct Kept {
+    buffer: Buffer,
+    places: Vec<Place>,
 }
 
-/// What a back end keeps.
+/// What a back end keeps: the filters of the plan prepared last that did not find its own here.
 #[derive(Default)]
 pub(in super::super) struct KeptFilters(Mutex<Option<Kept>>);
 
-/// Elements of a step's transformed filters, where they are worth keeping.
-fn elements(cpu: &Cpu, plan: &Plan, step: &Step) -> usize {
-    if plan.mode == Mode::Training || plan.batch > MOST_IMAGES {
-        return 0;
-    }
-    match step.op {
-        StepOp::Conv { kernel, .. } => {
-            let shape = Shape::forward(step, kernel);
-            match shape.method(cpu.convolution) {
-                Method::Winograd(size) => winograd::filter_elements(shape, size),
-                Method::Direct => 0,
-            }
+/// The weights that a step of a plan reads.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Weights {
+    /// First element of the step's among all parameters.
+    offset: usize,
+    /// See [`Buffer::version`].
+    version: u64,
+    /// Whether the plan keeps filters.
+    is_kept: bool,
+}
+
+impl Weights {
+    /// Those of version `version` that step `step` reads.
+    pub(in super::super) fn new(plan: &Plan, step: usize, version: u64) -> Self {
+        Self {
+            offset: offset(plan, step),
+            version,
+            is_kept: keeps(plan),
         }
-        StepOp::Input
-        | StepOp::Windows { .. }
-        | StepOp::AveragePool { .. }
-        | StepOp::Linear { .. }
-        | StepOp::BatchNorm { .. }
-        | StepOp::Relu
-        | StepOp::Lrn
-        | StepOp::MaxPool
-        | StepOp::Dropout { .. }
-        | StepOp::Loss => 0,
     }
+}
+
+/// First element of a step's parameters among all; 0 for a step without any.
+fn offset(plan: &Plan, step: usize) -> usize {
+    plan.parameters_of(step).first().map_or(0, |array| array.offset)
+}
+
+fn keeps(plan: &Plan) -> bool {
+    let is_repeated = match plan.mode {
+        Mode::Training => plan.walks > 1,
+        Mode::Evaluation => true,
+    };
+    is_repeated && plan.batch <= MOST_IMAGES
+}
+
+/// What a plan keeps.
+fn filters(cpu: &Cpu, plan: &Plan) -> Vec<Filters> {
+    if !keeps(plan) {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (index, step) in plan.steps.iter().enumerate() {
+        let StepOp::Conv { kernel, .. } = step.op else {
+            continue;
+        };
+        let shape = Shape::forward(step, kernel);
+        let Method::Winograd(size) = shape.method(cpu.convolution) else {
+            continue;
+        };
+        let filters = |orientation, shape| Filters {
+            offset: offset(plan, index),
+            orientation,
+            len: winograd::filter_elements(shape, size),
+        };
+        found.push(filters(Orientation::Straight, shape));
+        if plan.mode == Mode::Training && step.data_gradient != DataGradient::None {
+            found.push(filters(Orientation::Turned, shape.reversed()));
+        }
+    }
+    found
 }
 
 /// Bytes that a plan's filters take.
 pub(in super::super) fn bytes(cpu: &Cpu, plan: &Plan) -> usize {
-    let steps = plan.steps.iter();
-    f32_bytes(steps.map(|step| elements(cpu, plan, step)).sum())
+    f32_bytes(filters(cpu, plan).iter().map(|filters| filters.len).sum())
 }
 
 impl KeptFilters {
-    /// Makes room for the filters of an evaluation plan, instead of those of the one before. A training plan changes
-    /// nothing.
+    /// Makes room for the filters of a plan, instead of what is kept, unless all of them have it already.
     pub(in super::super) fn prepare(&self, cpu: &Cpu, plan: &Plan) -> Result<()> {
-        if plan.mode == Mode::Training {
+        let wanted = filters(cpu, plan);
+        let mut kept = self.lock();
+        if wanted.is_empty() {
+            // Training goes on with what validation keeps.
+            if plan.mode == Mode::Evaluation {
+                *kept = None;
+            }
+            return Ok(());
+        }
+        let has = |filters: &Filters| {
+            let places = kept.iter().flat_map(|kept| &kept.places);
+            places.into_iter().any(|place| place.filters == *filters)
+        };
+        if wanted.iter().all(has) {
             return Ok(());
         }
         let mut end = 0;
-        let places = plan.steps.iter().enumerate().map(|(index, step)| {
+        let places = wanted.into_iter().map(|filters| {
             let start = end;
-            end += elements(cpu, plan, step);
+            end += filters.len;
             Place {
-                filters: plan.parameters_of(index).first().map_or(0, |array| array.offset),
+                filters,
                 range: start..end,
                 held: None,
             }
         });
-        let places: Vec<Place> = places.collect();
-        let mut kept = self.lock();
-        let alike = |kept: &&mut Kept| {
-            kept.places.len() == places.len() && kept.places.iter().zip(&places).all(|(a, b)| a.is_like(b))
-        };
-        if let Some(kept) = kept.as_mut().filter(alike) {
-            kept.plan = plan.id;
-            return Ok(());
-        }
+        let places = places.collect();
         *kept = None; // its buffer ends before the next one begins
-        if end > 0 {
-            *kept = Some(Kept {
-                plan: plan.id,
-                buffer: Buffer::zeroed("transformed filters", f32_bytes(end))?,
-                places,
-            });
-        }
+        *kept = Some(Kept {
+            buffer: Buffer::zeroed("transformed filters", f32_bytes(end))?,
+            places,
+        });
         Ok(())
     }
 
-    /// Calls `call` with the place of a step's filters, and whether they have to be made. `false` if there is none, or
-    /// another thread is using it.
+    /// Calls `call` with the place of the filters of `weights`, `len` elements transformed, and whether they have to be made.
+    /// `false` if there is none, or another thread is using it.
     pub(super) fn with(
         &self,
-        plan: PlanId,
-        step: usize,
-        version: u64,
+        weights: Weights,
+        orientation: Orientation,
+        len: usize,
         call: impl FnOnce(&mut [f32], bool),
     ) -> bool {
+        if !weights.is_kept {
+            return false;
+        }
         let mut kept = match self.0.try_lock() {
             Ok(kept) => kept,
             Err(TryLockError::Poisoned(kept)) => kept.into_inner(),
             Err(TryLockError::WouldBlock) => return false,
         };
-        let Some(kept) = kept.as_mut().filter(|kept| kept.plan == plan) else {
+        let Some(Kept { buffer, places }) = kept.as_mut() else {
             return false;
         };
-        let Place { range, held, .. } = &mut kept.places[step];
-        if range.start == range.end {
+        let filters = Filters {
+            offset: weights.offset,
+            orientation,
+            len,
+        };
+        let Some(place) = places.iter_mut().find(|place| place.filters == filters) else {
             return false;
-        }
-        let stale = *held != Some(version);
-        *held = None; // until the call has ended
-        call(&mut kept.buffer.as_mut_slice()[range.clone()], stale);
-        *held = Some(version);
+        };
+        let is_stale = place.held != Some(weights.version);
+        place.held = None; // until the call has ended
+        call(&mut buffer.as_mut_slice()[place.range.clone()], is_stale);
+        place.held = Some(weights.version);
         true
     }
 

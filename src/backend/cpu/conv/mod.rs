@@ -12,7 +12,7 @@ mod kept;
 mod winograd;
 
 pub use algorithm::ConvAlgorithm;
-pub(super) use kept::{KeptFilters, bytes as kept_bytes};
+pub(super) use kept::{KeptFilters, Weights, bytes as kept_bytes};
 
 use super::elementwise::mask_in_place;
 use super::layout::{image_len, padded, tensor_bytes};
@@ -21,7 +21,7 @@ use super::memory::f32_bytes;
 use super::team::Parts;
 use super::tile::LANES;
 use super::{Cpu, Views};
-use crate::plan::{DataGradient, Epilogue, Footprint, PlanId, Step, ValueGradient};
+use crate::plan::{DataGradient, Epilogue, Footprint, Step, ValueGradient};
 use crate::shape::Chw;
 use winograd::TileSize;
 
@@ -214,14 +214,13 @@ pub(super) fn footprint(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogu
     }
 }
 
-/// `y = epilogue(bias[k] + sum over c, r, s of w[k,c,r,s] * x[.., i+r-P, j+s-P])`. `place` is the plan, the step's
-/// number and the version of the weights.
+/// `y = epilogue(bias[k] + sum over c, r, s of w[k,c,r,s] * x[.., i+r-P, j+s-P])`.
 pub(super) fn forward(
     cpu: &Cpu,
     step: &Step,
     kernel: usize,
     epilogue: Epilogue,
-    place: (PlanId, usize, u64),
+    weights: Weights,
     views: &mut Views<'_>,
 ) {
     let shape = Shape::forward(step, kernel);
@@ -241,23 +240,44 @@ pub(super) fn forward(
     let (scratch, y) = (&mut *views.scratch, &mut *views.value);
     match method {
         Method::Winograd(size) => {
-            let kept = cpu.filters.with(place.0, place.1, place.2, |u, stale| {
-                if stale {
-                    winograd::transform_filters(cpu, (shape, size), filters, u);
-                }
-                winograd::correlate_with(cpu, (shape, size), x, u, finish, scratch, y);
-            });
-            if !kept {
-                winograd::correlate(cpu, (shape, size), x, filters, finish, scratch, y);
-            }
+            correlate_with_kept(cpu, (shape, size), x, (weights, filters), finish, scratch, y);
         }
         Method::Direct => direct::correlate(cpu, shape, x, filters, finish, scratch, y),
     }
 }
 
+/// [`winograd::correlate`] with filters that are kept, where they are.
+fn correlate_with_kept(
+    cpu: &Cpu,
+    layer: (Shape, TileSize),
+    x: &[f32],
+    (weights, filters): (Weights, (&[f32], Orientation)),
+    finish: Finish<'_>,
+    scratch: &mut [f32],
+    y: &mut [f32],
+) {
+    let len = winograd::filter_elements(layer.0, layer.1);
+    let is_done = cpu.filters.with(weights, filters.1, len, |u, is_stale| {
+        if is_stale {
+            winograd::transform_filters(cpu, layer, filters, u);
+        }
+        winograd::correlate_with(cpu, layer, x, u, finish, scratch, y);
+    });
+    if !is_done {
+        winograd::correlate(cpu, layer, x, filters, finish, scratch, y);
+    }
+}
+
 /// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
 /// step.
-pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue, views: &mut Views<'_>) {
+pub(super) fn backward(
+    cpu: &Cpu,
+    step: &Step,
+    kernel: usize,
+    epilogue: Epilogue,
+    weights: Weights,
+    views: &mut Views<'_>,
+) {
     let shape = Shape::forward(step, kernel);
     let (spread, scratch) = views.scratch.split_at_mut(spread_gradient(step, epilogue));
     let dy = match (epilogue, step.value_gradient) {
@@ -290,7 +310,7 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, kernel: usize, epilogue: Epilogue
     let (shape, dx) = (shape.reversed(), &mut *views.input_gradient);
     match method {
         Method::Winograd(size) => {
-            winograd::correlate(cpu, (shape, size), dy, filters, finish, scratch, dx);
+            correlate_with_kept(cpu, (shape, size), dy, (weights, filters), finish, scratch, dx);
         }
         Method::Direct => direct::correlate(cpu, shape, dy, filters, finish, scratch, dx),
     }

@@ -191,15 +191,23 @@ fn paths_of_the_same_arithmetic_give_the_same_bits() {
 #[test]
 fn kept_filters_follow_the_weights() {
     for algorithm in ALGORITHMS {
-        kept_filters_of(algorithm);
+        for mode in [Mode::Evaluation, Mode::Training] {
+            kept_filters_of(algorithm, mode);
+        }
     }
 }
 
-fn kept_filters_of(algorithm: ConvAlgorithm) {
+fn kept_filters_of(algorithm: ConvAlgorithm, mode: Mode) {
     let network = small(Config::A, false);
     let cpu = |threads| Cpu::new(threads).unwrap().with_convolution(algorithm);
-    let mut bench = Bench::new(&network, 2, Mode::Evaluation, cpu(2));
-    let without = bench.walk();
+    let mut bench = Bench::new(&network, 2, mode, cpu(2));
+    // The first of two walks makes the filters where they are kept. The second meets a whole gradient, whatever was there.
+    let walk = |bench: &mut Bench| {
+        bench.walk();
+        bench.walk()
+    };
+    let without = walk(&mut bench);
+    bench.plan = bench.plan.walked(2);
     bench.cpu.prepare(&bench.plan).unwrap();
     assert_eq!(bench.walk(), without, "made");
     assert_eq!(bench.walk(), without, "kept");
@@ -208,9 +216,29 @@ fn kept_filters_of(algorithm: ConvAlgorithm) {
         .cpu
         .write_parameters(&mut bench.weights, first, &[0.5])
         .unwrap();
-    let changed = bench.walk();
+    let changed = walk(&mut bench);
     assert_ne!(changed, without, "other weights");
-    assert_eq!(Bench { cpu: cpu(1), ..bench }.walk(), changed, "not kept");
+    assert_eq!(walk(&mut Bench { cpu: cpu(1), ..bench }), changed, "not kept");
+}
+
+#[test]
+fn training_keeps_filters_where_steps_have_several_micro_batches_of_few_images() {
+    let network = small(Config::A, false);
+    let cpu = Cpu::new(1).unwrap();
+    let plan =
+        |batch, mode| Plan::new(&network, &Preprocess::subtract_mean([0.0; 3]), batch, mode, &cpu).unwrap();
+    let bytes = |plan: Plan| conv::kept_bytes(&cpu, &plan);
+    assert_eq!(bytes(plan(2, Mode::Training)), 0);
+    assert_eq!(bytes(plan(9, Mode::Training).walked(2)), 0);
+    // Both ways round; the second layer is the first with a data gradient.
+    let (training, evaluation) = (
+        bytes(plan(2, Mode::Training).walked(2)),
+        bytes(plan(2, Mode::Evaluation)),
+    );
+    assert!(
+        evaluation < training && training <= 2 * evaluation,
+        "{training} and {evaluation}"
+    );
 }
 
 #[test]
