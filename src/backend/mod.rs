@@ -142,6 +142,21 @@ pub trait Backend: Lowering + Send + Sync {
             .try_for_each(|(step, pass)| self.run(plan, step, pass, memory.reborrow(), params))
     }
 
+    /// [`Backend::run`] of the backward pass of a step, and [`Backend::tree_add`] of `sums` and the leaf that it makes, over the
+    /// step's parameters: without a way of the leaf through memory, where the back end can do that. Whether it has; if not,
+    /// only the pass is done. Where it has, the leaf is left undefined.
+    fn run_and_add(
+        &self,
+        plan: &Plan,
+        step: usize,
+        memory: Memory<'_, Self::Buffer>,
+        _sums: &mut [Self::Buffer],
+        params: &StepParams,
+    ) -> Result<bool> {
+        self.run(plan, step, Pass::Backward, memory, params)?;
+        Ok(false)
+    }
+
     /// Whether a walk is more than its passes one by one: captured, and launched in one call.
     fn captures(&self) -> bool {
         false

@@ -220,8 +220,12 @@ impl<'b, B: Backend> Training<'b, B> {
                 backend.walk(plan, passes, memory, params)
             })?;
         }
+        let is_watched = self.flip.is_some() || watch.wants_folds() || watch.wants_leaf(micro_batch);
         for (step, pass) in self.plan.part_of_schedule(segment.passes.clone()) {
-            if !whole {
+            let mut is_added = false;
+            if !whole && pass == Pass::Backward && !is_watched {
+                is_added = self.run_and_add(micro_batch, step, batch, params)?;
+            } else if !whole {
                 self.with_memory(micro_batch, batch, |backend, plan, memory| {
                     backend.run(plan, step, pass, memory, params)
                 })?;
@@ -233,7 +237,7 @@ impl<'b, B: Backend> Training<'b, B> {
                 self.fold(micro_batch, step, pass, watch)?;
             }
             if pass == Pass::Backward {
-                self.merge(micro_batch, step, watch)?;
+                self.merge(micro_batch, step, is_added, watch)?;
             }
         }
         Ok(())
@@ -256,8 +260,35 @@ impl<'b, B: Backend> Training<'b, B> {
         run(self.backend, &self.plan, memory)
     }
 
-    /// Adds the step's part of the leaf to the partial sums that wait for it.
-    fn merge(&mut self, micro_batch: usize, step: usize, watch: &mut dyn Watch<B>) -> Result<()> {
+    /// Runs the backward pass of a step; whether its part of the leaf is added to the partial sums that wait for it, too.
+    fn run_and_add(
+        &mut self,
+        micro_batch: usize,
+        step: usize,
+        batch: Batch<'_>,
+        params: &StepParams,
+    ) -> Result<bool> {
+        let parameters = self.parameters.read();
+        let merged = self.tree.merge(micro_batch);
+        let (sums, leaf) = self.slots.split_at_mut(*merged.end());
+        let memory = Memory {
+            arena: &mut self.arenas[self.order.arena(micro_batch)],
+            weights: &parameters.weights,
+            gradient: &mut leaf[0],
+            batch,
+        };
+        let sums = &mut sums[*merged.start()..];
+        self.backend.run_and_add(&self.plan, step, memory, sums, params)
+    }
+
+    /// Adds the step's part of the leaf to the partial sums that wait for it, unless that is done.
+    fn merge(
+        &mut self,
+        micro_batch: usize,
+        step: usize,
+        is_added: bool,
+        watch: &mut dyn Watch<B>,
+    ) -> Result<()> {
         let Some(bucket) = self.plan.buckets.iter().find(|bucket| bucket.step == step) else {
             return Ok(());
         };
@@ -266,7 +297,7 @@ impl<'b, B: Backend> Training<'b, B> {
             watch.leaf(self.backend.fold_parameters(leaf, bucket.elements.clone())?);
         }
         let merged = self.tree.merge(micro_batch);
-        if merged.start() != merged.end() {
+        if merged.start() != merged.end() && !is_added {
             self.backend
                 .tree_add(&mut self.slots[merged], bucket.elements.clone())?;
         }

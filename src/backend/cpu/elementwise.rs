@@ -69,13 +69,9 @@ multiversion! {
     }
 }
 
-/// `slots[0] <- slots[0] + (slots[1] + (... + slots[k]))` over `elements`: each slot is read once, the first
-/// written.
-pub(super) fn tree_add(cpu: &Cpu, slots: &mut [Buffer], elements: Range<usize>) {
-    let Some((first, others)) = slots.split_first_mut() else {
-        return;
-    };
-    let Some((last, middle)) = others.split_last() else {
+/// `sums[0] <- sums[0] + (sums[1] + (... + leaf))` over `elements`: each is read once, the first written.
+pub(super) fn tree_add(cpu: &Cpu, sums: &mut [Buffer], leaf: &Buffer, elements: Range<usize>) {
+    let Some((first, middle)) = sums.split_first_mut() else {
         return;
     };
     /// Elements whose partial sum waits in the L1 cache.
@@ -89,12 +85,12 @@ pub(super) fn tree_add(cpu: &Cpu, slots: &mut [Buffer], elements: Range<usize>) 
                 add(cpu.isa, &slot.as_slice()[start..start + sum.len()], sum);
             };
             if middle.is_empty() {
-                of(last, first);
+                of(leaf, first);
                 continue;
             }
             let mut sum = [0.0; BLOCK];
             let sum = &mut sum[..first.len()];
-            sum.copy_from_slice(&last.as_slice()[start..start + first.len()]);
+            sum.copy_from_slice(&leaf.as_slice()[start..start + first.len()]);
             for slot in middle.iter().rev() {
                 of(slot, sum);
             }

@@ -230,7 +230,9 @@ impl Backend for Cpu {
                 conv::backward(self, step, kernel, epilogue, weights, views);
             }
             (StepOp::Linear { epilogue }, Pass::Forward) => linear::forward(self, step, epilogue, views),
-            (StepOp::Linear { epilogue }, Pass::Backward) => linear::backward(self, step, epilogue, views),
+            (StepOp::Linear { epilogue }, Pass::Backward) => {
+                linear::backward(self, step, epilogue, views, (&mut [], 0));
+            }
             (StepOp::BatchNorm { epilogue }, Pass::Forward) => {
                 batch_norm::forward(self, step, mode, epilogue, views);
             }
@@ -253,6 +255,37 @@ impl Backend for Cpu {
             (StepOp::Loss, Pass::Backward) => loss::backward(self, step, views),
         }
         Ok(())
+    }
+
+    /// The weights of fully connected layers are most of the bytes of a gradient.
+    fn run_and_add(
+        &self,
+        plan: &Plan,
+        step: usize,
+        mut memory: Memory<'_, Buffer>,
+        sums: &mut [Buffer],
+        params: &StepParams,
+    ) -> Result<bool> {
+        let StepOp::Linear { epilogue } = plan.steps[step].op else {
+            self.run(plan, step, Pass::Backward, memory, params)?;
+            return Ok(false);
+        };
+        let [weights, others @ ..] = plan.parameters_of(step) else {
+            unreachable!("a fully connected layer has weights");
+        };
+        let footprint = self.footprint(&plan.steps[step]);
+        let mut views = Views::new(plan, step, Pass::Backward, &footprint, memory.reborrow());
+        linear::backward(
+            self,
+            &plan.steps[step],
+            epilogue,
+            &mut views,
+            (sums, weights.offset),
+        );
+        for parameter in others {
+            elementwise::tree_add(self, sums, memory.gradient, parameter.range());
+        }
+        Ok(!sums.is_empty())
     }
 
     fn read_tensor(
@@ -308,7 +341,9 @@ impl Backend for Cpu {
     }
 
     fn tree_add(&self, slots: &mut [Buffer], elements: Range<usize>) -> Result<()> {
-        elementwise::tree_add(self, slots, elements);
+        if let Some((leaf, sums)) = slots.split_last_mut() {
+            elementwise::tree_add(self, sums, leaf, elements);
+        }
         Ok(())
     }
 

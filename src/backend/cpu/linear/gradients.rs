@@ -1,12 +1,12 @@
 //! The gradients of weights and input.
 
-use super::super::Cpu;
 use super::super::memory::f32_bytes;
 use super::super::simd::{MOST_REGISTERS, Simd, vectorised};
 use super::super::stream;
 use super::super::team::Parts;
 use super::super::tile::{self, Depth, LANES, MOST_ROWS, Start, Tile};
 use super::super::transpose::transpose;
+use super::super::{Buffer, Cpu};
 use super::{Rows, Shape};
 
 /// Rows of weights that the data gradient reads side by side. With many more they would fall on one another in the caches:
@@ -70,13 +70,44 @@ pub(super) fn bias(shape: Shape, dy: &[f32], db: &mut [f32]) {
     }
 }
 
+/// Where the gradient of the weights goes: it is written, or added to partial sums (see [`super::backward`]).
+#[derive(Clone, Copy)]
+pub(super) struct Target<'a> {
+    /// dw, or that part of the first sum.
+    to: Parts<'a, f32>,
+    adds: bool,
+    /// The other sums, and where dw begins there.
+    others: &'a [Buffer],
+    first: usize,
+}
+
+impl<'a> Target<'a> {
+    /// dw, or sums if there are any, in which it begins at element `first`.
+    pub(super) fn new(dw: &'a mut [f32], (sums, first): (&'a mut [Buffer], usize)) -> Self {
+        let len = dw.len();
+        match sums.split_first_mut() {
+            None => Self {
+                to: Parts::new(dw),
+                adds: false,
+                others: &[],
+                first,
+            },
+            Some((sum, others)) => Self {
+                to: Parts::new(&mut sum.as_mut_slice()[first..][..len]),
+                adds: true,
+                others,
+                first,
+            },
+        }
+    }
+}
+
 /// `dw[o,i] = sum over n of dy[n,o] * x[n,i]`: rows of a tile are outputs, lanes are inputs, the depth is the images.
-/// Overwrites dw.
-pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &mut [f32], dw: &mut [f32]) {
+pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &mut [f32], dw: Target<'_>) {
     let threads = cpu.team.threads();
     let (task_inputs, part) = (task_inputs(shape, threads), packed(shape, threads));
     let columns = shape.inputs.div_ceil(task_inputs);
-    let (scratch, dw) = (Parts::new(scratch), Parts::new(dw));
+    let scratch = Parts::new(scratch);
     let depth = Depth::flat(shape.batch, shape.y_stride);
     let tasks = columns * shape.outputs.div_ceil(TASK_OUTPUTS);
     cpu.team.run(tasks, |task, worker| {
@@ -105,7 +136,11 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
                     stride: shape.inputs,
                     lanes: inputs - column * LANES,
                 };
-                store_rows(cpu.isa, rows, &sums, places);
+                if dw.adds {
+                    add_to_sums(cpu.isa, rows, &sums, places);
+                } else {
+                    store_rows(cpu.isa, rows, &sums, places);
+                }
             }
         }
         stream::fence(cpu.isa);
@@ -115,7 +150,7 @@ pub(super) fn weights(cpu: &Cpu, shape: Shape, x: &[f32], dy: &[f32], scratch: &
 /// Where the rows of some panels go.
 #[derive(Clone, Copy)]
 struct Places<'a> {
-    dw: Parts<'a, f32>,
+    dw: Target<'a>,
     /// Of the first row.
     start: usize,
     /// Elements from one row to the next.
@@ -130,7 +165,7 @@ vectorised! {
         for r in 0..rows {
             let start = places.start + r * places.stride;
             // SAFETY: the task alone writes these inputs of these outputs.
-            let dw = unsafe { places.dw.range(start, places.lanes.min(PANELS * LANES)) };
+            let dw = unsafe { places.dw.to.range(start, places.lanes.min(PANELS * LANES)) };
             let (full, rest) = dw.as_chunks_mut();
             for (dw, panel) in full.iter_mut().zip(panels) {
                 for register in 0..S::REGISTERS {
@@ -142,6 +177,47 @@ vectorised! {
             }
         }
     }
+}
+
+vectorised! {
+    /// Adds the first rows of panels to partial sums; fetches what the next panels are added to.
+    fn add_to_sums<S>(s, rows: usize, panels: &[Tile; PANELS], places: Places<'_>) {
+        let Target { to, others, first, .. } = places.dw;
+        for r in 0..rows {
+            let start = places.start + r * places.stride;
+            let len = places.lanes.min(PANELS * LANES);
+            for line in 0..PANELS {
+                let next = start + (PANELS + line) * LANES;
+                stream::prefetch_to_write(to.address(next));
+                for sum in others {
+                    stream::prefetch(sum.as_slice().as_ptr().wrapping_add(first + next));
+                }
+            }
+            // SAFETY: the task alone writes these inputs of these outputs.
+            let dw = unsafe { to.range(start, len) };
+            let (full, rest) = dw.as_chunks_mut::<LANES>();
+            for (p, (dw, panel)) in full.iter_mut().zip(panels).enumerate() {
+                for register in 0..S::REGISTERS {
+                    let mut sum = s.load(&panel[r], register);
+                    for other in others.iter().rev() {
+                        sum = s.add(s.load(&part(other, first + start, len).as_chunks().0[p], register), sum);
+                    }
+                    s.store(s.add(s.load(dw, register), sum), dw, register);
+                }
+            }
+            let done = full.len();
+            for (l, dw) in rest.iter_mut().enumerate() {
+                let leaf = panels[done][r][l];
+                let others = others.iter().rev();
+                *dw += others.fold(leaf, |sum, other| part(other, first + start, len)[done * LANES + l] + sum);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn part(buffer: &Buffer, start: usize, len: usize) -> &[f32] {
+    &buffer.as_slice()[start..][..len]
 }
 
 /// `dx[n,i] = sum over o of dy[n,o] * w[o,i]`, zero where the mask is not positive. Overwrites dx, padding with zero.

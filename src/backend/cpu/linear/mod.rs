@@ -15,7 +15,7 @@ use super::layout::{self, groups, lanes, padded, tensor_bytes};
 use super::memory::f32_bytes;
 use super::team::Parts;
 use super::tile::LANES;
-use super::{Cpu, Views};
+use super::{Buffer, Cpu, Views};
 use crate::plan::{DataGradient, Epilogue, Footprint, Step, ValueGradient};
 use crate::shape::Chw;
 
@@ -105,8 +105,15 @@ pub(super) fn forward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Vi
 }
 
 /// dw, db and, where it is wanted, dx. Overwrites all of them; masks dy in place where that is left to this
-/// step.
-pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut Views<'_>) {
+/// step. Where there are partial sums of gradients, dw is added to them instead of being written (`sums[0] <- sums[0] + (sums[1] +
+/// (... + dw))`).
+pub(super) fn backward(
+    cpu: &Cpu,
+    step: &Step,
+    epilogue: Epilogue,
+    views: &mut Views<'_>,
+    sums: (&mut [Buffer], usize),
+) {
     let shape = Shape::of(step);
     if epilogue != Epilogue::None && step.value_gradient == ValueGradient::Raw {
         mask_in_place(cpu, views.value, views.gradient);
@@ -123,6 +130,7 @@ pub(super) fn backward(cpu: &Cpu, step: &Step, epilogue: Epilogue, views: &mut V
     let [dw, db, ..] = &mut views.weight_gradients;
     gradients::by_outputs(cpu, shape, dy, turned);
     gradients::bias(shape, turned, db);
+    let dw = gradients::Target::new(dw, sums);
     let mask = match step.data_gradient {
         DataGradient::None => {
             return gradients::weights(cpu, shape, x, dy, scratch, dw);

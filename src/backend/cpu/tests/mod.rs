@@ -77,6 +77,19 @@ impl Bench {
         self.cpu.run(&self.plan, step, pass, memory, &PARAMS)
     }
 
+    fn run_and_add(&mut self, step: usize, sums: &mut [Buffer]) -> Result<bool> {
+        let memory = Memory {
+            arena: &mut self.arena,
+            weights: &self.weights,
+            gradient: &mut self.gradient,
+            batch: Batch {
+                labels: &self.labels,
+                ..Batch::NONE
+            },
+        };
+        self.cpu.run_and_add(&self.plan, step, memory, sums, &PARAMS)
+    }
+
     /// The whole walk; folds of every value and of the gradient.
     fn walk(&mut self) -> Vec<u64> {
         let mut folds = Vec::new();
@@ -219,6 +232,57 @@ fn kept_filters_of(algorithm: ConvAlgorithm, mode: Mode) {
     let changed = walk(&mut bench);
     assert_ne!(changed, without, "other weights");
     assert_eq!(walk(&mut Bench { cpu: cpu(1), ..bench }), changed, "not kept");
+}
+
+/// Rows of the fully connected layers end inside a panel.
+#[test]
+fn leaves_are_added_to_sums_as_by_the_tree() {
+    let network = small(Config::A, false);
+    for isa in Isa::all() {
+        let mut bench = Bench::new(&network, 3, Mode::Training, Cpu::with(2, isa).unwrap());
+        bench.walk();
+        let leaf = bench.gradient.as_slice().to_vec();
+        for count in 0..4 {
+            let slots = || {
+                let values = (0..count).map(|seed| noise(leaf.len(), seed));
+                let buffers = values.chain([leaf.clone()]).map(|values| {
+                    let mut buffer = Cpu::new(1).unwrap().allocate_parameters(values.len()).unwrap();
+                    buffer.as_mut_slice()[..values.len()].copy_from_slice(&values);
+                    buffer
+                });
+                buffers.collect::<Vec<_>>()
+            };
+            let (mut expected, mut found) = (slots(), slots());
+            bench.cpu.tree_add(&mut expected, 0..leaf.len()).unwrap();
+            found.pop();
+            for (step, pass) in bench.plan.schedule() {
+                if pass == Pass::Forward {
+                    bench.run(step, pass).unwrap();
+                    continue;
+                }
+                let is_added = bench.run_and_add(step, &mut found).unwrap();
+                let is_linear = matches!(bench.plan.steps[step].op, StepOp::Linear { .. });
+                assert_eq!(
+                    is_added,
+                    is_linear && count > 0,
+                    "{}",
+                    bench.plan.steps[step].name
+                );
+                for array in bench.plan.parameters_of(step) {
+                    let (found, expected) = match is_added {
+                        true => (found[0].as_slice(), expected[0].as_slice()),
+                        false => (bench.gradient.as_slice(), &leaf[..]),
+                    };
+                    let range = array.range();
+                    assert!(
+                        found[range.clone()] == expected[range],
+                        "{isa:?}, {count} sums, {}",
+                        array.name
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]
