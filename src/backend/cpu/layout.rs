@@ -18,6 +18,9 @@ use super::transpose::transpose;
 use crate::backend::fold_element;
 use crate::shape::Chw;
 
+/// Channels of an image.
+const COLOURS: usize = 3;
+
 /// A pixel of a group.
 pub(super) type Pixel = [f32; LANES];
 
@@ -54,10 +57,26 @@ pub(super) fn tensor_bytes(batch: usize, shape: Chw) -> usize {
 /// One group of one image from logical layout: `to[p][l] = from[l][p]`, padding zero.
 pub(super) fn group_from_logical(isa: Isa, lanes: usize, from: &[f32], to: &mut [f32]) {
     let plane = to.len() / LANES;
+    if lanes == COLOURS {
+        let planes = std::array::from_fn(|l| &from[l * plane..][..plane]);
+        return colours_to_pixels(isa, planes, to.as_chunks_mut().0);
+    }
     if lanes < LANES {
         to.fill(0.0);
     }
     transpose(isa, (lanes, plane), (from, plane), (to, LANES));
+}
+
+multiversion! {
+    /// Pixels of an image in one go, padding included.
+    fn colours_to_pixels(planes: [&[f32]; COLOURS], to: &mut [Pixel]) {
+        let [first, second, third] = planes;
+        for (((to, &a), &b), &c) in to.iter_mut().zip(first).zip(second).zip(third) {
+            let mut pixel = [0.0; LANES];
+            pixel[..COLOURS].copy_from_slice(&[a, b, c]);
+            *to = pixel;
+        }
+    }
 }
 
 /// One group of one image to logical layout: `to[l][p] = from[p][l]`.
@@ -147,6 +166,7 @@ mod tests {
         let cpu = Cpu::new(2).unwrap();
         for shape in [
             Chw::new(1, 1, 1),
+            Chw::new(3, 5, 4),
             Chw::new(16, 3, 5),
             Chw::new(37, 7, 9),
             Chw::new(1000, 1, 1),
