@@ -7,7 +7,7 @@ use super::super::super::team::Parts;
 use super::super::super::tile::{LANES, Start};
 use super::super::Shape;
 use super::tiles::Tiles;
-use super::{Blocks, TileSize, filters, images, products};
+use super::{Blocks, FEW_FILTERS, Private, SMALL_BYTES, TileSize, filters, images, products};
 
 /// Sums of dU that the blocks go to in parallel, where a block is one thread's task: a power of two, at most so many, and
 /// [`sums_bytes`] together.
@@ -21,12 +21,15 @@ fn sums_bytes(size: TileSize) -> usize {
     }
 }
 
-/// Elements of one t's sums of dU (64 x 64, or 256 x 256) up to which a block is one thread's: it reads and writes all of
-/// them. Tiles of 2x2 outputs have less than half as many elements t. Bits depend on it.
-fn private_filters(size: TileSize) -> usize {
-    match size {
-        TileSize::Two => 1 << 16,
-        TileSize::Four => 1 << 12,
+/// Which blocks are one thread's: up to 64 x 64 or 256 x 256 channels, since a block reads and writes all of one t's sums of dU,
+/// and tiles of 2x2 outputs have less than half as many elements t. Bits depend on it.
+fn private(size: TileSize) -> Private {
+    Private {
+        filters: match size {
+            TileSize::Two => 1 << 16,
+            TileSize::Four => FEW_FILTERS,
+        },
+        bytes: SMALL_BYTES,
     }
 }
 
@@ -49,11 +52,14 @@ struct Sums {
 
 impl Sums {
     fn new(shape: Shape, size: TileSize) -> Self {
-        let private_filters = match Tiles::new(shape, size).count {
-            ..PRIVATE_TILES => 0,
-            _ => private_filters(size),
+        let private = match Tiles::new(shape, size).count {
+            ..PRIVATE_TILES => Private {
+                filters: 0,
+                ..private(size)
+            },
+            _ => private(size),
         };
-        let blocks = Blocks::new(shape, size, private_filters);
+        let blocks = Blocks::new(shape, size, private);
         let [v, dm, du] = blocks.parts();
         let most = match blocks.private {
             true => 1 << (sums_bytes(size) / f32_bytes(du)).clamp(1, MOST_SUMS).ilog2(),

@@ -23,7 +23,7 @@
 //!
 //! Tiles go in blocks, and a block through three phases: transform the input, multiply, transform the output. Where there
 //! are many channels, threads share a block that the last-level cache holds, and each phase is parallel over what it writes;
-//! where there are few, a block fits into one core's cache and is one thread's task from end to end. How tiles are cut is
+//! where there are few, a block is about as large as one core's cache and one thread's task from end to end. How tiles are cut is
 //! a function of the shape alone, and every sum is made by one task in a fixed order.
 //!
 //! What does not stay in the caches until it is used is written past them, which saves reading it first, and what comes
@@ -51,16 +51,31 @@ use tiles::Tiles;
 /// channels its transformed inputs and products are 19 MB, a good half of a last-level cache. Fewer would read the filters
 /// too often.
 const SHARED_ELEMENTS: usize = 128 * 36;
-/// Bytes of the transformed inputs and the products of one block, roughly, where it is one thread's: an L2 cache.
-const PRIVATE_BYTES: usize = 1 << 20;
 /// Elements between the planes of two elements t, beside their contents. The planes have sizes that are powers of two,
 /// and a tile is written to all of them: without it their lines would fall on one another in the caches.
 const SKEW: usize = 80;
 
-/// Elements of one t's transformed filters (256 x 256) up to which a block of a correlation is one thread's. There the
-/// products are so few that time is what it takes to write and read V and M, the more so where others use the last-level
-/// cache; with more, it is what it takes to read the filters.
-const PRIVATE_FILTERS: usize = 1 << 16;
+/// Which blocks are one thread's task, from end to end.
+#[derive(Debug, Clone, Copy)]
+struct Private {
+    /// Elements of one t's transformed filters (C x K) at most. There the products are so few that time is what it takes to
+    /// write and read V and M, the more so where others use the last-level cache; with more, it is what it takes to read the
+    /// filters.
+    filters: usize,
+    /// Bytes of the transformed inputs and the products of one block, roughly, with more than [`FEW_FILTERS`].
+    bytes: usize,
+}
+
+/// Those of a correlation: up to 256 x 256 channels. Their filters find no room in an L2 cache: more tiles, which use them
+/// together, gain more than what they lose by being in the last-level cache in part.
+const PRIVATE: Private = Private {
+    filters: 1 << 16,
+    bytes: 2 << 20,
+};
+/// Elements of one t's transformed filters (64 x 64) up to which a block and its filters are in one core's cache.
+const FEW_FILTERS: usize = 1 << 12;
+/// Bytes of such a block: an L2 cache.
+const SMALL_BYTES: usize = 1 << 20;
 
 /// How the tiles are cut into blocks. A function of the shape and of the size of the tiles alone.
 #[derive(Debug, Clone, Copy)]
@@ -78,14 +93,17 @@ struct Blocks {
 }
 
 impl Blocks {
-    /// A block is one thread's where one t's filters are `private_filters` elements at most.
-    fn new(shape: Shape, size: TileSize, private_filters: usize) -> Self {
+    fn new(shape: Shape, size: TileSize, private: Private) -> Self {
         let tiles = Tiles::new(shape, size);
         let (inputs, outputs) = (padded(shape.inputs), padded(shape.outputs));
         let tile_bytes = f32_bytes(size.elements() * (inputs + outputs));
-        let private = inputs * outputs <= private_filters;
-        let most = match private {
-            true => (PRIVATE_BYTES / tile_bytes).max(1),
+        let is_private = inputs * outputs <= private.filters;
+        let bytes = match inputs * outputs {
+            ..=FEW_FILTERS => SMALL_BYTES,
+            _ => private.bytes,
+        };
+        let most = match is_private {
+            true => (bytes / tile_bytes).max(1),
             false => SHARED_ELEMENTS / size.elements(),
         };
         let block = tiles.count.div_ceil(tiles.count.div_ceil(most));
@@ -93,7 +111,7 @@ impl Blocks {
             size,
             tiles,
             block,
-            private,
+            private: is_private,
             v_stride: block * inputs + SKEW,
             m_stride: block * outputs + SKEW,
             u_stride: inputs * outputs + SKEW,
@@ -119,7 +137,7 @@ impl Blocks {
 
 /// Elements of scratch of [`correlate`].
 pub(super) fn scratch(shape: Shape, size: TileSize, threads: usize) -> usize {
-    let blocks = Blocks::new(shape, size, PRIVATE_FILTERS);
+    let blocks = Blocks::new(shape, size, PRIVATE);
     let [v, m, u] = blocks.parts();
     u + (v + m) * if blocks.private { threads } else { 1 }
 }
@@ -143,7 +161,7 @@ pub(super) fn correlate(
 
 /// Elements of the transformed filters.
 pub(super) fn filter_elements(shape: Shape, size: TileSize) -> usize {
-    let [_, _, u] = Blocks::new(shape, size, PRIVATE_FILTERS).parts();
+    let [_, _, u] = Blocks::new(shape, size, PRIVATE).parts();
     u
 }
 
@@ -154,7 +172,7 @@ pub(super) fn transform_filters(
     (weights, orientation): (&[f32], Orientation),
     u: &mut [f32],
 ) {
-    let stride = Blocks::new(shape, size, PRIVATE_FILTERS).u_stride;
+    let stride = Blocks::new(shape, size, PRIVATE).u_stride;
     filters::transform(cpu, (shape, size), weights, orientation, stride, u);
 }
 
@@ -168,7 +186,7 @@ pub(super) fn correlate_with(
     scratch: &mut [f32],
     y: &mut [f32],
 ) {
-    let blocks = Blocks::new(shape, size, PRIVATE_FILTERS);
+    let blocks = Blocks::new(shape, size, PRIVATE);
     let [v, m, _] = blocks.parts();
     let y = Parts::new(y.as_chunks_mut().0);
     let phases = |range: (usize, usize), scratch: &mut [f32]| {
