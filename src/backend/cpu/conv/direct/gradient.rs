@@ -78,10 +78,10 @@ pub(in super::super) fn filter_gradient(
     (dw, db): (&mut [f32], &mut [f32]),
 ) {
     let blocks = Blocks::new(shape);
-    let [copies, sums, _] = blocks.parts(shape);
+    let [copies, sums, dy_sums] = blocks.parts(shape);
     let (copies, rest) = scratch.split_at_mut(copies);
     let (sums, rest) = rest.split_at_mut(sums);
-    let dy_sums: &mut [[f64; LANES]] = bytemuck::cast_slice_mut::<_, f64>(rest).as_chunks_mut().0;
+    let dy_sums: &mut [[f64; LANES]] = bytemuck::cast_slice_mut(&mut rest[..dy_sums]);
     for n in (0..shape.batch).step_by(blocks.group) {
         let images = n..shape.batch.min(n + blocks.group);
         copy_images(cpu, shape, &blocks, images.clone(), x, copies);
@@ -255,4 +255,42 @@ fn unpack(cpu: &Cpu, shape: Shape, blocks: &Blocks, sums: &[f32], dw: &mut [f32]
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::super::Buffer;
+    use super::super::super::super::memory::f32_bytes;
+    use super::*;
+
+    #[test]
+    fn scratch_may_be_longer_by_any_number_of_elements() {
+        let cpu = Cpu::new(1).unwrap();
+        let shape = Shape {
+            batch: 3,
+            inputs: 3,
+            outputs: 20,
+            height: 5,
+            width: 7,
+            kernel: 3,
+        };
+        let tensor = |channels: usize| vec![1.0; shape.batch * groups(channels) * shape.plane() * LANES];
+        let (x, dy) = (tensor(shape.inputs), tensor(shape.outputs));
+        for more in 0..4 {
+            let len = gradient_scratch(shape) + more;
+            let mut scratch = Buffer::zeroed("test", f32_bytes(len)).unwrap();
+            let scratch = &mut scratch.as_mut_slice()[..len];
+            let mut dw = vec![0.0; shape.outputs * shape.inputs * shape.taps()];
+            let mut db = vec![0.0; shape.outputs];
+            let gradients = (&mut dw[..], &mut db[..]);
+            filter_gradient(&cpu, shape, (&x, &dy), scratch, gradients);
+            let pixels = (shape.batch * shape.plane()) as f32;
+            assert!(db.iter().all(|&db| db == pixels), "{more} more");
+            // The tap in the middle never meets the border.
+            assert!(
+                dw.iter().skip(4).step_by(9).all(|&dw| dw == pixels),
+                "{more} more"
+            );
+        }
+    }
 }
